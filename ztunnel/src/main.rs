@@ -1,2 +1,3 @@
-//! .
+//! The `ztunnel` program.
+
 fn main() {}

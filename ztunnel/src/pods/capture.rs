@@ -1,0 +1,1 @@
+//! Installs, checks and removes redirection in the current network namespace.

@@ -1,0 +1,1 @@
+//! Finds a running pod's network namespace by the pod's UID.

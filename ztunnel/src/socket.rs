@@ -1,0 +1,1 @@
+//! What the kernel must be told about sockets: original destination, marks, spoofed sources, keepalive.
