@@ -1,1 +1,4 @@
-//! .
+//! The words on which ztunnel, waypoint and controller must agree.
+
+
+pub mod proto;
