@@ -15,6 +15,7 @@ fn generated_code_is_current() {
         .emit_rerun_if_changed(false)
         .bytes(".istio.workload.Workload.addresses")
         .bytes(".ambit.mesh.node.v1.Enrolment.addresses")
+        .btree_map(".istio.workload.Workload.services")
         .compile_fds(descriptors)
         .expect("code is generated");
 

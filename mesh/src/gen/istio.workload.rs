@@ -274,8 +274,11 @@ pub struct Workload {
     #[prost(message, optional, tag = "23")]
     pub application_tunnel: ::core::option::Option<ApplicationTunnel>,
     /// By `namespace/hostname`.
-    #[prost(map = "string, message", tag = "22")]
-    pub services: ::std::collections::HashMap<::prost::alloc::string::String, PortList>,
+    #[prost(btree_map = "string, message", tag = "22")]
+    pub services: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        PortList,
+    >,
     #[prost(string, repeated, tag = "16")]
     pub authorization_policies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(enumeration = "WorkloadStatus", tag = "17")]
