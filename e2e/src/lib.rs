@@ -1,1 +1,3 @@
-//! .
+//! The local cluster, and the promises to users kept on it.
+
+pub mod echo;
