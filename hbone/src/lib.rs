@@ -1,1 +1,37 @@
-//! .
+//! HBONE: TCP streams tunnelled as HTTP/2 CONNECT over mutual TLS 1.3 with SPIFFE identities.
+//!
+//! A [`Pool`] opens tunnels to other workloads, an [`Acceptor`] serves the ones that come in, and a
+//! [`Tunnel`] moves the bytes of one application socket. Who the other side is has always been
+//! proved before the first byte. Callers never see HTTP/2 or TLS types.
+//!
+//! The crate knows peers and bytes; it does not know Kubernetes or service discovery.
+
+mod client;
+pub mod connect;
+mod copy;
+mod error;
+mod identity;
+mod keepalive;
+mod limits;
+mod pool;
+mod relay;
+mod server;
+mod stream;
+mod tls;
+
+pub use connect::{
+    Baggage, Forwarded, Refusal, Request, Response, SourceKind, Target, TraceParent,
+};
+pub use copy::{Ended, Meter, relay_plain};
+pub use error::{Error, Fault};
+pub use identity::{Expect, InvalidSpiffeId, Peer, SpiffeId, TrustDomain};
+pub use limits::{PoolLimits, ServerLimits};
+pub use pool::{Destination, Dial, Opened, Pool, TcpDial};
+pub use server::{Acceptor, Connection, Incoming};
+pub use stream::{Tunnel, TunnelIo};
+pub use tls::credentials::{
+    Credentials, CredentialsWriter, Identity, InvalidCredentials, credentials,
+};
+
+/// The TCP port of the tunnel.
+pub const PORT: u16 = 15008;

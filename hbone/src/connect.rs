@@ -1,0 +1,323 @@
+//! The head of a CONNECT: what is asked, for whom, and how a refusal is told; whole or refused.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Uri};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
+
+pub use baggage::{Baggage, InvalidBaggage};
+pub use forwarded::{Forwarded, InvalidForwarded};
+pub use target::{InvalidTarget, Target};
+pub use trace::{InvalidTraceParent, TraceParent};
+
+mod baggage;
+mod forwarded;
+mod target;
+mod trace;
+
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const SOURCE: HeaderName = HeaderName::from_static("x-istio-source");
+const REFUSAL: HeaderName = HeaderName::from_static("x-ambit-refusal");
+const REASON: HeaderName = HeaderName::from_static("x-ambit-reason");
+
+/// The longest machine code of a refusal.
+const MAX_CODE: usize = 64;
+
+/// The longest sentence of a refusal, before escaping; what is longer is cut.
+const MAX_REASON: usize = 512;
+
+/// What a reason may not carry as it is.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// The head of a CONNECT request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Where the bytes shall go.
+    pub target: Target,
+    /// Who the client was, where somebody asks in its name.
+    pub forwarded: Option<Forwarded>,
+    /// What the source says about itself, for telemetry only.
+    pub baggage: Baggage,
+    /// The trace it belongs to.
+    pub traceparent: Option<TraceParent>,
+    /// Which kind of proxy asks, where it is not a workload itself.
+    pub source: Option<SourceKind>,
+}
+
+/// The head of an accepted CONNECT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Response {
+    /// What the destination says about itself, for telemetry only.
+    pub baggage: Baggage,
+}
+
+/// A refused CONNECT: a status, a stable code for machines and a sentence for people.
+///
+/// Both travel as `x-ambit-refusal` and `x-ambit-reason`, so that the client's log names the cause.
+/// A peer that knows neither yields the code `http_<status>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status; never a success.
+    pub status: StatusCode,
+    /// A stable word: lower-case letters, digits, `_`, `-`, `.`.
+    pub code: Cow<'static, str>,
+    /// A sentence.
+    pub reason: String,
+}
+
+/// Which kind of proxy opened a tunnel (`x-istio-source`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// L7 policy of the destination has been applied already.
+    Waypoint,
+    /// An ingress.
+    Gateway,
+    /// A sidecar.
+    Sidecar,
+}
+
+/// Why a CONNECT head is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidConnect {
+    /// Another method.
+    #[error("the method is {0}, not CONNECT")]
+    Method(Method),
+    /// No authority, or one with more than host and port.
+    #[error("the authority {0}")]
+    Target(#[from] InvalidTarget),
+    /// The `forwarded` header.
+    #[error("the forwarded header {0}")]
+    Forwarded(#[from] InvalidForwarded),
+    /// The `baggage` header.
+    #[error("the baggage header {0}")]
+    Baggage(#[from] InvalidBaggage),
+    /// The `traceparent` header.
+    #[error("the traceparent header {0}")]
+    TraceParent(#[from] InvalidTraceParent),
+    /// A header that must come once came twice.
+    #[error("the header {0} came more than once")]
+    Twice(HeaderName),
+    /// A header that must be text is not.
+    #[error("the header {0} is not text")]
+    NotText(HeaderName),
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Asks for `target` and says nothing else.
+    pub fn to(target: Target) -> Self {
+        Self {
+            target,
+            forwarded: None,
+            baggage: Baggage::default(),
+            traceparent: None,
+            source: None,
+        }
+    }
+
+    /// As an HTTP request.
+    pub(crate) fn encode(&self) -> Result<http::Request<()>, http::Error> {
+        let mut request = http::Request::builder()
+            .method(Method::CONNECT)
+            .uri(Uri::builder().authority(self.target.to_string()).build()?)
+            .version(http::Version::HTTP_2);
+        if let Some(forwarded) = &self.forwarded {
+            request = request.header(http::header::FORWARDED, forwarded.to_string());
+        }
+        if let Some(baggage) = self.baggage.encode() {
+            request = request.header(BAGGAGE, baggage);
+        }
+        if let Some(trace) = &self.traceparent {
+            request = request.header(TRACEPARENT, trace.to_string());
+        }
+        if let Some(source) = self.source {
+            request = request.header(SOURCE, source.as_str());
+        }
+        request.body(())
+    }
+
+    /// From an HTTP request, whole or not at all.
+    pub(crate) fn decode(head: &http::request::Parts) -> Result<Self, InvalidConnect> {
+        if head.method != Method::CONNECT {
+            return Err(InvalidConnect::Method(head.method.clone()));
+        }
+        let authority = head.uri.authority().ok_or(InvalidTarget::Missing)?;
+        Ok(Self {
+            target: authority.as_str().parse()?,
+            forwarded: match one(&head.headers, http::header::FORWARDED)? {
+                Some(text) => Some(text.parse()?),
+                None => None,
+            },
+            baggage: decode_baggage(&head.headers)?,
+            traceparent: match one(&head.headers, TRACEPARENT)? {
+                Some(text) => Some(text.parse()?),
+                None => None,
+            },
+            source: one(&head.headers, SOURCE)?.and_then(SourceKind::named),
+        })
+    }
+}
+
+// === impl Response ===
+
+impl Response {
+    pub(crate) fn encode(&self) -> http::Response<()> {
+        let mut response = http::Response::new(());
+        let baggage = self.baggage.encode().map(HeaderValue::try_from);
+        if let Some(Ok(baggage)) = baggage {
+            response.headers_mut().insert(BAGGAGE, baggage);
+        }
+        response
+    }
+
+    /// From an HTTP response: an answer, or the refusal it carries.
+    pub(crate) fn decode(head: &http::response::Parts) -> Result<Self, crate::Error> {
+        if !head.status.is_success() {
+            return Err(crate::Error::Refused(Refusal::decode(head)));
+        }
+        let baggage = decode_baggage(&head.headers).map_err(crate::Error::protocol)?;
+        Ok(Self { baggage })
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// A refusal with its status, code and sentence.
+    pub fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            code: code.into(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn encode(&self) -> http::Response<()> {
+        let mut response = http::Response::new(());
+        // A refusal with a success status would open the tunnel it refuses.
+        *response.status_mut() = if self.status.is_success() {
+            StatusCode::FORBIDDEN
+        } else {
+            self.status
+        };
+        if is_code(&self.code)
+            && let Ok(code) = HeaderValue::from_str(&self.code)
+        {
+            response.headers_mut().insert(REFUSAL, code);
+        }
+        let reason = utf8_percent_encode(cut(&self.reason), ESCAPED).to_string();
+        if let Ok(reason) = HeaderValue::from_str(&reason) {
+            response.headers_mut().insert(REASON, reason);
+        }
+        response
+    }
+
+    fn decode(head: &http::response::Parts) -> Self {
+        let code = head
+            .headers
+            .get(REFUSAL)
+            .and_then(|v| v.to_str().ok())
+            .filter(|c| is_code(c));
+        let reason = head.headers.get(REASON).map(|v| {
+            let text = percent_decode(v.as_bytes()).decode_utf8_lossy();
+            // It goes into logs: no line breaks and the like from a peer.
+            cut(&text).chars().filter(|c| !c.is_control()).collect()
+        });
+        Self {
+            status: head.status,
+            code: match code {
+                Some(code) => Cow::Owned(code.to_owned()),
+                None => Cow::Owned(format!("http_{}", head.status.as_u16())),
+            },
+            reason: reason
+                .unwrap_or_else(|| format!("the peer answered {} without a reason", head.status)),
+        }
+    }
+}
+
+impl From<&InvalidConnect> for Refusal {
+    fn from(invalid: &InvalidConnect) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_connect",
+            invalid.to_string(),
+        )
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}): {}",
+            self.status.as_u16(),
+            self.code,
+            self.reason
+        )
+    }
+}
+
+// === impl SourceKind ===
+
+impl SourceKind {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waypoint => "waypoint",
+            Self::Gateway => "gateway",
+            Self::Sidecar => "sidecar",
+        }
+    }
+
+    /// An unknown kind counts as none: the word only ever lifts a check for kinds we know.
+    fn named(word: &str) -> Option<Self> {
+        [Self::Waypoint, Self::Gateway, Self::Sidecar]
+            .into_iter()
+            .find(|k| k.as_str() == word)
+    }
+}
+
+fn decode_baggage(headers: &HeaderMap) -> Result<Baggage, InvalidConnect> {
+    let mut values = Vec::new();
+    for value in headers.get_all(BAGGAGE) {
+        values.push(
+            value
+                .to_str()
+                .map_err(|_| InvalidConnect::NotText(BAGGAGE))?,
+        );
+    }
+    Ok(Baggage::decode(&values)?)
+}
+
+fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, InvalidConnect> {
+    let mut values = headers.get_all(&name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(InvalidConnect::Twice(name));
+    }
+    match first.map(HeaderValue::to_str) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => Err(InvalidConnect::NotText(name)),
+    }
+}
+
+fn is_code(code: &str) -> bool {
+    let plain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
+    !code.is_empty() && code.len() <= MAX_CODE && code.bytes().all(plain)
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_REASON)]
+}
+
+#[cfg(test)]
+mod tests;

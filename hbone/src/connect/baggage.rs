@@ -1,0 +1,150 @@
+//! What a workload says about itself for telemetry: the `k8s.*` members of W3C baggage.
+
+use std::sync::Arc;
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+/// The longest baggage list (W3C); ours take about 400 bytes.
+const MAX_BYTES: usize = 8192;
+
+/// The most members (W3C says at least 64 must be taken).
+const MAX_MEMBERS: usize = 64;
+
+/// What a baggage value may not carry as it is.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b',')
+    .add(b';')
+    .add(b'\\')
+    .add(b'%');
+
+/// The kinds of workload that have a member of their own, `k8s.<kind>.name`.
+const KINDS: [&str; 4] = ["deployment", "cronjob", "pod", "job"];
+
+/// What a workload says about itself. Nobody has verified it: for telemetry only, never for policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Baggage {
+    /// `k8s.cluster.name`
+    pub cluster: Option<Arc<str>>,
+    /// `k8s.namespace.name`
+    pub namespace: Option<Arc<str>>,
+    /// `k8s.<type>.name`
+    pub workload_name: Option<Arc<str>>,
+    /// `deployment`, `cronjob`, `pod` or `job`; anything else is sent as `pod`.
+    pub workload_type: Option<Arc<str>>,
+    /// `service.name`
+    pub service_name: Option<Arc<str>>,
+    /// `service.version`
+    pub service_version: Option<Arc<str>>,
+    /// `cloud.region`
+    pub region: Option<Arc<str>>,
+    /// `cloud.availability_zone`
+    pub zone: Option<Arc<str>>,
+}
+
+/// Why a baggage header cannot be read. Unknown members are no reason: they are passed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidBaggage {
+    /// More than 8192 bytes or 64 members.
+    #[error("is too long")]
+    TooLong,
+    /// A member without `=`, or without a name.
+    #[error("has a member that is not name=value")]
+    Member,
+    /// A value that is not text after unescaping.
+    #[error("has a value that is not text for {0}")]
+    Value(Arc<str>),
+    /// A member we know came twice.
+    #[error("has {0} twice")]
+    Twice(Arc<str>),
+}
+
+// === impl Baggage ===
+
+impl Baggage {
+    /// The header's value; nothing where there is nothing to say.
+    pub(crate) fn encode(&self) -> Option<String> {
+        let kind = self
+            .workload_type
+            .as_deref()
+            .filter(|k| KINDS.contains(k))
+            .unwrap_or("pod");
+        let workload = format!("k8s.{kind}.name");
+        let members = [
+            ("k8s.cluster.name", &self.cluster),
+            ("k8s.namespace.name", &self.namespace),
+            (&workload, &self.workload_name),
+            ("service.name", &self.service_name),
+            ("service.version", &self.service_version),
+            ("cloud.region", &self.region),
+            ("cloud.availability_zone", &self.zone),
+        ];
+        let mut text = String::new();
+        for (name, value) in members {
+            let Some(value) = value.as_deref().filter(|v| !v.is_empty()) else {
+                continue;
+            };
+            if !text.is_empty() {
+                text.push(',');
+            }
+            text.push_str(name);
+            text.push('=');
+            text.extend(utf8_percent_encode(value, ESCAPED));
+        }
+        (!text.is_empty() && text.len() <= MAX_BYTES).then_some(text)
+    }
+
+    /// From all baggage headers of a head.
+    pub(crate) fn decode(headers: &[&str]) -> Result<Self, InvalidBaggage> {
+        let mut baggage = Self::default();
+        if headers.iter().map(|h| h.len()).sum::<usize>() > MAX_BYTES {
+            return Err(InvalidBaggage::TooLong);
+        }
+        let members = headers.iter().flat_map(|h| h.split(',')).map(str::trim);
+        for (at, member) in members.filter(|m| !m.is_empty()).enumerate() {
+            if at == MAX_MEMBERS {
+                return Err(InvalidBaggage::TooLong);
+            }
+            // Properties of a member (`;key=value`) mean nothing to us.
+            let plain = member.split(';').next().unwrap_or_default();
+            let (name, value) = plain.split_once('=').ok_or(InvalidBaggage::Member)?;
+            let (name, value) = (name.trim(), value.trim());
+            if name.is_empty() {
+                return Err(InvalidBaggage::Member);
+            }
+            baggage.take(name, value)?;
+        }
+        Ok(baggage)
+    }
+
+    fn take(&mut self, name: &str, value: &str) -> Result<(), InvalidBaggage> {
+        let kind = KINDS.into_iter().find(|kind| {
+            name.strip_prefix("k8s.")
+                .and_then(|n| n.strip_suffix(".name"))
+                == Some(kind)
+        });
+        let slot = match name {
+            "k8s.cluster.name" => &mut self.cluster,
+            "k8s.namespace.name" => &mut self.namespace,
+            "service.name" => &mut self.service_name,
+            "service.version" => &mut self.service_version,
+            "cloud.region" => &mut self.region,
+            "cloud.availability_zone" => &mut self.zone,
+            _ if kind.is_some() => &mut self.workload_name,
+            _ => return Ok(()),
+        };
+        if slot.is_some() {
+            return Err(InvalidBaggage::Twice(Arc::from(name)));
+        }
+        let text = percent_decode_str(value).decode_utf8();
+        let text = text.map_err(|_| InvalidBaggage::Value(Arc::from(name)))?;
+        if !text.is_empty() {
+            *slot = Some(Arc::from(text));
+            if let Some(kind) = kind {
+                self.workload_type = Some(Arc::from(kind));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Tables and round trips of CONNECT heads.

@@ -1,0 +1,374 @@
+//! Connections kept for their next tunnel: one dial per destination at a time, a stream budget each.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::client::{self, Client, Driver};
+use crate::keepalive::InUse;
+use crate::{Credentials, Error, Expect, PoolLimits, Request, Response, SpiffeId, Tunnel};
+
+/// How a pool reaches a peer's address: in which network namespace, with which mark and source.
+pub trait Dial: Clone + 'static {
+    /// Connects; the pool bounds how long it may take.
+    fn dial(&self, to: SocketAddr) -> impl Future<Output = io::Result<TcpStream>>;
+}
+
+/// Dials from where the process is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpDial;
+
+/// Where a connection leads, and who must be there.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub struct Destination {
+    /// The peer's tunnel address, usually port 15008.
+    pub addr: SocketAddr,
+    /// Who may answer there.
+    pub expect: Expect,
+    /// The workload there, for [`Pool::evict`].
+    pub workload: Arc<str>,
+}
+
+/// Connections of one source identity on one core. Cheap to clone; the last clone ends the dials in
+/// flight, while open tunnels live on.
+#[derive(Clone)]
+pub struct Pool<D: Dial> {
+    inner: Rc<Inner<D>>,
+}
+
+/// A tunnel, and what the far side said when opening it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// The answer's head.
+    pub response: Response,
+    /// Who answered.
+    pub peer: SpiffeId,
+}
+
+struct Inner<D> {
+    credentials: Credentials,
+    dial: D,
+    limits: PoolLimits,
+    shelf: Rc<Shelf>,
+}
+
+/// What the pool holds, apart from how it dials: drivers take their own connection off it.
+#[derive(Default)]
+struct Shelf {
+    slots: RefCell<HashMap<Destination, Slot>>,
+    /// Connections and dials in all slots.
+    size: Cell<usize>,
+    next: Cell<u64>,
+    draining: Cell<bool>,
+}
+
+/// All there is for one destination.
+#[derive(Default)]
+struct Slot {
+    clients: Vec<(u64, Rc<Client>)>,
+    flights: Vec<Flight>,
+}
+
+/// A dial that is under way, for everybody who waits for it.
+struct Flight {
+    number: u64,
+    landed: Landing,
+    task: AbortHandle,
+    /// Whoever waits holds a clone, so that no more wait than the connection will take.
+    waiting: Rc<()>,
+}
+
+type Landing = watch::Receiver<Option<Result<(), Error>>>;
+
+/// What a look at the shelf found.
+enum Found {
+    /// A place on a connection.
+    Place(u64, Rc<Client>, InUse),
+    /// A dial to wait for.
+    Flight(Landing, Rc<()>),
+}
+
+// === impl TcpDial ===
+
+impl Dial for TcpDial {
+    async fn dial(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        TcpStream::connect(to).await
+    }
+}
+
+// === impl Pool ===
+
+impl<D: Dial> Pool<D> {
+    /// An empty pool that is known to its peers by `credentials`.
+    pub fn new(credentials: Credentials, dial: D, limits: PoolLimits) -> Self {
+        let shelf = Rc::new(Shelf::default());
+        Self {
+            inner: Rc::new(Inner {
+                credentials,
+                dial,
+                limits,
+                shelf,
+            }),
+        }
+    }
+
+    /// Opens a tunnel, on a connection that is there or on a new one.
+    ///
+    /// Must run in a `LocalSet`. Where a connection turns out to be at its end before the far side
+    /// has looked at the request, it is tried once more on another.
+    pub async fn open(&self, to: &Destination, request: &Request) -> Result<Opened, Error> {
+        let mut again = true;
+        loop {
+            let (number, client, in_use, reused) = self.place(to).await?;
+            let opening = client.open(request, in_use);
+            let opened = timeout(self.inner.limits.response_timeout, opening).await;
+            match opened.unwrap_or(Err(Error::ResponseTimeout)) {
+                Ok((tunnel, response)) => {
+                    return Ok(Opened {
+                        tunnel,
+                        response,
+                        peer: client.peer().clone(),
+                    });
+                }
+                Err(error) => {
+                    let ended = is_end(&error);
+                    if ended {
+                        self.inner.shelf.remove(to, number);
+                    }
+                    // A connection that has been idle may have died unseen; the request carried no
+                    // byte of the application, so asking again repeats nothing of it.
+                    let repeat = ended && (reused || !error.anything_sent());
+                    if !(repeat && std::mem::take(&mut again)) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets a workload: no new streams on connections to it, while running ones finish.
+    pub fn evict(&self, workload: &str) {
+        self.inner
+            .shelf
+            .clear(|destination| &*destination.workload == workload);
+    }
+
+    /// Opens nothing any more; running tunnels finish.
+    pub fn drain(&self) {
+        self.inner.shelf.draining.set(true);
+        self.inner.shelf.clear(|_| true);
+    }
+
+    /// A place on a connection, and whether the connection was there before.
+    async fn place(&self, to: &Destination) -> Result<(u64, Rc<Client>, InUse, bool), Error> {
+        let mut reused = true;
+        loop {
+            let (mut landed, waiting) = match self.look(to)? {
+                Found::Place(number, client, in_use) => {
+                    return Ok((number, client, in_use, reused));
+                }
+                Found::Flight(landed, waiting) => (landed, waiting),
+            };
+            reused = false;
+            let outcome = match landed.wait_for(Option::is_some).await {
+                Ok(outcome) => outcome.clone(),
+                // Evicted or drained under way.
+                Err(_) => return Err(Error::Draining),
+            };
+            drop(waiting);
+            if let Some(Err(error)) = outcome {
+                return Err(error);
+            }
+        }
+    }
+
+    /// A place, or a dial to wait for, begun here where there is none. Synchronous: nobody else
+    /// looks meanwhile.
+    fn look(&self, to: &Destination) -> Result<Found, Error> {
+        let Inner {
+            credentials,
+            limits,
+            shelf,
+            ..
+        } = &*self.inner;
+        if shelf.draining.get() {
+            return Err(Error::Draining);
+        }
+        let identity = credentials.current();
+        identity.check()?;
+        let mut slots = shelf.slots.borrow_mut();
+        if let Some(slot) = slots.get_mut(to) {
+            let before = slot.clients.len();
+            slot.clients
+                .retain(|(_, client)| client.is_current(&identity));
+            shelf
+                .size
+                .set(shelf.size.get() - (before - slot.clients.len()));
+            for (number, client) in &slot.clients {
+                if let Some(in_use) = client.take(limits.max_streams) {
+                    return Ok(Found::Place(*number, client.clone(), in_use));
+                }
+            }
+            for flight in &slot.flights {
+                if Rc::strong_count(&flight.waiting) <= limits.max_streams {
+                    return Ok(Found::Flight(flight.landed.clone(), flight.waiting.clone()));
+                }
+            }
+        }
+        if shelf.size.get() >= limits.max_connections {
+            return Err(Error::TooManyConnections);
+        }
+        let flight = self.depart(to.clone());
+        let found = Found::Flight(flight.landed.clone(), flight.waiting.clone());
+        slots.entry(to.clone()).or_default().flights.push(flight);
+        shelf.size.set(shelf.size.get() + 1);
+        Ok(found)
+    }
+
+    /// Starts a dial as a task of its own, so that no waiter who gives up ends it for the others.
+    fn depart(&self, to: Destination) -> Flight {
+        let number = self.inner.shelf.next.get();
+        self.inner.shelf.next.set(number + 1);
+        let (tell, landed) = watch::channel(None);
+        let Inner {
+            credentials,
+            dial,
+            limits,
+            shelf,
+        } = &*self.inner;
+        let (credentials, dial, limits) = (credentials.clone(), dial.clone(), limits.clone());
+        let shelf = Rc::downgrade(shelf);
+        let task = tokio::task::spawn_local(async move {
+            let outcome = client::connect(&dial, &credentials, &to, &limits).await;
+            let Some(held) = shelf.upgrade() else { return };
+            // Nobody waits any more where this fails.
+            let _ = tell.send(Some(held.land(&to, number, outcome)));
+        });
+        Flight {
+            number,
+            landed,
+            task: task.abort_handle(),
+            waiting: Rc::new(()),
+        }
+    }
+}
+
+impl<D: Dial> std::fmt::Debug for Pool<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("credentials", &self.inner.credentials)
+            .field("connections", &self.inner.shelf.size.get())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Shelf ===
+
+impl Shelf {
+    /// Replaces a dial by its connection, or takes it away.
+    fn land(
+        self: &Rc<Self>,
+        to: &Destination,
+        number: u64,
+        outcome: Result<(Client, Driver), Error>,
+    ) -> Result<(), Error> {
+        let mut slots = self.slots.borrow_mut();
+        // An evicted dial is aborted, so its slot is always here.
+        let slot = slots.entry(to.clone()).or_default();
+        slot.flights.retain(|flight| flight.number != number);
+        match outcome {
+            Ok((client, driver)) => {
+                slot.clients.push((number, Rc::new(client)));
+                drive(driver, Rc::downgrade(self), to.clone(), number);
+                Ok(())
+            }
+            Err(error) => {
+                self.size.set(self.size.get() - 1);
+                if slot.is_empty() {
+                    slots.remove(to);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a connection off the shelf: it ends when its last tunnel ends.
+    fn remove(&self, to: &Destination, number: u64) {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(to) else {
+            return;
+        };
+        let before = slot.clients.len();
+        slot.clients.retain(|(n, _)| *n != number);
+        self.size
+            .set(self.size.get() - (before - slot.clients.len()));
+        if slot.is_empty() {
+            slots.remove(to);
+        }
+    }
+
+    fn clear(&self, which: impl Fn(&Destination) -> bool) {
+        let mut slots = self.slots.borrow_mut();
+        slots.retain(|destination, slot| {
+            let gone = which(destination);
+            if gone {
+                let size = slot.clients.len() + slot.flights.len();
+                self.size.set(self.size.get() - size);
+            }
+            !gone
+        });
+    }
+}
+
+/// The driver holds no part of the pool: it ends with the last client handle and tunnel.
+fn drive(driver: Driver, shelf: Weak<Shelf>, to: Destination, number: u64) {
+    tokio::task::spawn_local(async move {
+        let retire = || {
+            if let Some(shelf) = shelf.upgrade() {
+                shelf.remove(&to, number);
+            }
+        };
+        driver.run(retire).await;
+        retire();
+    });
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.flights.is_empty()
+    }
+}
+
+// === impl Flight ===
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Whether an error means that the connection takes no more streams.
+fn is_end(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::ConnectionLost { .. }
+            | Error::Reset {
+                processed: false,
+                ..
+            }
+            | Error::Tls { .. }
+    )
+}

@@ -1,0 +1,171 @@
+//! The only two TLS configurations: TLS 1.3, ALPN `h2`, both sides proved by SPIFFE certificates.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::{Error, Expect, Peer, SpiffeId, TrustDomain};
+use credentials::Identity;
+use verify::{ClientVerifier, ServerVerifier, Unexpected};
+
+pub(crate) mod credentials;
+mod verify;
+
+const ALPN: &[u8] = b"h2";
+
+/// Our algorithms, always passed by hand: a process may link a second provider.
+///
+/// The post-quantum hybrid comes first; the classic curves are for peers without it.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        ],
+        kx_groups: vec![
+            aws_lc_rs::kx_group::X25519MLKEM768,
+            aws_lc_rs::kx_group::X25519,
+            aws_lc_rs::kx_group::SECP256R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
+});
+
+/// A finished handshake, and what it proved.
+pub(crate) struct Proved<S> {
+    pub(crate) stream: S,
+    pub(crate) peer: Peer,
+    /// When the peer's certificate runs out.
+    pub(crate) not_after: SystemTime,
+}
+
+/// The client's half of an identity's configuration; the verifier is put in per connection.
+pub(crate) fn client_config(key: &Arc<CertifiedKey>) -> Result<ClientConfig, rustls::Error> {
+    let nobody = Arc::new(ServerVerifier::nobody(PROVIDER.clone()));
+    let mut config = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(nobody)
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone())));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false;
+    // A resumed session would skip the verifier.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// The server's configuration for an identity and the trust domains it lets in.
+pub(crate) fn server_config(
+    identity: &Identity,
+    trust: &Arc<[TrustDomain]>,
+) -> Result<ServerConfig, rustls::Error> {
+    let verifier = ClientVerifier::new(PROVIDER.clone(), identity.roots.clone(), trust.clone())?;
+    let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key.clone())));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// The client's handshake: the server must prove to be one of `expect` before it learns who we are.
+pub(crate) async fn connect(
+    tcp: TcpStream,
+    addr: SocketAddr,
+    identity: &Identity,
+    expect: &Expect,
+) -> Result<Proved<client::TlsStream<TcpStream>>, Error> {
+    let mut config = identity.client.clone();
+    let verifier = ServerVerifier::new(PROVIDER.clone(), identity.roots.clone(), expect.clone());
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(verifier));
+    let name = ServerName::IpAddress(addr.ip().into());
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+        .map_err(|error| explain(addr, error))?;
+    let (_, session) = stream.get_ref();
+    let (id, not_after) = agreed(addr, session.alpn_protocol(), session.peer_certificates())?;
+    Ok(Proved {
+        stream,
+        peer: Peer { id, addr },
+        not_after,
+    })
+}
+
+/// The server's handshake.
+pub(crate) async fn accept(
+    tcp: TcpStream,
+    addr: SocketAddr,
+    config: Arc<ServerConfig>,
+) -> Result<Proved<server::TlsStream<TcpStream>>, Error> {
+    let stream = TlsAcceptor::from(config)
+        .accept(tcp)
+        .await
+        .map_err(|error| explain(addr, error))?;
+    let (_, session) = stream.get_ref();
+    let (id, not_after) = agreed(addr, session.alpn_protocol(), session.peer_certificates())?;
+    Ok(Proved {
+        stream,
+        peer: Peer { id, addr },
+        not_after,
+    })
+}
+
+/// What the handshake left: HTTP/2 as the protocol, and the leaf the verifier has accepted.
+fn agreed(
+    addr: SocketAddr,
+    alpn: Option<&[u8]>,
+    chain: Option<&[CertificateDer<'_>]>,
+) -> Result<(SpiffeId, SystemTime), Error> {
+    if alpn != Some(ALPN) {
+        return Err(Error::protocol("TLS did not agree on h2"));
+    }
+    let leaf = chain.and_then(<[_]>::first);
+    let facts = leaf.and_then(|leaf| verify::Leaf::read(leaf).ok());
+    match facts.map(|facts| (facts.id, facts.not_after)) {
+        Some((Some(id), not_after)) => Ok((id, not_after)),
+        _ => Err(tls_error(
+            addr,
+            io::Error::other("the peer has no certificate"),
+        )),
+    }
+}
+
+/// Brings the verifier's own words back out of the handshake's error.
+fn explain(addr: SocketAddr, error: io::Error) -> Error {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) = inner
+        && let Some(unexpected) = other.0.downcast_ref::<Unexpected>()
+    {
+        return Error::UnexpectedIdentity {
+            expected: unexpected.expected.clone(),
+            presented: unexpected.presented.clone(),
+        };
+    }
+    tls_error(addr, error)
+}
+
+/// A failed handshake for a reason that is not the identity.
+pub(crate) fn tls_error(addr: SocketAddr, source: io::Error) -> Error {
+    Error::Tls {
+        addr,
+        source: Arc::new(source),
+    }
+}

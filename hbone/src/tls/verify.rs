@@ -1,0 +1,287 @@
+//! Who may be at the other end: the chain to our roots, and one SPIFFE ID as the only URI name.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible,
+    RootCertStore, SignatureScheme,
+};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::{Expect, SpiffeId, TrustDomain};
+
+/// What a leaf certificate says about its holder.
+pub(crate) struct Leaf {
+    /// The identity: the only URI among the names; nothing where there is not exactly one.
+    pub(crate) id: Option<SpiffeId>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+    pub(crate) serial: String,
+}
+
+/// Verifies servers against the roots and the identities one connection expects.
+pub(crate) struct ServerVerifier {
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+    /// Nothing refuses everybody: the state of a configuration that no connection has taken yet.
+    expect: Option<Expect>,
+}
+
+/// Verifies clients against the roots and the trust domains a server lets in.
+pub(crate) struct ClientVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    trust: Arc<[TrustDomain]>,
+}
+
+/// A server with a valid certificate of somebody else.
+#[derive(Debug)]
+pub(crate) struct Unexpected {
+    pub(crate) expected: Expect,
+    pub(crate) presented: Option<SpiffeId>,
+}
+
+/// A client with a valid certificate that we do not let in.
+#[derive(Debug)]
+struct Untrusted(Option<SpiffeId>);
+
+// === impl Leaf ===
+
+impl Leaf {
+    /// Reads a certificate without judging it.
+    pub(crate) fn read(der: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
+        let malformed = || rustls::Error::from(CertificateError::BadEncoding);
+        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| malformed())?;
+        if !rest.is_empty() {
+            return Err(malformed());
+        }
+        let names = certificate
+            .subject_alternative_name()
+            .map_err(|_| malformed())?;
+        let mut uris = names
+            .iter()
+            .flat_map(|names| &names.value.general_names)
+            .filter_map(|n| match n {
+                GeneralName::URI(uri) => Some(*uri),
+                _ => None,
+            });
+        let id = match (uris.next(), uris.next()) {
+            (Some(uri), None) => uri.parse().ok(),
+            _ => None,
+        };
+        let validity = certificate.validity();
+        Ok(Self {
+            id,
+            not_before: system_time(validity.not_before.timestamp()),
+            not_after: system_time(validity.not_after.timestamp()),
+            serial: certificate.raw_serial_as_string(),
+        })
+    }
+}
+
+// === impl ServerVerifier ===
+
+impl ServerVerifier {
+    pub(crate) fn new(
+        provider: Arc<CryptoProvider>,
+        roots: Arc<RootCertStore>,
+        expect: Expect,
+    ) -> Self {
+        Self {
+            provider,
+            roots,
+            expect: Some(expect),
+        }
+    }
+
+    /// Accepts no server.
+    pub(crate) fn nobody(provider: Arc<CryptoProvider>) -> Self {
+        Self {
+            provider,
+            roots: Arc::new(RootCertStore::empty()),
+            expect: None,
+        }
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    /// The name is the address we dialled and proves nothing: the SPIFFE ID does.
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let certificate = rustls::server::ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &self.roots,
+            intermediates,
+            now,
+            algorithms,
+        )?;
+        let expected = self
+            .expect
+            .as_ref()
+            .ok_or(CertificateError::ApplicationVerificationFailure)?;
+        let presented = Leaf::read(end_entity)?.id;
+        match presented {
+            Some(id) if expected.contains(&id) => Ok(ServerCertVerified::assertion()),
+            presented => Err(other(Unexpected {
+                expected: expected.clone(),
+                presented,
+            })),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+impl fmt::Debug for ServerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerVerifier")
+            .field("expect", &self.expect)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl ClientVerifier ===
+
+impl ClientVerifier {
+    pub(crate) fn new(
+        provider: Arc<CryptoProvider>,
+        roots: Arc<RootCertStore>,
+        trust: Arc<[TrustDomain]>,
+    ) -> Result<Self, rustls::Error> {
+        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider)
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        Ok(Self { chain, trust })
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    /// Nobody needs to be told which roots we trust.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self
+            .chain
+            .verify_client_cert(end_entity, intermediates, now)?;
+        match Leaf::read(end_entity)?.id {
+            Some(id) if self.trust.iter().any(|domain| id.is_in(domain)) => Ok(verified),
+            presented => Err(other(Untrusted(presented))),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier")
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Unexpected ===
+
+impl std::error::Error for Unexpected {}
+
+impl fmt::Display for Unexpected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.presented {
+            Some(id) => write!(f, "expected {}, but {id} was presented", self.expected),
+            None => write!(
+                f,
+                "expected {}, but no SPIFFE ID was presented",
+                self.expected
+            ),
+        }
+    }
+}
+
+// === impl Untrusted ===
+
+impl std::error::Error for Untrusted {}
+
+impl fmt::Display for Untrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(id) => write!(f, "{id} is of a trust domain that is not let in"),
+            None => f.write_str("the client's certificate has not exactly one SPIFFE ID"),
+        }
+    }
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
+    CertificateError::Other(OtherError(Arc::new(error))).into()
+}
+
+/// Certificates before 1970 count as of 1970: long gone either way.
+fn system_time(timestamp: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
+}
