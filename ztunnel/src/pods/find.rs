@@ -1,1 +1,247 @@
 //! Finds a running pod's network namespace by the pod's UID.
+//!
+//! The kubelet names a pod's cgroup after its UID, so one pass over the processes of the node says which
+//! belong to which pod. A namespace found this way is believed only when it is not the host's, and owns
+//! one of the pod's addresses where they are known: a container may make namespaces of its own.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::capture::surroundings;
+use super::netns::PodNetns;
+
+/// The processes of this node's pods, as of one moment.
+#[derive(Debug)]
+pub struct Running {
+    proc_root: PathBuf,
+    pids: HashMap<String, Vec<u32>>,
+}
+
+/// Why a pod's network namespace was not found.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The process table cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Processes {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No process on this node belongs to the pod.
+    #[error("no running process belongs to pod {0}")]
+    NoProcess(String),
+    /// The pod's processes are in the host's network namespace.
+    #[error("pod {0} is in the host's network namespace")]
+    HostNetwork(String),
+    /// None of the namespaces of the pod's processes has any of the pod's addresses.
+    #[error("no network namespace of pod {uid} has an address of {expected:?}; found {found:?}")]
+    ForeignAddresses {
+        /// The pod.
+        uid: String,
+        /// The pod's addresses.
+        expected: Vec<IpAddr>,
+        /// The addresses in the last namespace looked at.
+        found: Vec<IpAddr>,
+    },
+    /// The pod's processes ended or cannot be looked into.
+    #[error("cannot enter the network namespace of pod {uid}: {source}")]
+    Unreachable {
+        /// The pod.
+        uid: String,
+        /// What the kernel said last.
+        source: io::Error,
+    },
+}
+
+/// Finds one pod's namespace. For several pods at once, scan once with [`Running::scan`].
+pub fn find(proc_root: &Path, uid: &str, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
+    Running::scan(proc_root)?.netns(uid, ips)
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Reads every process's cgroup under `proc_root` (the host's `/proc`).
+    pub fn scan(proc_root: impl Into<PathBuf>) -> Result<Self, FindError> {
+        let proc_root = proc_root.into();
+        let entries = fs::read_dir(&proc_root).map_err(|source| FindError::Processes {
+            path: proc_root.clone(),
+            source,
+        })?;
+        let mut pids: HashMap<String, Vec<u32>> = HashMap::new();
+        for entry in entries.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+                continue;
+            };
+            // A process may end between the two reads.
+            let Ok(cgroup) = fs::read_to_string(entry.path().join("cgroup")) else {
+                continue;
+            };
+            if let Some(uid) = pod_uid(&cgroup) {
+                pids.entry(uid).or_default().push(pid);
+            }
+        }
+        // The sandbox's own process comes first, and is never in a namespace a container made.
+        pids.values_mut().for_each(|pids| pids.sort_unstable());
+        Ok(Self { proc_root, pids })
+    }
+
+    /// The UIDs of the pods that have a process.
+    pub fn uids(&self) -> impl Iterator<Item = &str> {
+        self.pids.keys().map(String::as_str)
+    }
+
+    /// The network namespace of pod `uid`, which must own one of `ips` if any are given. Blocks shortly.
+    pub fn netns(&self, uid: &str, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
+        let Some(pids) = self.pids.get(uid) else {
+            return Err(FindError::NoProcess(uid.into()));
+        };
+        let host = PodNetns::open(self.ns_of(1)).map(|host| host.id()).ok();
+        let mut seen = Vec::new();
+        let mut error = FindError::NoProcess(uid.into());
+        for pid in pids {
+            match PodNetns::open(self.ns_of(*pid)) {
+                Ok(netns) if seen.contains(&netns.id()) => {}
+                Ok(netns) => {
+                    seen.push(netns.id());
+                    match belongs(&netns, host == Some(netns.id()), uid, ips) {
+                        Ok(()) => return Ok(netns),
+                        Err(e) => error = e,
+                    }
+                }
+                Err(source) if seen.is_empty() => {
+                    error = FindError::Unreachable {
+                        uid: uid.into(),
+                        source,
+                    };
+                }
+                Err(_) => {}
+            }
+        }
+        Err(error)
+    }
+
+    fn ns_of(&self, pid: u32) -> PathBuf {
+        self.proc_root.join(pid.to_string()).join("ns/net")
+    }
+}
+
+fn belongs(netns: &PodNetns, is_host: bool, uid: &str, ips: &[IpAddr]) -> Result<(), FindError> {
+    if is_host {
+        return Err(FindError::HostNetwork(uid.into()));
+    }
+    if ips.is_empty() {
+        return Ok(());
+    }
+    let found = netns
+        .run(surroundings::own_addresses)
+        .and_then(|found| found)
+        .map_err(|source| FindError::Unreachable {
+            uid: uid.into(),
+            source,
+        })?;
+    if ips.iter().any(|ip| found.contains(ip)) {
+        return Ok(());
+    }
+    Err(FindError::ForeignAddresses {
+        uid: uid.into(),
+        expected: ips.to_vec(),
+        found,
+    })
+}
+
+/// The pod in a process's cgroup file: `…/pod<uid>/…` (cgroupfs) or `…-pod<uid_with_underscores>.slice/…` (systemd).
+fn pod_uid(cgroup: &str) -> Option<String> {
+    cgroup
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .flat_map(|path| path.split('/'))
+        .find_map(|name| {
+            let name = name.strip_suffix(".slice").unwrap_or(name);
+            let uid = match name.strip_prefix("pod") {
+                Some(uid) => uid,
+                None => name.rsplit_once("-pod")?.1,
+            };
+            is_uid(uid).then(|| uid.replace('_', "-"))
+        })
+}
+
+/// A UUID, or the 32 digits that name a static pod.
+fn is_uid(s: &str) -> bool {
+    let digits = s.bytes().filter(u8::is_ascii_hexdigit).count();
+    let rest = s.bytes().filter(|b| matches!(b, b'-' | b'_')).count();
+    digits == 32 && digits + rest == s.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a";
+
+    #[test]
+    fn knows_every_way_a_cgroup_names_a_pod() {
+        let names = [
+            "0::/kubepods/burstable/pod6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a/0123abcd\n",
+            "0::/kubepods/pod6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a\n",
+            "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod6f3c0a4e_1b7d_4a55_9d21_0d5d3c1f2b9a.slice/cri-containerd-77.scope\n",
+            "12:pids:/user.slice\n11:memory:/kubepods/besteffort/pod6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a/77\n",
+            "0::/../../burstable/pod6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a/77:extra\n",
+        ];
+        for name in names {
+            assert_eq!(pod_uid(name).as_deref(), Some(UID), "{name}");
+        }
+        let fixed = "0::/kubepods/pod0a1b2c3d4e5f60718293a4b5c6d7e8f9/77\n";
+        assert_eq!(pod_uid(fixed).unwrap(), "0a1b2c3d4e5f60718293a4b5c6d7e8f9");
+    }
+
+    #[test]
+    fn takes_nothing_else_for_a_pod() {
+        for name in [
+            "0::/\n",
+            "",
+            "0::/podman/6f3c0a4e\n",
+            "0::/system.slice/pods.service\n",
+            "0::/kubepods/podding/zzz\n",
+            "0::/kubepods/pod6f3c0a4e-1b7d/77\n",
+        ] {
+            assert_eq!(pod_uid(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn says_why_nothing_was_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = find(&dir.path().join("none"), UID, &[]).unwrap_err();
+        assert!(matches!(missing, FindError::Processes { .. }), "{missing}");
+        let empty = find(dir.path(), UID, &[]).unwrap_err();
+        assert!(matches!(empty, FindError::NoProcess(_)), "{empty}");
+
+        let gone = dir.path().join("42");
+        fs::create_dir(&gone).unwrap();
+        fs::write(gone.join("cgroup"), format!("0::/kubepods/pod{UID}/1\n")).unwrap();
+        let gone = find(dir.path(), UID, &[]).unwrap_err();
+        assert!(matches!(gone, FindError::Unreachable { .. }), "{gone}");
+    }
+
+    #[test]
+    fn refuses_the_hosts_namespace() {
+        let dir = tempfile::tempdir().unwrap();
+        for pid in ["1", "42"] {
+            let ns = dir.path().join(pid).join("ns");
+            fs::create_dir_all(&ns).unwrap();
+            std::os::unix::fs::symlink("/proc/self/ns/net", ns.join("net")).unwrap();
+        }
+        fs::write(
+            dir.path().join("42/cgroup"),
+            format!("0::/kubepods/pod{UID}/1\n"),
+        )
+        .unwrap();
+        let host = find(dir.path(), UID, &[]).unwrap_err();
+        assert!(matches!(host, FindError::HostNetwork(_)), "{host}");
+    }
+}

@@ -1,1 +1,189 @@
 //! Runs a closure in a pod's network namespace; sockets born there stay there.
+//!
+//! Entering a namespace moves one thread. It is never a thread of the data plane: a small pool of
+//! threads does nothing else, and one that cannot come back home after a visit ends itself.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{FsType, fstatfs};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// An open network namespace. It lives at least as long as this value.
+#[derive(Clone, Debug)]
+pub struct PodNetns {
+    fd: Arc<OwnedFd>,
+    id: NetnsId,
+}
+
+/// Tells two network namespaces apart while either is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetnsId {
+    dev: u64,
+    ino: u64,
+}
+
+// === impl PodNetns ===
+
+impl PodNetns {
+    /// Opens the namespace at `path`, such as `/proc/PID/ns/net` or what a container runtime passes to CNI plugins.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::from_fd(File::open(path)?.into())
+    }
+
+    /// Takes a namespace that is already open, such as one received over a Unix socket.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        if fstatfs(&fd)?.filesystem_type() != NSFS_MAGIC {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a namespace (its mount is gone)",
+            ));
+        }
+        let stat = fstat(&fd)?;
+        let id = NetnsId {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        };
+        Ok(Self {
+            fd: Arc::new(fd),
+            id,
+        })
+    }
+
+    /// The namespace of the calling thread.
+    pub fn current() -> io::Result<Self> {
+        Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// What tells this namespace from others.
+    pub fn id(&self) -> NetnsId {
+        self.id
+    }
+
+    /// Runs `f` inside the namespace and waits for it, blocking the calling thread.
+    pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (tx, rx) = mpsc::sync_channel(1);
+        self.submit(f, move |result| drop(tx.send(result)))?;
+        rx.recv().unwrap_or_else(|_| Err(visitor_died()))
+    }
+
+    /// Runs `f` inside the namespace without blocking the calling task.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let (tx, rx) = oneshot::channel();
+        self.submit(f, move |result| drop(tx.send(result)))?;
+        rx.await.unwrap_or_else(|_| Err(visitor_died()))
+    }
+
+    fn submit<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> T + Send + 'static,
+        report: impl FnOnce(io::Result<T>) + Send + 'static,
+    ) -> io::Result<()> {
+        let fd = Arc::clone(&self.fd);
+        visit(Box::new(move || {
+            let result = match setns(fd.as_fd(), CloneFlags::CLONE_NEWNET) {
+                Ok(()) => Ok(f()),
+                Err(e) => Err(e.into()),
+            };
+            drop(fd);
+            Box::new(move || report(result))
+        }))
+    }
+}
+
+// === impl NetnsId ===
+
+impl fmt::Display for NetnsId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "net:[{}]", self.ino)
+    }
+}
+
+// === the visiting threads ===
+
+/// A visit to a namespace. What it returns is run when the thread is back home.
+type Visit = Box<dyn FnOnce() -> Box<dyn FnOnce() + Send> + Send>;
+
+/// Threads at home, waiting. More than [`MAX_IDLE`] are not kept.
+static IDLE: Mutex<Vec<mpsc::Sender<Visit>>> = Mutex::new(Vec::new());
+
+/// Enough for a data plane that dials from several cores while a pod is being enrolled.
+const MAX_IDLE: usize = 8;
+
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+fn visit(mut visit: Visit) -> io::Result<()> {
+    loop {
+        let Some(idle) = IDLE.lock().pop() else { break };
+        match idle.send(visit) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::SendError(back)) => visit = back,
+        }
+    }
+    // The main thread never leaves home; the calling thread may itself be on a visit.
+    let home = PodNetns::open("/proc/self/ns/net")?;
+    std::thread::Builder::new()
+        .name("netns".into())
+        .spawn(move || visitor(&home, visit))?;
+    Ok(())
+}
+
+fn visitor(home: &PodNetns, first: Visit) {
+    let (tx, rx) = mpsc::channel::<Visit>();
+    let mut next = first;
+    loop {
+        let report = next();
+        let restored = setns(home.fd.as_fd(), CloneFlags::CLONE_NEWNET);
+        if restored.is_ok() {
+            let mut idle = IDLE.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push(tx.clone());
+                drop(idle);
+                report();
+                match rx.recv() {
+                    Ok(visit) => next = visit,
+                    Err(_) => return,
+                }
+                continue;
+            }
+        }
+        report();
+        if let Err(error) = restored {
+            tracing::error!(%error, "a thread could not leave a pod's network namespace; ending it");
+        }
+        return;
+    }
+}
+
+fn visitor_died() -> io::Error {
+    io::Error::other("the visit to the network namespace panicked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_no_namespace() {
+        let error = PodNetns::open("/proc/self/status").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(PodNetns::open("/nonexistent").is_err());
+    }
+
+    #[test]
+    fn the_same_namespace_has_the_same_id() {
+        let a = PodNetns::current().unwrap();
+        let b = PodNetns::open("/proc/self/ns/net").unwrap();
+        assert_eq!(a.id(), b.id());
+    }
+}

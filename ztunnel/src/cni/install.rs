@@ -1,0 +1,1 @@
+//! Installs the plugin on the node, keeps it there, and takes it away again.
