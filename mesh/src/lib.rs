@@ -1,4 +1,4 @@
 //! The words on which ztunnel, waypoint and controller must agree.
 
-
 pub mod proto;
+pub mod xds;

@@ -1,5 +1,11 @@
 //! The wire: generated from `proto/`, grouped as the `.proto` packages are.
-#![allow(missing_docs, unreachable_pub, clippy::all, clippy::large_futures, reason = "generated code")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::large_futures,
+    reason = "generated code"
+)]
 
 /// Workload discovery (`istio.workload`).
 pub mod workload {

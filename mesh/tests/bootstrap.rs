@@ -2,8 +2,13 @@
 
 use std::path::Path;
 
-const PROTOS: [&str; 5] =
-    ["workload.proto", "waypoint.proto", "node.proto", "discovery.proto", "certificate.proto"];
+const PROTOS: [&str; 5] = [
+    "workload.proto",
+    "waypoint.proto",
+    "node.proto",
+    "discovery.proto",
+    "certificate.proto",
+];
 
 #[test]
 fn generated_code_is_current() {
@@ -15,6 +20,9 @@ fn generated_code_is_current() {
         .emit_rerun_if_changed(false)
         .bytes(".istio.workload.Workload.addresses")
         .bytes(".ambit.mesh.node.v1.Enrolment.addresses")
+        .bytes(".envoy.service.discovery.v3.Resource.resource")
+        // Ordered, so that equal resources have equal encodings, and so equal versions.
+        .btree_map(".istio.workload.Workload.services")
         .btree_map(".istio.workload.Workload.services")
         .compile_fds(descriptors)
         .expect("code is generated");
@@ -32,7 +40,11 @@ fn generated_code_is_current() {
             std::fs::write(&target, now).expect("the checked-in file is writable");
         } else {
             let was = std::fs::read_to_string(&target).unwrap_or_default();
-            assert!(was == now, "{} is stale: AMBIT_REGENERATE=1 cargo test -p mesh --test bootstrap", target.display());
+            assert!(
+                was == now,
+                "{} is stale: AMBIT_REGENERATE=1 cargo test -p mesh --test bootstrap",
+                target.display()
+            );
         }
     }
 }

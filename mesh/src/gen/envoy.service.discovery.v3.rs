@@ -64,8 +64,10 @@ pub struct DeltaDiscoveryResponse {
 pub struct Resource {
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "2")]
-    pub resource: ::core::option::Option<::prost_types::Any>,
+    /// An encoded google.protobuf.Any. On the wire a message field and a bytes field are the same; as bytes,
+    /// one encoding is shared by every stream that it goes to.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub resource: ::prost::bytes::Bytes,
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "4")]

@@ -1,0 +1,148 @@
+//! Delta xDS: the types that the mesh speaks, one resource encoded once, and what an update is.
+
+pub mod session;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+/// Workloads and services (stock).
+pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
+/// The routes of one waypoint.
+pub const ROUTE_TYPE: &str = "type.googleapis.com/ambit.mesh.waypoint.v1.Route";
+/// The pods of one node.
+pub const ENROLMENT_TYPE: &str = "type.googleapis.com/ambit.mesh.node.v1.Enrolment";
+/// The namespaces whose pods are in the mesh.
+pub const ENROLLED_NAMESPACE_TYPE: &str =
+    "type.googleapis.com/ambit.mesh.node.v1.EnrolledNamespace";
+/// Upwards: what became of one pod.
+pub const ENROLMENT_REPORT_TYPE: &str = "type.googleapis.com/ambit.mesh.node.v1.EnrolmentReport";
+
+/// What begins the URL of every type of our own.
+const OUR_TYPES: &str = "type.googleapis.com/ambit.mesh.";
+
+/// True for the types that only a controller of ours serves.
+pub fn is_ours(type_url: &str) -> bool {
+    type_url.starts_with(OUR_TYPES)
+}
+
+/// Everything of one type that one kind of client may see, by name.
+///
+/// Persistent: a clone is a pointer, and two versions that share structure are compared by their differences alone.
+pub type Resources = imbl::OrdMap<Arc<str>, Encoded>;
+
+/// One resource, encoded once and shared by every stream that it goes to. Equal when the versions are.
+#[derive(Clone)]
+pub struct Encoded {
+    version: Arc<str>,
+    /// An encoded `google.protobuf.Any`; empty where only the version is known.
+    any: Bytes,
+}
+
+/// What one response of the controller changes. The bytes are the resource's own encoding (without the `Any`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// One of the types that the client asked for.
+    pub type_url: &'static str,
+    /// New and changed resources, by name. A name appears once.
+    pub updated: Vec<(String, Bytes)>,
+    /// Names that are gone.
+    pub removed: Vec<String>,
+}
+
+/// The resources of an update that cannot be taken, each with its reason. Nothing of that update was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Name and reason.
+    pub resources: Vec<(String, String)>,
+}
+
+// === impl Encoded ===
+
+impl Encoded {
+    /// Encodes `message`; the version is a hash of its content.
+    ///
+    /// Equal messages get equal versions, also in another process, as long as their maps are ordered (`BTreeMap`).
+    pub fn new(type_url: &str, message: &impl Message) -> Self {
+        let any = prost_types::Any {
+            type_url: type_url.to_owned(),
+            value: message.encode_to_vec(),
+        };
+        let any = Bytes::from(any.encode_to_vec());
+        // 64 bits: a version is only compared with the former version of the same name.
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &any);
+        let version = hash
+            .as_ref()
+            .iter()
+            .take(8)
+            .fold(String::new(), |mut text, byte| {
+                let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}"));
+                text
+            });
+        Self {
+            version: version.into(),
+            any,
+        }
+    }
+
+    /// What a client says that it has.
+    fn known(version: &str) -> Self {
+        Self {
+            version: version.into(),
+            any: Bytes::new(),
+        }
+    }
+
+    /// The content's hash.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The encoded `google.protobuf.Any`.
+    pub fn any(&self) -> &Bytes {
+        &self.any
+    }
+}
+
+impl PartialEq for Encoded {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version
+    }
+}
+
+impl Eq for Encoded {}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Encoded({}, {} bytes)", self.version, self.any.len())
+    }
+}
+
+// === impl Rejected ===
+
+impl Rejected {
+    /// One resource and its reason.
+    pub fn one(name: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self {
+            resources: vec![(name.into(), reason.to_string())],
+        }
+    }
+}
+
+impl fmt::Display for Rejected {
+    /// The first few by name; a message of thousands must not become a header or log line of megabytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        for (at, (name, reason)) in self.resources.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{name}: {reason}", if at == 0 { "" } else { "; " })?;
+        }
+        match self.resources.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Rejected {}
