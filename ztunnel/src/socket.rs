@@ -2,16 +2,13 @@
 //!
 //! Everything here is synchronous and makes its sockets in the calling thread's network namespace: wrap it
 //! in [`PodNetns::call`](crate::pods::netns::PodNetns::call), and turn the result into a tokio socket on the
-//! core that will serve it (`TcpSocket::from_std_stream` for one that is not connected yet).
+//! core that will serve it ([`connected`] for one that is under way).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nix::libc;
-use nix::sys::socket::setsockopt;
-use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::pods::capture::surroundings::Families;
@@ -85,15 +82,39 @@ pub fn outbound(dst: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket for a connection to `dst` in the pod that appears to come from `source`, not yet connected.
+/// Starts a connection from the pod to `dst`, and does not wait for it; [`connected`] does.
+pub fn dial(dst: SocketAddr) -> io::Result<TcpStream> {
+    start(outbound(dst)?, dst)
+}
+
+/// Starts a connection to `dst` in the pod that appears to come from `source`, as [`dial`] does.
 ///
-/// Where `source` is the destination itself, or of the other family, nothing is spoofed.
+/// Where `source` is the destination itself, a loopback address, or of the other family, nothing is spoofed.
 ///
-/// The kernel picks the port when it connects, so two connections may share one as long as their
-/// destinations differ, and picks it below the ports that applications dial from: a connection of the
-/// same client to the same port of the pod that is *not* ours (opened before enrolment, or arriving in
-/// plaintext and redirected) has the same addresses, and with the same port too the kernel would take
-/// one for the other.
+/// The port is chosen below the ports that applications dial from. A connection of the same client to
+/// the same port of the pod that is *not* ours (opened before enrolment, or arriving in plaintext and redirected)
+/// has the same addresses; with the same port too, the kernel's connection tracking would take one for the
+/// other, and both would break. Connections may share a port as long as their destinations differ.
+pub fn dial_as(source: IpAddr, dst: SocketAddr) -> io::Result<TcpStream> {
+    let mut taken = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for _ in 0..SPOOF_ATTEMPTS {
+        match outbound_as(source, dst).and_then(|socket| start(socket, dst)) {
+            // Another connection, or a listener of the application, has the port.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable
+                ) =>
+            {
+                taken = e;
+            }
+            started => return started,
+        }
+    }
+    Err(taken)
+}
+
+/// A socket bound to `source` and a port that may turn out to be taken: [`dial_as`] tries again.
 pub fn outbound_as(source: IpAddr, dst: SocketAddr) -> io::Result<Socket> {
     let (source, dst) = (source.to_canonical(), canonical(dst));
     let socket = outbound(dst)?;
@@ -102,17 +123,30 @@ pub fn outbound_as(source: IpAddr, dst: SocketAddr) -> io::Result<Socket> {
     }
     if source.is_ipv4() {
         socket.set_ip_transparent_v4(true)?;
-        socket.set_freebind_v4(true)?;
     } else {
         socket.set_ip_transparent_v6(true)?;
-        socket.set_freebind_v6(true)?;
     }
-    setsockopt(&socket, BindAddressNoPort, &true)?;
-    // Since Linux 6.3; older ones choose from the common range, where a clash is unlikely but possible.
-    let ports = u32::from(*SPOOFED_PORTS.start()) | (u32::from(*SPOOFED_PORTS.end()) << 16);
-    let _ = setsockopt(&socket, LocalPortRange, &ports);
-    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.set_reuse_address(true)?;
+    let port = fastrand::u16(SPOOFED_PORTS);
+    socket.bind(&SocketAddr::new(source, port).into())?;
     Ok(socket)
+}
+
+/// Waits for a connection that [`dial`] or [`dial_as`] started, on the core that will serve it.
+pub async fn connected(started: TcpStream) -> io::Result<tokio::net::TcpStream> {
+    let stream = tokio::net::TcpStream::from_std(started)?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+fn start(socket: Socket, dst: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&canonical(dst).into()) {
+        Err(e) if e.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(e),
+        _ => Ok(socket.into()),
+    }
 }
 
 /// Finds dead peers: after 3 minutes of silence, nine probes 3 minutes apart.
@@ -125,20 +159,11 @@ pub fn keepalive(socket: &impl AsFd) -> io::Result<()> {
     )
 }
 
-sockopt_impl!(
-    /// Leaves the choice of the local port to `connect`.
-    BindAddressNoPort, SetOnly, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, bool
-);
-sockopt_impl!(
-    /// Limits the ports `connect` chooses from: the lowest in the lower half, the highest in the upper.
-    LocalPortRange, SetOnly, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, u32
-);
-
-/// `IP_LOCAL_PORT_RANGE` of `linux/in.h`.
-const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
-
 /// Below the ports that Linux, and so nearly every application, dials from (32768–60999).
 const SPOOFED_PORTS: std::ops::RangeInclusive<u16> = 10_240..=32_767;
+
+/// With half of the ports taken, one connection in a million finds none.
+const SPOOF_ATTEMPTS: u32 = 20;
 
 /// What the kernel allows by default (`net.core.somaxconn`): a burst at enrolment must not be dropped.
 const BACKLOG: i32 = 4096;
