@@ -2,6 +2,7 @@
 
 mod apply;
 mod echo;
+mod events;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,6 +1,7 @@
 //! Looking at a cluster: waits that watch, programs run in pods, and what they answer.
 
 mod exec;
+mod look;
 mod run;
 mod wait;
 

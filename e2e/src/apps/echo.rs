@@ -262,7 +262,9 @@ impl Namespace {
     /// Applies an echo server and waits until all its replicas are available.
     pub async fn serve(&self, server: &EchoServer, within: Duration) -> Result<()> {
         self.deploy(server).await?;
-        probe::wait_available(self.api::<Deployment>(), &server.name(), within).await
+        let available =
+            probe::wait_available(self.api::<Deployment>(), &server.name(), within).await;
+        self.explain(available).await
     }
 
     /// Applies a client pod, without waiting.
@@ -274,8 +276,20 @@ impl Namespace {
     /// Applies a client pod and waits until it is ready.
     pub async fn run(&self, client: &EchoClient, within: Duration) -> Result<PodRef> {
         let pod = self.start(client).await?;
-        pod.wait_ready(within).await?;
+        let ready = pod.wait_ready(within).await;
+        self.explain(ready).await?;
         Ok(pod)
+    }
+
+    /// Adds to an error what the namespace's Events say.
+    async fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let troubles = self.troubles().await;
+                Err(error.context(format!("in namespace {}: {troubles}", self.name())))
+            }
+        }
     }
 }
 
