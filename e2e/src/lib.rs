@@ -1,5 +1,9 @@
-//! The local cluster, and the promises to users kept on it.
+//! The local cluster, the promises to users kept on it, and the app that the tests talk to.
 
 pub mod apps;
+pub mod capture;
+pub mod cluster;
 pub mod echo;
+pub mod image;
+pub mod images;
 pub mod probe;
