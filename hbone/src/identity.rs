@@ -270,3 +270,6 @@ fn check_path(path: &str) -> Result<(), InvalidSpiffeId> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,6 +261,10 @@ impl std::fmt::Debug for Connection {
 
 impl Incoming {
     /// Opens the tunnel.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "an answer is given once, like its request"
+    )]
     pub fn accept(mut self, response: Response) -> Result<Tunnel, Error> {
         let send = self
             .respond
@@ -270,6 +274,10 @@ impl Incoming {
     }
 
     /// Refuses it, with the reason for the client's log.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "an answer is given once, like its request"
+    )]
     pub fn reject(mut self, refusal: Refusal) {
         // Fails only where the client has gone, which then needs no answer.
         let _ = self.respond.send_response(refusal.encode(), true);

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -12,7 +12,9 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::{Error, Expect, Peer, SpiffeId, TrustDomain};
@@ -23,6 +25,10 @@ pub(crate) mod credentials;
 mod verify;
 
 const ALPN: &[u8] = b"h2";
+
+/// How long a refused client may take to leave, and what it may send until then.
+const PARTING_TIME: Duration = Duration::from_secs(1);
+const PARTING_BYTES: u64 = 64 << 10;
 
 /// Our algorithms, always passed by hand: a process may link a second provider.
 ///
@@ -113,10 +119,13 @@ pub(crate) async fn accept(
     addr: SocketAddr,
     config: Arc<ServerConfig>,
 ) -> Result<Proved<server::TlsStream<TcpStream>>, Error> {
-    let stream = TlsAcceptor::from(config)
-        .accept(tcp)
-        .await
-        .map_err(|error| explain(addr, error))?;
+    let stream = match TlsAcceptor::from(config).accept(tcp).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, tcp)) => {
+            let_it_read(tcp).await;
+            return Err(explain(addr, error));
+        }
+    };
     let (_, session) = stream.get_ref();
     let (id, not_after) = agreed(addr, session.alpn_protocol(), session.peer_certificates())?;
     Ok(Proved {
@@ -124,6 +133,17 @@ pub(crate) async fn accept(
         peer: Peer { id, addr },
         not_after,
     })
+}
+
+/// A socket closed over unread bytes is reset, and with it the alert that says why: so the client
+/// gets a moment to read it and leave first.
+async fn let_it_read(mut tcp: TcpStream) {
+    let leaving = async {
+        tcp.shutdown().await?;
+        tokio::io::copy(&mut tcp.take(PARTING_BYTES), &mut tokio::io::sink()).await
+    };
+    // However it leaves, nothing more is to be done for it.
+    let _ = timeout(PARTING_TIME, leaving).await;
 }
 
 /// What the handshake left: HTTP/2 as the protocol, and the leaf the verifier has accepted.

@@ -43,7 +43,9 @@ impl fmt::Display for Forwarded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "for=\"{}\"", self.client)?;
         match self.host.as_deref() {
-            Some(host) if host.bytes().all(is_token) => write!(f, ";host={host}"),
+            Some(host) if !host.is_empty() && host.bytes().all(is_token) => {
+                write!(f, ";host={host}")
+            }
             Some(host) => {
                 f.write_str(";host=\"")?;
                 for c in host

@@ -25,6 +25,8 @@ pub(crate) struct Leaf {
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
     pub(crate) serial: String,
+    /// Whether its key may sign a handshake and nothing that outlives one.
+    may_authenticate: bool,
 }
 
 /// Verifies servers against the roots and the identities one connection expects.
@@ -76,13 +78,27 @@ impl Leaf {
             (Some(uri), None) => uri.parse().ok(),
             _ => None,
         };
+        let usage = certificate.key_usage().map_err(|_| malformed())?;
         let validity = certificate.validity();
         Ok(Self {
+            may_authenticate: usage.is_none_or(|usage| {
+                let usage = usage.value;
+                usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign()
+            }),
             id,
             not_before: system_time(validity.not_before.timestamp()),
             not_after: system_time(validity.not_after.timestamp()),
             serial: certificate.raw_serial_as_string(),
         })
+    }
+
+    /// Whose it is, if it may be used to say so.
+    pub(crate) fn identify(der: &CertificateDer<'_>) -> Result<Option<SpiffeId>, rustls::Error> {
+        let leaf = Self::read(der)?;
+        match leaf.may_authenticate {
+            true => Ok(leaf.id),
+            false => Err(CertificateError::InvalidPurpose.into()),
+        }
     }
 }
 
@@ -134,7 +150,7 @@ impl ServerCertVerifier for ServerVerifier {
             .expect
             .as_ref()
             .ok_or(CertificateError::ApplicationVerificationFailure)?;
-        let presented = Leaf::read(end_entity)?.id;
+        let presented = Leaf::identify(end_entity)?;
         match presented {
             Some(id) if expected.contains(&id) => Ok(ServerCertVerified::assertion()),
             presented => Err(other(Unexpected {
@@ -208,7 +224,7 @@ impl ClientCertVerifier for ClientVerifier {
         let verified = self
             .chain
             .verify_client_cert(end_entity, intermediates, now)?;
-        match Leaf::read(end_entity)?.id {
+        match Leaf::identify(end_entity)? {
             Some(id) if self.trust.iter().any(|domain| id.is_in(domain)) => Ok(verified),
             presented => Err(other(Untrusted(presented))),
         }

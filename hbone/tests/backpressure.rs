@@ -1,0 +1,117 @@
+//! Who does not read is not sent to without end, and stops nobody else.
+
+mod support;
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use support::{Lab, Relayed, local, passes};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// More than windows, engine buffers and kernel buffers of one path hold together.
+const MORE_THAN_FITS: usize = 64 << 20;
+
+#[test]
+fn a_stalled_reader_stops_its_sender_within_bounds() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            mut near,
+            mut far,
+            meter,
+            ..
+        } = lab.relayed().await;
+        let stuck = push_until_stuck(&mut near).await;
+        assert!(
+            stuck < MORE_THAN_FITS,
+            "{stuck} bytes were taken for a reader that reads nothing"
+        );
+        assert!(meter.sent() as usize <= stuck);
+
+        // It reads again: everything arrives.
+        near.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), stuck);
+        assert_eq!(meter.sent() as usize, stuck);
+    });
+}
+
+#[test]
+fn stalled_readers_do_not_stop_another_stream() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            let mut relayed = lab.relayed().await;
+            push_until_stuck(&mut relayed.near).await;
+            stalled.push(relayed);
+        }
+        let Relayed {
+            mut near, mut far, ..
+        } = lab.relayed().await;
+        assert_eq!(lab.served.connections.get(), 1);
+        for _ in 0..32 {
+            passes(&mut near, &mut far, &[7; 64 << 10]).await;
+            passes(&mut far, &mut near, &[8; 64 << 10]).await;
+        }
+    });
+}
+
+#[test]
+fn bulk_arrives_whole_in_both_directions_at_once() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            near,
+            far,
+            near_ended,
+            far_ended,
+            ..
+        } = lab.relayed().await;
+        let (from_near, from_far) = (noise(1, 20 << 20), noise(2, 20 << 20));
+        let (got_near, got_far) =
+            tokio::join!(exchange(near, &from_near), exchange(far, &from_far));
+        assert!(got_near == from_far && got_far == from_near);
+        near_ended.await.unwrap();
+        far_ended.await.unwrap();
+    });
+}
+
+/// Sends everything, ends, and returns what came back.
+async fn exchange(stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let (mut read, mut write) = stream.into_split();
+    let send = async {
+        write.write_all(bytes).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    let (_, received) = tokio::join!(send, read.read_to_end(&mut got));
+    received.unwrap();
+    got
+}
+
+/// Writes until nothing has been taken for many turns of everybody else; how much was taken.
+async fn push_until_stuck(to: &mut TcpStream) -> usize {
+    let bytes = vec![1; 256 << 10];
+    let (mut taken, mut idle) = (0, 0);
+    while idle < 2000 && taken < MORE_THAN_FITS {
+        let wrote = poll_fn(|cx| {
+            Poll::Ready(match std::pin::Pin::new(&mut *to).poll_write(cx, &bytes) {
+                Poll::Ready(result) => result.unwrap(),
+                Poll::Pending => 0,
+            })
+        })
+        .await;
+        taken += wrote;
+        idle = if wrote == 0 { idle + 1 } else { 0 };
+        tokio::task::yield_now().await;
+    }
+    taken
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(|| random.u8(..)).take(len).collect()
+}

@@ -1,0 +1,212 @@
+//! Ends are exact: FIN is END_STREAM, RST is RST_STREAM, in both directions, one at a time.
+
+mod support;
+
+use hbone::{Ended, Error, Meter, relay_plain};
+use support::{Lab, Relayed, ends, is_reset, local, pair, passes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::spawn_local;
+
+#[test]
+fn half_close_of_the_client_leaves_the_answer_open() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            mut near,
+            mut far,
+            near_ended,
+            far_ended,
+            meter,
+            far_meter,
+        } = lab.relayed().await;
+        passes(&mut near, &mut far, b"question").await;
+        near.shutdown().await.unwrap();
+        ends(&mut far).await;
+        passes(&mut far, &mut near, b"a late answer").await;
+        far.shutdown().await.unwrap();
+        ends(&mut near).await;
+        assert!(matches!(near_ended.await.unwrap(), Ended::Finished));
+        assert!(matches!(far_ended.await.unwrap(), Ended::Finished));
+        assert_eq!((meter.sent(), meter.received()), (8, 13));
+        assert_eq!((far_meter.sent(), far_meter.received()), (13, 8));
+    });
+}
+
+#[test]
+fn half_close_of_the_server_leaves_the_request_open() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            mut near,
+            mut far,
+            near_ended,
+            far_ended,
+            ..
+        } = lab.relayed().await;
+        passes(&mut far, &mut near, b"greeting").await;
+        far.shutdown().await.unwrap();
+        ends(&mut near).await;
+        passes(&mut near, &mut far, b"still sending").await;
+        near.shutdown().await.unwrap();
+        ends(&mut far).await;
+        assert!(matches!(near_ended.await.unwrap(), Ended::Finished));
+        assert!(matches!(far_ended.await.unwrap(), Ended::Finished));
+    });
+}
+
+#[test]
+fn reset_of_the_client_reaches_the_server() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            mut near,
+            mut far,
+            near_ended,
+            far_ended,
+            ..
+        } = lab.relayed().await;
+        passes(&mut near, &mut far, b"x").await;
+        near.set_zero_linger().unwrap();
+        drop(near);
+        is_reset(&mut far).await;
+        assert!(matches!(near_ended.await.unwrap(), Ended::App(_)));
+        let ended = far_ended.await.unwrap();
+        assert!(
+            matches!(ended, Ended::Peer(Error::Reset { .. })),
+            "{ended:?}"
+        );
+    });
+}
+
+#[test]
+fn reset_of_the_server_reaches_the_client() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            mut near,
+            mut far,
+            near_ended,
+            far_ended,
+            ..
+        } = lab.relayed().await;
+        passes(&mut near, &mut far, b"x").await;
+        far.set_zero_linger().unwrap();
+        drop(far);
+        is_reset(&mut near).await;
+        let ended = near_ended.await.unwrap();
+        assert!(
+            matches!(ended, Ended::Peer(Error::Reset { .. })),
+            "{ended:?}"
+        );
+        assert!(matches!(far_ended.await.unwrap(), Ended::App(_)));
+    });
+}
+
+#[test]
+fn reset_after_a_half_close_is_a_reset() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            mut near,
+            mut far,
+            far_ended,
+            ..
+        } = lab.relayed().await;
+        near.shutdown().await.unwrap();
+        ends(&mut far).await;
+        near.set_zero_linger().unwrap();
+        drop(near);
+        let ended = far_ended.await.unwrap();
+        assert!(
+            matches!(ended, Ended::Peer(Error::Reset { .. })),
+            "{ended:?}"
+        );
+        // The end of file was real and stays; what the server sends now is answered by a reset.
+        assert!(far.write_all(b"x").await.is_err() || far.read(&mut [0; 1]).await.is_err());
+    });
+}
+
+#[test]
+fn a_dropped_relay_resets_both_sides() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            mut near,
+            mut far,
+            near_ended,
+            far_ended,
+            ..
+        } = lab.relayed().await;
+        passes(&mut near, &mut far, b"x").await;
+        near_ended.abort();
+        is_reset(&mut near).await;
+        is_reset(&mut far).await;
+        assert!(matches!(
+            far_ended.await.unwrap(),
+            Ended::Peer(Error::Reset { .. })
+        ));
+    });
+}
+
+#[test]
+fn a_lost_connection_is_a_reset() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let Relayed {
+            mut near,
+            mut far,
+            near_ended,
+            far_ended,
+            ..
+        } = lab.relayed().await;
+        passes(&mut near, &mut far, b"x").await;
+        lab.served.crash().await;
+        is_reset(&mut near).await;
+        is_reset(&mut far).await;
+        assert!(matches!(near_ended.await.unwrap(), Ended::Peer(_)));
+        assert!(matches!(far_ended.await.unwrap(), Ended::Peer(_)));
+    });
+}
+
+#[test]
+fn plain_relay_passes_half_closes_on() {
+    local(async {
+        let ((mut near, a), (mut far, b)) = (pair().await, pair().await);
+        let meter = Meter::new();
+        let counted = meter.clone();
+        let ended = spawn_local(async move { relay_plain(a, b, &counted).await });
+        passes(&mut near, &mut far, b"question").await;
+        near.shutdown().await.unwrap();
+        ends(&mut far).await;
+        passes(&mut far, &mut near, b"answer").await;
+        far.shutdown().await.unwrap();
+        ends(&mut near).await;
+        assert!(matches!(ended.await.unwrap(), Ended::Finished));
+        assert_eq!((meter.sent(), meter.received()), (8, 6));
+    });
+}
+
+#[test]
+fn plain_relay_passes_resets_on() {
+    local(async {
+        for near_resets in [true, false] {
+            let ((mut near, a), (mut far, b)) = (pair().await, pair().await);
+            let ended = spawn_local(async move { relay_plain(a, b, &Meter::new()).await });
+            passes(&mut near, &mut far, b"x").await;
+            let (resets, mut other) = if near_resets {
+                (near, far)
+            } else {
+                (far, near)
+            };
+            resets.set_zero_linger().unwrap();
+            drop(resets);
+            is_reset(&mut other).await;
+            let ended = ended.await.unwrap();
+            assert_eq!(matches!(ended, Ended::App(_)), near_resets, "{ended:?}");
+            assert_eq!(
+                matches!(ended, Ended::Peer(Error::Reset { .. })),
+                !near_resets
+            );
+        }
+    });
+}
