@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use support::net::*;
 use ztunnel::pods::capture::{self, Difference, Family, HBONE, INBOUND, OUTBOUND, Spec};
-use ztunnel::pods::find::{FindError, find};
 use ztunnel::socket::{OrigDst, dial, dial_as, original_dst};
 
 /// Long enough to be sure that a packet that would come has come.
@@ -465,50 +464,4 @@ fn no_connection_fails_while_rules_change() {
     done.store(true, Ordering::Relaxed);
     let counts = clients.map(|client| client.join().unwrap());
     assert!(counts.iter().all(|n| *n > 0), "{counts:?}");
-}
-
-#[test]
-fn a_pods_namespace_is_found_by_its_address() {
-    const UID: &str = "6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a";
-    let (net, inner) = (Net::new(), namespace());
-    let proc = tempfile::tempdir().unwrap();
-    let mut files = Vec::new();
-    // A container's own namespace is met first; the host's is process 1's.
-    for (pid, ns) in [(1, None), (40, Some(&inner)), (41, Some(&net.pod))] {
-        let dir = proc.path().join(pid.to_string());
-        fs::create_dir_all(dir.join("ns")).unwrap();
-        let target = match ns {
-            None => "/proc/self/ns/net".into(),
-            Some(ns) => {
-                let file = ns
-                    .run(|| fs::File::open("/proc/thread-self/ns/net").unwrap())
-                    .unwrap();
-                let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
-                files.push(file);
-                fs::write(dir.join("cgroup"), format!("0::/kubepods/pod{UID}/{pid}\n")).unwrap();
-                format!("/proc/{}/fd/{fd}", std::process::id())
-            }
-        };
-        std::os::unix::fs::symlink(target, dir.join("ns/net")).unwrap();
-    }
-    let found = |ips: &[&str]| {
-        let ips: Vec<_> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
-        find(proc.path(), UID, &ips)
-    };
-    assert_eq!(found(&[POD4]).unwrap().id(), net.pod.id());
-    assert_eq!(found(&[POD6]).unwrap().id(), net.pod.id());
-    assert_eq!(found(&[]).unwrap().id(), inner.id());
-    let foreign = found(&["10.9.9.9"]).unwrap_err();
-    assert!(
-        matches!(foreign, FindError::ForeignAddresses { .. }),
-        "{foreign}"
-    );
-}
-
-#[test]
-fn the_gateways_of_a_pod_are_the_nodes_addresses() {
-    let net = Net::new();
-    let gateways = net.pod.run(capture::surroundings::gateways).unwrap();
-    let gateways: Vec<String> = gateways.unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(gateways, [GATE4, GATE6]);
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
 
@@ -51,6 +52,14 @@ pub fn gateways() -> io::Result<Vec<IpAddr>> {
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// Whether somebody uses the older iptables here, which nftables does not tell of.
+pub(super) fn has_iptables() -> bool {
+    ["ip_tables_names", "ip6_tables_names"].iter().any(|file| {
+        let names = fs::read_to_string(Path::new("/proc/thread-self/net").join(file));
+        names.is_ok_and(|names| !names.is_empty())
+    })
 }
 
 /// `Iface Destination Gateway …`, the addresses as one number in the machine's order.
