@@ -16,7 +16,7 @@ use kube::{Client, Resource};
 use serde_json::json;
 
 pub use apply::{apply_objects, apply_yaml, delete_yaml, dynamic};
-pub use echo::{ECHO_IMAGE, EchoClient, EchoServer, service};
+pub use echo::{EchoClient, EchoServer, service};
 
 use crate::probe::{self, PodRef};
 
@@ -76,7 +76,8 @@ impl Namespace {
         work: impl AsyncFnOnce(&Namespace) -> Result<T>,
     ) -> Result<T> {
         let namespace = Self::temporary(client, prefix, labels).await?;
-        let caught = catch(work(&namespace)).await;
+        // Boxed: what a test does is a large future.
+        let caught = Box::pin(catch(work(&namespace))).await;
         let deleted = namespace.delete().await;
         match caught {
             Ok(result) => result.and_then(|value| deleted.map(|()| value)),

@@ -7,10 +7,8 @@ use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
 
 use super::{Namespace, apply_objects};
+use crate::images::ECHO_IMAGE;
 use crate::probe::{self, PodRef};
-
-/// The image of the echo app.
-pub const ECHO_IMAGE: &str = "docker.io/ambit/echo:local";
 
 /// Service port, port of the container, protocol: what the conformance suite's own fixture has, and server-first TCP.
 const PORTS: [(u16, u16, &str, &str); 6] = [

@@ -1,7 +1,6 @@
 //! Waiting for objects to be as wished: by watching, with a deadline, and with the last state in the error.
 
 use std::fmt::Debug;
-use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -149,14 +148,11 @@ fn status<K: Serialize>(object: &K) -> String {
 }
 
 /// Tries again and again until `attempt` succeeds: for what cannot be watched, such as an answer over the network.
-pub async fn eventually<T, F>(
+pub async fn eventually<T>(
     what: &str,
     within: Duration,
-    mut attempt: impl FnMut() -> F,
-) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
+    mut attempt: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
     let deadline = Instant::now() + within;
     let mut last = None;
     loop {
@@ -175,6 +171,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use anyhow::ensure;
     use serde_json::json;
 
     use super::*;
@@ -214,21 +211,17 @@ mod tests {
     #[tokio::test]
     async fn eventually_gives_the_last_reason() {
         let mut left = 3;
-        let value = eventually("counting", Duration::from_secs(1), || {
+        let value = eventually("counting", Duration::from_secs(1), async || {
             left -= 1;
-            let left = left;
-            async move {
-                if left == 0 {
-                    Ok(7)
-                } else {
-                    bail!("{left} left")
-                }
-            }
+            ensure!(left == 0, "{left} left");
+            Ok(7)
         });
         assert_eq!(value.await.expect("in time"), 7);
-        let error = eventually("never", Duration::from_millis(100), || async {
-            bail!("no") as Result<()>
-        });
+        let error = eventually(
+            "never",
+            Duration::from_millis(100),
+            async || -> Result<()> { bail!("no") },
+        );
         let error = format!("{:#}", error.await.expect_err("too late"));
         assert_eq!(error, "never: not within 100ms: no");
     }
