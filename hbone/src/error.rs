@@ -70,7 +70,7 @@ pub enum Error {
     #[error("the peer broke the protocol: {0}")]
     Protocol(Arc<str>),
     /// This side is shutting down, or has just forgotten this peer.
-    #[error("shutting down")]
+    #[error("this side is shutting down, or has just forgotten the peer")]
     Draining,
     /// This side has as many connections as it may have.
     #[error("too many connections")]

@@ -91,6 +91,8 @@ impl Acceptor {
         let addr = tcp
             .peer_addr()
             .map_err(|e| Error::lost(&e.to_string(), false))?;
+        // A dual-stack listener shows IPv4 clients as IPv6.
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let shaken = timeout(self.0.limits.handshake_timeout, self.handshake(tcp, addr)).await;
         shaken.unwrap_or(Err(Error::HandshakeTimeout(addr)))
     }

@@ -23,7 +23,8 @@ pub struct Tunnel {
 
 /// A tunnel as a byte stream, for HTTP inside it.
 ///
-/// `shutdown` ends our direction; dropped before both directions ended, it resets the far side.
+/// `shutdown` ends our direction. Dropped without it, or by a client before the far side has ended
+/// too, the tunnel is reset; a server's answer that was shut down still arrives whole.
 pub struct TunnelIo {
     halves: Halves,
     chunk: Bytes,
@@ -172,7 +173,9 @@ impl Halves {
 
 impl Drop for Halves {
     fn drop(&mut self) {
-        if !(self.sent_end && self.received_end) {
+        // After END_STREAM a server's engine first sends what it still holds and only then stops the
+        // client; a reset from here would cut off the end of an answer.
+        if !self.sent_end {
             self.send.send_reset(Reason::CANCEL);
         }
     }

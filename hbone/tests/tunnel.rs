@@ -64,6 +64,21 @@ fn a_reset_is_an_error_not_an_end() {
 }
 
 #[test]
+fn a_servers_answer_arrives_even_if_it_leaves_at_once() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let (near, far) = lab.tunnels().await;
+        let (mut near, mut far) = (near.into_io(), far.into_io());
+        far.write_all(&[7; 50_000]).await.unwrap();
+        far.shutdown().await.unwrap();
+        drop(far);
+        let mut got = Vec::new();
+        near.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), 50_000);
+    });
+}
+
+#[test]
 fn a_tunnel_dropped_unused_is_reset() {
     local(async {
         let mut lab = Lab::new().await;
