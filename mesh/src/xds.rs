@@ -1,5 +1,7 @@
 //! Delta xDS: the types that the mesh speaks, one resource encoded once, and what an update is.
 
+pub mod client;
+pub mod node;
 pub mod session;
 
 use std::fmt;

@@ -23,7 +23,6 @@ fn generated_code_is_current() {
         .bytes(".envoy.service.discovery.v3.Resource.resource")
         // Ordered, so that equal resources have equal encodings, and so equal versions.
         .btree_map(".istio.workload.Workload.services")
-        .btree_map(".istio.workload.Workload.services")
         .compile_fds(descriptors)
         .expect("code is generated");
 

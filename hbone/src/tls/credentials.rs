@@ -145,6 +145,21 @@ impl CredentialsWriter {
     pub fn replace(&self, identity: Identity) {
         self.0.store(Arc::new(identity));
     }
+
+    /// The identity as it is now.
+    pub fn current(&self) -> Arc<Identity> {
+        self.0.load_full()
+    }
+
+    /// One more reader.
+    pub fn reader(&self) -> Credentials {
+        Credentials(self.0.clone())
+    }
+
+    /// Whether anybody holds credentials of this writer. Once false it stays so until [`Self::reader`].
+    pub fn is_held(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 impl fmt::Debug for CredentialsWriter {

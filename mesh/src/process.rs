@@ -1,0 +1,7 @@
+//! What every process of the mesh does around its work.
+
+pub mod admin;
+pub mod metrics;
+pub mod readiness;
+pub mod shutdown;
+pub mod telemetry;
