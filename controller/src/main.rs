@@ -1,2 +1,2 @@
-//! .
+//! The controller program.
 fn main() {}

@@ -1,0 +1,236 @@
+//! What comes out of the index: resources for the proxies, writes to the cluster, waypoints to keep.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use mesh::xds::Encoded;
+use serde_json::{Value, json};
+
+use super::condition;
+use super::names::Key;
+use crate::gateway_api::API_VERSION;
+
+/// Everything that became different since the last time.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// For the proxies.
+    pub resources: Vec<ResourceChange>,
+    /// For the API server; `None` takes back a write that is no longer wanted.
+    pub writes: Vec<(Target, Option<Write>)>,
+    /// Which pods run where, by UID; `None`: no longer.
+    pub places: Vec<(Arc<str>, Option<Place>)>,
+    /// What to run for a Gateway; `None`: nothing.
+    pub waypoints: Vec<(Key, Option<WaypointPlan>)>,
+    /// GatewayClasses that should exist and do not.
+    pub classes: Vec<&'static str>,
+    /// Where the roots must be readable, when that changed.
+    pub root_namespaces: Option<BTreeSet<Arc<str>>>,
+    /// For people, where there is no status to write.
+    pub notices: Vec<Notice>,
+}
+
+/// Who gets a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Every proxy: workloads and services.
+    Addresses,
+    /// Every node: the namespaces whose pods are enrolled.
+    Namespaces,
+    /// The ztunnel of one node: its pods.
+    Node(Arc<str>),
+    /// One waypoint: its routes.
+    Waypoint(Key),
+}
+
+/// A resource that came, changed or went (`None`).
+#[derive(Debug, Clone)]
+pub struct ResourceChange {
+    /// Who gets it.
+    pub scope: Scope,
+    /// Its name there.
+    pub name: Arc<str>,
+    /// Its content.
+    pub resource: Option<Encoded>,
+}
+
+/// The kinds of object whose status we write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// v1
+    Namespace,
+    /// v1
+    Pod,
+    /// v1
+    Service,
+    /// gateway.networking.k8s.io/v1
+    GatewayClass,
+    /// gateway.networking.k8s.io/v1
+    Gateway,
+    /// gateway.networking.k8s.io/v1
+    HttpRoute,
+}
+
+/// An object whose status we write.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    /// What it is.
+    pub kind: Kind,
+    /// Which one.
+    pub key: Key,
+}
+
+/// A change to one object's status.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// Apply: the fields that are ours. Merge: over the version that was read, for lists that have several owners.
+    pub how: How,
+    /// The patch.
+    pub body: Value,
+    /// What people are told when it is written.
+    pub notices: Vec<Notice>,
+}
+
+/// The two ways to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Server-side apply of our fields.
+    Apply,
+    /// Merge patch that fails when the object has moved on.
+    Merge,
+}
+
+/// An Event on an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// About what.
+    pub target: Target,
+    /// Its UID.
+    pub uid: Arc<str>,
+    /// Something is wrong.
+    pub warning: bool,
+    /// One word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub note: String,
+}
+
+/// A pod that runs, as far as the question goes who may ask for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The pod.
+    pub pod: Key,
+    /// Its node.
+    pub node: Arc<str>,
+    /// Its service account, in its namespace.
+    pub service_account: Arc<str>,
+    /// The Gateway whose waypoint it is.
+    pub waypoint: Option<Key>,
+}
+
+/// What to run for one Gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaypointPlan {
+    /// The Gateway's UID: its children name it as their owner.
+    pub uid: Arc<str>,
+    /// Its class.
+    pub class: Arc<str>,
+    /// Labels to pass on.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations to pass on.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Where resources come from: when a source says anew what it stands for, what it no longer names is removed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    Namespace(Arc<str>),
+    Pod(Key),
+    Service(Key),
+    Slice(Key),
+    Route(Key),
+}
+
+/// What the proxies have been given, by source.
+#[derive(Debug, Default)]
+pub(super) struct Published(HashMap<Source, BTreeMap<(Scope, Arc<str>), Encoded>>);
+
+// === impl Published ===
+
+impl Published {
+    pub(super) fn replace(
+        &mut self,
+        source: Source,
+        now: BTreeMap<(Scope, Arc<str>), Encoded>,
+        out: &mut Vec<ResourceChange>,
+    ) {
+        let before = self.0.remove(&source).unwrap_or_default();
+        for ((scope, name), resource) in &now {
+            if before.get(&(scope.clone(), name.clone())) != Some(resource) {
+                out.push(ResourceChange {
+                    scope: scope.clone(),
+                    name: name.clone(),
+                    resource: Some(resource.clone()),
+                });
+            }
+        }
+        for ((scope, name), _) in before {
+            if !now.contains_key(&(scope.clone(), name.clone())) {
+                out.push(ResourceChange {
+                    scope,
+                    name,
+                    resource: None,
+                });
+            }
+        }
+        if !now.is_empty() {
+            self.0.insert(source, now);
+        }
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    pub(super) fn new(kind: Kind, key: &Key) -> Self {
+        Self {
+            kind,
+            key: key.clone(),
+        }
+    }
+
+    /// A patch of this object, and of no other that may come to have its name, with an empty status.
+    pub(super) fn patch(&self, uid: &str) -> Value {
+        let mut metadata = json!({"name": &*self.key.name, "uid": uid});
+        if !self.key.namespace.is_empty() {
+            metadata["namespace"] = json!(&*self.key.namespace);
+        }
+        let (version, kind) = self.kind.api();
+        json!({"apiVersion": version, "kind": kind, "metadata": metadata, "status": {}})
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// `apiVersion` and `kind`.
+    pub fn api(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Namespace => ("v1", "Namespace"),
+            Self::Pod => ("v1", "Pod"),
+            Self::Service => ("v1", "Service"),
+            Self::GatewayClass => (API_VERSION, "GatewayClass"),
+            Self::Gateway => (API_VERSION, "Gateway"),
+            Self::HttpRoute => (API_VERSION, "HTTPRoute"),
+        }
+    }
+}
+
+// === impl Write ===
+
+impl Write {
+    /// Gives the conditions that flip their time.
+    pub(super) fn stamped(mut self, now: &str) -> Self {
+        condition::stamp(&mut self.body, now);
+        self
+    }
+}

@@ -1,0 +1,227 @@
+//! Who is in the mesh: what labels ask for, what the node reports, what the pod's status says of it.
+
+use std::sync::Arc;
+
+use mesh::proto::node::{Capture, Enrolment, EnrolmentReport, enrolment_report};
+use serde_json::json;
+
+use super::State;
+use super::changes::{How, Kind, Notice, Target, Write};
+use super::condition::{self, Condition};
+use super::names::{IN_MESH, Key, REDIRECTION};
+use super::namespaces::{Mode, unknown_mode};
+use super::pods::Pod;
+use super::services::octets;
+
+/// What the node last said about a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Report {
+    Enrolled,
+    Removed,
+    Failed { reason: String, message: String },
+}
+
+// === impl Report ===
+
+impl Report {
+    /// `None`: a state this controller does not know says nothing.
+    pub(super) fn parse(report: &EnrolmentReport) -> Option<Self> {
+        match report.state() {
+            enrolment_report::State::Unspecified => None,
+            enrolment_report::State::Enrolled => Some(Self::Enrolled),
+            enrolment_report::State::Removed => Some(Self::Removed),
+            enrolment_report::State::Failed => Some(Self::Failed {
+                reason: word(&report.reason),
+                message: report.message.clone(),
+            }),
+        }
+    }
+}
+
+/// A condition's reason must be one word.
+fn word(reason: &str) -> String {
+    let fits = reason.starts_with(|c: char| c.is_ascii_alphabetic())
+        && reason
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if fits {
+        reason.to_owned()
+    } else {
+        "EnrolmentFailed".to_owned()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Whether a namespace's pods are enrolled unless they opt out.
+    pub(super) fn enrolled_namespace(&self, name: &str) -> bool {
+        !self.leaving && !self.excluded(name) && self.ambient(name)
+    }
+
+    /// What labels ask for this pod.
+    pub(super) fn wanted(&self, key: &Key, pod: &Pod) -> bool {
+        if self.leaving
+            || self.excluded(&key.namespace)
+            || pod.host_network
+            || pod.sidecar
+            || pod.finished
+        {
+            return false;
+        }
+        match Mode::of(&pod.labels) {
+            Mode::Ambient => true,
+            Mode::None | Mode::Unknown(_) => false,
+            Mode::Unset => self.ambient(&key.namespace),
+        }
+    }
+
+    fn excluded(&self, namespace: &str) -> bool {
+        self.settings
+            .excluded_namespaces
+            .iter()
+            .any(|excluded| excluded == namespace)
+    }
+
+    /// A namespace that is being deleted keeps its pods enrolled to their end.
+    fn ambient(&self, namespace: &str) -> bool {
+        self.namespaces
+            .get(&Key::new("", namespace))
+            .is_some_and(|namespace| namespace.mode == Mode::Ambient)
+    }
+
+    /// Whether redirection is in place, as far as the node, or the pod's status from before our start, says.
+    fn redirected(&self, pod: &Pod) -> bool {
+        match self.reports.get(&pod.uid) {
+            Some(report) => *report == Report::Enrolled,
+            None => condition::holds(&pod.conditions, IN_MESH),
+        }
+    }
+
+    /// In the mesh, by wish and in fact: others may send HBONE.
+    pub(super) fn captured(&self, key: &Key, pod: &Pod) -> bool {
+        self.wanted(key, pod) && self.redirected(pod)
+    }
+
+    pub(super) fn enrolment(&self, key: &Key, pod: &Pod) -> Enrolment {
+        let capture = if self.wanted(key, pod) {
+            Capture::In
+        } else {
+            Capture::Out
+        };
+        Enrolment {
+            uid: pod.uid.to_string(),
+            name: key.name.to_string(),
+            namespace: key.namespace.to_string(),
+            service_account: pod.service_account.clone(),
+            addresses: pod.ips.iter().map(|ip| octets(*ip).into()).collect(),
+            capture: capture.into(),
+            bypass_inbound: pod.bypass_inbound,
+        }
+    }
+
+    fn pod_condition(&self, key: &Key, pod: &Pod) -> Option<Condition> {
+        if self.leaving {
+            return None;
+        }
+        if let Mode::Unknown(value) = Mode::of(&pod.labels) {
+            return Some(Condition::no(
+                IN_MESH,
+                "UnknownDataplaneMode",
+                unknown_mode(&value),
+            ));
+        }
+        let enrolled = Condition::yes(
+            IN_MESH,
+            "Enrolled",
+            "traffic is redirected to the node's ztunnel",
+        );
+        if !self.wanted(key, pod) {
+            // It is still in the mesh until the node says that it is not.
+            return self.redirected(pod).then_some(enrolled);
+        }
+        if self.redirected(pod) {
+            return Some(enrolled);
+        }
+        Some(match self.reports.get(&pod.uid) {
+            Some(Report::Failed { reason, message }) => {
+                Condition::no(IN_MESH, reason.clone(), message.clone())
+            }
+            _ if pod.node.is_empty() => Condition::no(IN_MESH, "Pending", "not scheduled yet"),
+            _ => Condition::no(
+                IN_MESH,
+                "Pending",
+                format!("waiting for the ztunnel of node {}", pod.node),
+            ),
+        })
+    }
+
+    pub(super) fn pod_status(&self, key: &Key) -> Option<Write> {
+        let pod = self.pods.get(key)?;
+        if pod.finished && !self.leaving {
+            return None;
+        }
+        let wanted = self.pod_condition(key, pod);
+        let redirected = wanted.as_ref().is_some_and(|condition| condition.on);
+        let seen = condition::find(&pod.conditions, IN_MESH);
+        let conditions = wanted
+            .as_ref()
+            .map(|condition| condition.json(&pod.conditions, None));
+        let same = match (&conditions, seen) {
+            (None, None) => true,
+            (Some(wanted), Some(seen)) => ["status", "reason", "message"]
+                .iter()
+                .all(|field| wanted[field] == seen[field]),
+            _ => false,
+        };
+        if same && redirected == pod.redirected {
+            return None;
+        }
+        let mut body = Target::new(Kind::Pod, key).patch(&pod.uid);
+        if redirected {
+            body["metadata"]["annotations"] = json!({REDIRECTION: "enabled"});
+        }
+        if let Some(condition) = conditions {
+            body["status"]["conditions"] = json!([condition]);
+        }
+        let notices = if same {
+            Vec::new()
+        } else {
+            pod_notice(key, pod, wanted)
+        };
+        Some(Write {
+            how: How::Apply,
+            body,
+            notices,
+        })
+    }
+}
+
+fn pod_notice(key: &Key, pod: &Pod, condition: Option<Condition>) -> Vec<Notice> {
+    let was_in = condition::holds(&pod.conditions, IN_MESH);
+    let (warning, reason, note) = match condition {
+        Some(condition) if condition.reason == "Pending" => return Vec::new(),
+        Some(condition) => (
+            !condition.on,
+            condition.reason.into_owned(),
+            condition.message,
+        ),
+        None if was_in => (
+            false,
+            "LeftMesh".to_owned(),
+            "traffic is no longer redirected".to_owned(),
+        ),
+        None => return Vec::new(),
+    };
+    let uid: Arc<str> = pod.uid.clone();
+    vec![Notice {
+        target: Target {
+            kind: Kind::Pod,
+            key: key.clone(),
+        },
+        uid,
+        warning,
+        reason,
+        note,
+    }]
+}

@@ -1,0 +1,581 @@
+//! GatewayClasses and Gateways that are ours: what runs for them, whom they serve, what their status says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::{DynamicObject, Selector};
+use serde_json::{Value, json};
+
+use super::State;
+use super::changes::{How, Kind, Notice, Target, WaypointPlan, Write};
+use super::condition::{self, Condition};
+use super::names::{CLASSES, CONTROLLER_NAME, HBONE_PORT, Key, WAYPOINT_FOR};
+use crate::gateway_api::{GatewayClassSpec, GatewaySpec, Listener};
+
+/// What matters of a GatewayClass.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Class {
+    uid: Arc<str>,
+    generation: Option<i64>,
+    spec: Result<GatewayClassSpec, String>,
+    waypoint_for: Option<String>,
+    conditions: Value,
+}
+
+/// What matters of a Gateway.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Gateway {
+    uid: Arc<str>,
+    generation: Option<i64>,
+    spec: Result<GatewaySpec, String>,
+    waypoint_for: Option<String>,
+    deleting: bool,
+    status: Value,
+}
+
+/// A Gateway of ours, as those who are bound to it see it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Waypoint {
+    /// It has been ready once.
+    pub(super) ready: bool,
+    pub(super) serves: Serves,
+    pub(super) allowed: Allowed,
+}
+
+/// The kinds of traffic a waypoint takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Serves {
+    pub(super) services: bool,
+    pub(super) workloads: bool,
+}
+
+/// The namespaces that may use a waypoint.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Allowed {
+    Same,
+    All,
+    Selected(Selector),
+}
+
+/// Why a Gateway or one of its listeners is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Refusal {
+    reason: &'static str,
+    message: String,
+}
+
+// === impl Class ===
+
+impl Class {
+    pub(super) fn parse(object: &DynamicObject) -> Self {
+        Self {
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+            generation: object.metadata.generation,
+            spec: serde_json::from_value(object.data["spec"].clone())
+                .map_err(|error| error.to_string()),
+            waypoint_for: label(object, WAYPOINT_FOR),
+            conditions: object.data["status"]["conditions"].clone(),
+        }
+    }
+
+    pub(super) fn ours(&self) -> bool {
+        self.spec
+            .as_ref()
+            .is_ok_and(|spec| spec.controller_name == CONTROLLER_NAME)
+    }
+
+    pub(super) fn status(&self, name: &Arc<str>) -> Option<Write> {
+        let spec = self.spec.as_ref().ok().filter(|_| self.ours())?;
+        let condition = match spec.parameters_ref {
+            None => Condition::yes(
+                "Accepted",
+                "Accepted",
+                "Gateways of this class become waypoints",
+            ),
+            Some(_) => Condition::no(
+                "Accepted",
+                "InvalidParameters",
+                "spec.parametersRef is not supported",
+            ),
+        };
+        let wanted = condition.json(&self.conditions, self.generation);
+        if condition::find(&self.conditions, "Accepted") == Some(&wanted) {
+            return None;
+        }
+        let target = Target {
+            kind: Kind::GatewayClass,
+            key: Key {
+                namespace: "".into(),
+                name: name.clone(),
+            },
+        };
+        let mut body = target.patch(&self.uid);
+        body["status"]["conditions"] = json!([wanted]);
+        let notices = if condition.on {
+            Vec::new()
+        } else {
+            vec![notice(target, &self.uid, &condition)]
+        };
+        Some(Write {
+            how: How::Apply,
+            body,
+            notices,
+        })
+    }
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    pub(super) fn parse(object: &DynamicObject) -> Self {
+        Self {
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+            generation: object.metadata.generation,
+            spec: serde_json::from_value(object.data["spec"].clone())
+                .map_err(|error| error.to_string()),
+            waypoint_for: label(object, WAYPOINT_FOR),
+            deleting: object.metadata.deletion_timestamp.is_some(),
+            status: object.data["status"].clone(),
+        }
+    }
+
+    /// The class that it names, even if the rest of it cannot be read.
+    pub(super) fn class(&self) -> Option<&str> {
+        self.spec
+            .as_ref()
+            .ok()
+            .map(|spec| spec.gateway_class_name.as_str())
+    }
+
+    fn had_address(&self) -> bool {
+        self.status["addresses"]
+            .as_array()
+            .is_some_and(|addresses| !addresses.is_empty())
+    }
+}
+
+/// Whether a waypoint can be run from this.
+fn accept(spec: &GatewaySpec) -> Result<&Listener, Refusal> {
+    let refuse = |reason, message: &str| {
+        Err(Refusal {
+            reason,
+            message: message.to_owned(),
+        })
+    };
+    if spec
+        .infrastructure
+        .as_ref()
+        .is_some_and(|infrastructure| infrastructure.parameters_ref.is_some())
+    {
+        return refuse(
+            "InvalidParameters",
+            "spec.infrastructure.parametersRef is not supported",
+        );
+    }
+    if !spec.addresses.is_empty() {
+        return refuse(
+            "UnsupportedAddress",
+            "a waypoint's address is its Service's: leave spec.addresses empty",
+        );
+    }
+    match spec
+        .listeners
+        .iter()
+        .find(|listener| accept_listener(listener).is_ok())
+    {
+        Some(listener) => Ok(listener),
+        None => refuse(
+            "ListenersNotValid",
+            "a waypoint needs a listener with protocol HBONE and port 15008",
+        ),
+    }
+}
+
+fn accept_listener(listener: &Listener) -> Result<Allowed, Refusal> {
+    let refuse = |reason, message| Err(Refusal { reason, message });
+    if listener.protocol != "HBONE" {
+        let message = format!(
+            "protocol {} is not supported: a waypoint's listener speaks HBONE",
+            listener.protocol
+        );
+        return refuse("UnsupportedProtocol", message);
+    }
+    if listener.port != i64::from(HBONE_PORT) {
+        let message = format!(
+            "port {} is not available: HBONE is spoken on {HBONE_PORT}",
+            listener.port
+        );
+        return refuse("PortUnavailable", message);
+    }
+    let namespaces = listener
+        .allowed_routes
+        .as_ref()
+        .and_then(|allowed| allowed.namespaces.as_ref());
+    let Some(namespaces) = namespaces else {
+        return Ok(Allowed::Same);
+    };
+    match namespaces.from.as_deref().unwrap_or("Same") {
+        "Same" => Ok(Allowed::Same),
+        "All" => Ok(Allowed::All),
+        "Selector" => {
+            let selector: LabelSelector = namespaces.selector.clone().unwrap_or_default();
+            match selector.try_into() {
+                Ok(selector) => Ok(Allowed::Selected(selector)),
+                Err(_) => refuse(
+                    "Invalid",
+                    "allowedRoutes.namespaces.selector cannot be read".to_owned(),
+                ),
+            }
+        }
+        other => refuse(
+            "Invalid",
+            format!("allowedRoutes.namespaces.from={other} means nothing"),
+        ),
+    }
+}
+
+impl Serves {
+    fn parse(value: &str) -> Option<Self> {
+        let (services, workloads) = match value {
+            "service" => (true, false),
+            "workload" => (false, true),
+            "all" => (true, true),
+            "none" => (false, false),
+            _ => return None,
+        };
+        Some(Self {
+            services,
+            workloads,
+        })
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The Gateway's class, if it is ours.
+    fn our_class(&self, gateway: &Gateway) -> Option<&Class> {
+        self.classes
+            .get(&Key::new("", gateway.class()?))
+            .filter(|class| class.ours())
+    }
+
+    /// What is to run for a Gateway. A Gateway that has become wrong keeps what it has.
+    pub(super) fn waypoint_plan(&self, key: &Key) -> Option<WaypointPlan> {
+        let gateway = self
+            .gateways
+            .get(key)
+            .filter(|gateway| !gateway.deleting && !self.leaving)?;
+        self.our_class(gateway)?;
+        let before = self.plans.get(key).filter(|plan| plan.uid == gateway.uid);
+        let Ok(spec) = &gateway.spec else {
+            return before.cloned();
+        };
+        if accept(spec).is_err() {
+            return before.cloned();
+        }
+        let passed_on = spec.infrastructure.clone().unwrap_or_default();
+        Some(WaypointPlan {
+            uid: gateway.uid.clone(),
+            class: spec.gateway_class_name.as_str().into(),
+            labels: passed_on.labels,
+            annotations: passed_on.annotations,
+        })
+    }
+
+    /// What those who are bound to it see.
+    pub(super) fn waypoint(&self, key: &Key) -> Option<Waypoint> {
+        let gateway = self
+            .gateways
+            .get(key)
+            .filter(|gateway| !gateway.deleting && !self.leaving)?;
+        let class = self.our_class(gateway)?;
+        let ready = gateway.had_address() || !self.addresses(key).is_empty();
+        let spec = gateway.spec.as_ref().ok();
+        let listener = spec.and_then(|spec| accept(spec).ok()).map(accept_listener);
+        let Some(Ok(allowed)) = listener else {
+            // What was bound while the Gateway could be read stays bound.
+            return self.waypoints.get(key).cloned();
+        };
+        let serves = self.serves(gateway, class).unwrap_or(Serves {
+            services: true,
+            workloads: false,
+        });
+        Some(Waypoint {
+            ready,
+            serves,
+            allowed,
+        })
+    }
+
+    fn serves(&self, gateway: &Gateway, class: &Class) -> Result<Serves, Refusal> {
+        let value = gateway
+            .waypoint_for
+            .as_deref()
+            .or(class.waypoint_for.as_deref())
+            .unwrap_or("service");
+        Serves::parse(value).ok_or_else(|| Refusal {
+            reason: "Invalid",
+            message: format!("label {WAYPOINT_FOR}={value:?} means nothing; taken as \"service\""),
+        })
+    }
+
+    /// The addresses of a waypoint that has a Service and a ready pod.
+    fn addresses(&self, key: &Key) -> Vec<Value> {
+        let Some(service) = self.services.get(key).filter(|_| self.ready_pods(key) > 0) else {
+            return Vec::new();
+        };
+        if service.vips.is_empty() {
+            return Vec::new();
+        }
+        let ips = service
+            .vips
+            .iter()
+            .map(|ip| json!({"type": "IPAddress", "value": ip.to_string()}));
+        std::iter::once(json!({"type": "Hostname", "value": self.hostname(key)}))
+            .chain(ips)
+            .collect()
+    }
+
+    fn ready_pods(&self, gateway: &Key) -> usize {
+        self.pods
+            .within(&gateway.namespace)
+            .filter(|(_, pod)| {
+                pod.healthy
+                    && pod
+                        .waypoint_of()
+                        .is_some_and(|name| **name == *gateway.name)
+            })
+            .count()
+    }
+
+    pub(super) fn gateway_status(&self, key: &Key) -> Option<Write> {
+        let gateway = self.gateways.get(key).filter(|gateway| !gateway.deleting)?;
+        let class = self.our_class(gateway)?;
+        let target = Target::new(Kind::Gateway, key);
+        let mut body = target.patch(&gateway.uid);
+        if self.leaving {
+            let ours = condition::find(&gateway.status["conditions"], "Programmed")
+                .is_some_and(|condition| condition["reason"] != "Pending");
+            return ours.then_some(Write {
+                how: How::Apply,
+                body,
+                notices: Vec::new(),
+            });
+        }
+        let conditions = self.gateway_conditions(key, gateway, class);
+        let seen = &gateway.status["conditions"];
+        let wanted: Vec<Value> = conditions
+            .iter()
+            .map(|condition| condition.json(seen, gateway.generation))
+            .collect();
+        let listeners = listener_statuses(gateway);
+        let fresh = self.addresses(key);
+        let addresses = if fresh.is_empty() {
+            gateway.status["addresses"].clone()
+        } else {
+            json!(fresh)
+        };
+        let same = conditions
+            .iter()
+            .zip(&wanted)
+            .all(|(condition, wanted)| condition::find(seen, condition.kind) == Some(wanted))
+            && gateway.status["listeners"].as_array() == Some(&listeners)
+            && gateway.status["addresses"] == addresses;
+        if same {
+            return None;
+        }
+        let notices = conditions
+            .iter()
+            .zip(&wanted)
+            .filter(|(condition, wanted)| {
+                worth_telling(condition, condition::find(seen, condition.kind), wanted)
+            })
+            .map(|(condition, _)| notice(target.clone(), &gateway.uid, condition))
+            .chain(listener_notices(&target, gateway, &listeners))
+            .collect();
+        body["status"] = json!({"conditions": wanted, "listeners": listeners});
+        if !addresses.is_null() {
+            body["status"]["addresses"] = addresses;
+        }
+        Some(Write {
+            how: How::Apply,
+            body,
+            notices,
+        })
+    }
+
+    fn gateway_conditions(&self, key: &Key, gateway: &Gateway, class: &Class) -> Vec<Condition> {
+        let refused = match &gateway.spec {
+            Err(error) => Err(Refusal {
+                reason: "Invalid",
+                message: format!("the Gateway cannot be read: {error}"),
+            }),
+            Ok(spec) => accept(spec).map(|_| ()),
+        };
+        let accepted = match (&refused, self.serves(gateway, class)) {
+            (Err(refusal), _) => Condition::no("Accepted", refusal.reason, &*refusal.message),
+            (Ok(()), Err(refusal)) => Condition::yes("Accepted", "Accepted", refusal.message),
+            (Ok(()), Ok(_)) => {
+                Condition::yes("Accepted", "Accepted", "a waypoint runs for this Gateway")
+            }
+        };
+        let ready = self.ready_pods(key);
+        let service = self
+            .services
+            .get(key)
+            .is_some_and(|service| !service.vips.is_empty());
+        let programmed = if refused.is_err() {
+            Condition::no(
+                "Programmed",
+                "Invalid",
+                "the Gateway is not accepted; what ran before is left running",
+            )
+        } else if !service {
+            Condition::no(
+                "Programmed",
+                "AddressNotAssigned",
+                "the waypoint's Service has no address yet",
+            )
+        } else if ready == 0 {
+            Condition::no("Programmed", "Pending", "no pod of the waypoint is ready")
+        } else {
+            Condition::yes("Programmed", "Programmed", "the waypoint is ready")
+        };
+        vec![accepted, programmed]
+    }
+
+    /// Marks everything that looks at a class: its Gateways, and itself.
+    pub(super) fn touch_class(&mut self, name: &Arc<str>) {
+        let of_class = self
+            .gateways
+            .iter()
+            .filter(|(_, gateway)| gateway.class() == Some(name));
+        let gateways: Vec<Key> = of_class.map(|(key, _)| key.clone()).collect();
+        self.dirty.gateways.extend(gateways);
+        self.dirty.classes.insert(name.clone());
+    }
+
+    /// Marks everything that is bound, or asks to be, to a Gateway.
+    pub(super) fn touch_bound(&mut self, gateway: &Key) {
+        let asks = |namespace: &str, labels: &BTreeMap<String, String>| {
+            self.asked(namespace, labels)
+                .is_some_and(|(asked, _)| asked == *gateway)
+        };
+        let services: Vec<Key> = self
+            .services
+            .iter()
+            .filter(|(key, service)| asks(&key.namespace, &service.labels))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let pods: Vec<Key> = self
+            .pods
+            .iter()
+            .filter(|(key, pod)| asks(&key.namespace, &pod.labels))
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.dirty.services.extend(services);
+        self.dirty.pods.extend(pods);
+    }
+
+    /// Our classes that do not exist; one of that name with another controller is left alone.
+    pub(super) fn missing_classes(&self) -> Vec<&'static str> {
+        if self.leaving {
+            return Vec::new();
+        }
+        CLASSES
+            .into_iter()
+            .filter(|name| self.classes.get(&Key::new("", name)).is_none())
+            .collect()
+    }
+}
+
+fn listener_statuses(gateway: &Gateway) -> Vec<Value> {
+    let Ok(spec) = &gateway.spec else {
+        return Vec::new();
+    };
+    let before = &gateway.status["listeners"];
+    let status = |listener: &Listener| {
+        let seen = before
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|seen| seen["name"] == *listener.name);
+        let seen = seen.map_or(&Value::Null, |seen| &seen["conditions"]);
+        let conditions = match accept_listener(listener) {
+            Ok(_) => vec![
+                Condition::yes("Accepted", "Accepted", "tunnels arrive here"),
+                Condition::yes("Programmed", "Programmed", "tunnels arrive here"),
+                Condition::yes("ResolvedRefs", "ResolvedRefs", "it refers to nothing"),
+                Condition::no("Conflicted", "NoConflicts", "it is in nobody's way"),
+            ],
+            Err(refusal) => vec![
+                Condition::no("Accepted", refusal.reason, &*refusal.message),
+                Condition::no("Programmed", "Invalid", "the listener is not accepted"),
+                Condition::yes("ResolvedRefs", "ResolvedRefs", "it refers to nothing"),
+                Condition::no("Conflicted", "NoConflicts", "it is in nobody's way"),
+            ],
+        };
+        let conditions: Vec<Value> = conditions
+            .iter()
+            .map(|one| one.json(seen, gateway.generation))
+            .collect();
+        // Routes attach to Services, so a listener has none and takes none.
+        json!({"name": listener.name, "supportedKinds": [], "attachedRoutes": 0, "conditions": conditions})
+    };
+    spec.listeners.iter().map(status).collect()
+}
+
+/// A refusal that was not there before, or said something else.
+fn worth_telling(condition: &Condition, seen: Option<&Value>, wanted: &Value) -> bool {
+    let same = seen.is_some_and(|seen| {
+        seen["status"] == wanted["status"] && seen["message"] == wanted["message"]
+    });
+    let waiting = matches!(&*condition.reason, "Pending" | "AddressNotAssigned");
+    !same && !waiting && (!condition.on || condition.kind == "Programmed")
+}
+
+fn listener_notices(target: &Target, gateway: &Gateway, listeners: &[Value]) -> Vec<Notice> {
+    let before = gateway.status["listeners"].as_array();
+    let mut notices = Vec::new();
+    for listener in listeners {
+        let Some(accepted) = condition::find(&listener["conditions"], "Accepted") else {
+            continue;
+        };
+        let seen = before
+            .into_iter()
+            .flatten()
+            .find(|seen| seen["name"] == listener["name"]);
+        let seen = seen.and_then(|seen| condition::find(&seen["conditions"], "Accepted"));
+        if accepted["status"] == "True"
+            || seen.is_some_and(|seen| seen["message"] == accepted["message"])
+        {
+            continue;
+        }
+        let text = |field: &str| accepted[field].as_str().unwrap_or_default();
+        let name = listener["name"].as_str().unwrap_or_default();
+        notices.push(Notice {
+            target: target.clone(),
+            uid: gateway.uid.clone(),
+            warning: true,
+            reason: text("reason").to_owned(),
+            note: format!("listener {name}: {}", text("message")),
+        });
+    }
+    notices
+}
+
+fn notice(target: Target, uid: &Arc<str>, condition: &Condition) -> Notice {
+    Notice {
+        target,
+        uid: uid.clone(),
+        warning: !condition.on,
+        reason: condition.reason.to_string(),
+        note: condition.message.clone(),
+    }
+}
+
+fn label(object: &DynamicObject, name: &str) -> Option<String> {
+    object.metadata.labels.as_ref()?.get(name).cloned()
+}

@@ -1,0 +1,86 @@
+//! The labels, annotations, conditions and identifiers that the index reads and writes.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Whether a namespace or pod is in the mesh: `ambient` or `none`.
+pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// The waypoint of a namespace, service or pod, or `none`.
+pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+/// The namespace of that waypoint.
+pub const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+/// What a waypoint serves: `service`, `workload`, `all` or `none`.
+pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// On a pod, written by us: `enabled` while its traffic is redirected.
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// On a pod: plaintext that arrives is left alone.
+pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
+/// On a pod: it has a sidecar, and is never captured.
+pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+/// On a pod: `http` says that it speaks HBONE itself.
+pub const TUNNEL: &str = "networking.istio.io/tunnel";
+/// On what is made for a Gateway: its name.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// On what is made for a Gateway: by whom.
+pub const MANAGED: &str = "gateway.istio.io/managed";
+/// The value of [`MANAGED`] on what we made.
+pub const MANAGED_BY_US: &str = "ambit.mesh-waypoint-controller";
+/// On an EndpointSlice: its Service.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The controller name that our GatewayClasses, and the status we write on routes, carry.
+pub const CONTROLLER_NAME: &str = "ambit.mesh/waypoint-controller";
+/// The GatewayClasses that we make.
+pub const CLASSES: [&str; 2] = ["ambit-waypoint", "istio-waypoint"];
+
+/// Pod and Namespace condition: is it in the mesh?
+pub const IN_MESH: &str = "ambit.mesh/InMesh";
+/// Service condition: does its waypoint serve it?
+pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
+
+/// The port on which tunnels arrive.
+pub const HBONE_PORT: u16 = 15008;
+
+/// A namespaced object; the namespace of a cluster-scoped one is empty.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+// === impl Key ===
+
+impl Key {
+    /// Names an object.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// Names the object that carries this metadata.
+    pub fn of(meta: &kube::core::ObjectMeta) -> Self {
+        Self::new(
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        )
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return f.write_str(&self.name);
+        }
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

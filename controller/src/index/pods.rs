@@ -1,0 +1,356 @@
+//! Pods: what they are to the mesh, and how other proxies are told of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use mesh::proto::workload::{
+    self as wire, NetworkMode, PortList, TunnelProtocol, WorkloadStatus, WorkloadType, address,
+};
+use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, Encoded};
+use serde_json::{Value, json};
+
+use super::State;
+use super::binding::{Binding, Traffic};
+use super::changes::{Place, Scope};
+use super::names::{
+    BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, REDIRECTION,
+    SIDECAR_STATUS, TUNNEL,
+};
+use super::services::{Service, ServicePort, TargetPort, octets};
+
+/// What matters of a Pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Pod {
+    pub(super) uid: Arc<str>,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) node: Arc<str>,
+    pub(super) service_account: String,
+    pub(super) host_network: bool,
+    pub(super) sidecar: bool,
+    pub(super) bypass_inbound: bool,
+    /// Ready, and not on its way out.
+    pub(super) healthy: bool,
+    /// Succeeded or failed: it runs no more.
+    pub(super) finished: bool,
+    /// TCP ports by name.
+    ports: BTreeMap<String, u16>,
+    owner: (WorkloadType, String),
+    /// What the pod's status says of us now.
+    pub(super) conditions: Value,
+    pub(super) redirected: bool,
+}
+
+// === impl Pod ===
+
+impl Pod {
+    pub(super) fn parse(object: &core::Pod) -> Self {
+        let spec = object.spec.clone().unwrap_or_default();
+        let status = object.status.clone().unwrap_or_default();
+        let labels = object.metadata.labels.clone().unwrap_or_default();
+        let annotation = |name: &str| {
+            object
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(name))
+        };
+        let conditions = status.conditions.unwrap_or_default();
+        let ready = conditions
+            .iter()
+            .any(|one| one.type_ == "Ready" && one.status == "True");
+        let ours = conditions
+            .iter()
+            .filter(|one| one.type_ == IN_MESH)
+            .map(|one| json!(one))
+            .collect();
+        Self {
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+            ips: addresses(status.pod_ips, status.pod_ip),
+            node: spec.node_name.as_deref().unwrap_or_default().into(),
+            service_account: spec
+                .service_account_name
+                .clone()
+                .unwrap_or_else(|| "default".to_owned()),
+            host_network: spec.host_network == Some(true),
+            sidecar: annotation(SIDECAR_STATUS).is_some(),
+            bypass_inbound: annotation(BYPASS_INBOUND).is_some_and(|value| value == "true"),
+            healthy: ready && object.metadata.deletion_timestamp.is_none(),
+            finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            ports: ports(&spec),
+            owner: owner(&object.metadata, &labels),
+            conditions: ours,
+            redirected: annotation(REDIRECTION).is_some_and(|value| value == "enabled"),
+            labels,
+        }
+    }
+
+    /// The Gateway whose waypoint this pod is.
+    pub(super) fn waypoint_of(&self) -> Option<&String> {
+        let managed = self
+            .labels
+            .get(MANAGED)
+            .is_some_and(|by| by == MANAGED_BY_US);
+        self.labels.get(GATEWAY_NAME).filter(|_| managed)
+    }
+
+    /// It speaks HBONE itself.
+    pub(super) fn native_tunnel(&self) -> bool {
+        self.waypoint_of().is_some()
+            || self
+                .labels
+                .get(TUNNEL)
+                .is_some_and(|tunnel| tunnel == "http")
+    }
+
+    fn resolve(&self, port: &ServicePort) -> Option<u16> {
+        match &port.target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => self.ports.get(name).copied(),
+        }
+    }
+
+    fn label(&self, names: &[&str]) -> Option<String> {
+        names
+            .iter()
+            .find_map(|name| self.labels.get(*name))
+            .cloned()
+    }
+}
+
+fn addresses(all: Option<Vec<core::PodIP>>, one: Option<String>) -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> = all
+        .into_iter()
+        .flatten()
+        .filter_map(|ip| ip.ip.parse().ok())
+        .collect();
+    if ips.is_empty() {
+        ips.extend(one.and_then(|ip| ip.parse::<IpAddr>().ok()));
+    }
+    ips
+}
+
+fn ports(spec: &core::PodSpec) -> BTreeMap<String, u16> {
+    let side = spec.init_containers.iter().flatten();
+    let main = spec.containers.iter();
+    side.chain(main)
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
+        .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
+        .collect()
+}
+
+/// What made the pod: the Deployment behind its ReplicaSet, the CronJob behind its Job, or itself.
+fn owner(
+    meta: &kube::core::ObjectMeta,
+    labels: &BTreeMap<String, String>,
+) -> (WorkloadType, String) {
+    let own = meta.name.clone().unwrap_or_default();
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)) else {
+        return (WorkloadType::Pod, own);
+    };
+    let strip = |suffix: &str| {
+        owner
+            .name
+            .strip_suffix(suffix)
+            .and_then(|name| name.strip_suffix('-'))
+    };
+    match owner.kind.as_str() {
+        "ReplicaSet" => match labels.get("pod-template-hash").and_then(|hash| strip(hash)) {
+            Some(name) => (WorkloadType::Deployment, name.to_owned()),
+            None => (WorkloadType::Pod, owner.name.clone()),
+        },
+        "Job" => match owner.name.rsplit_once('-') {
+            // A CronJob's Jobs end in the minute they are for.
+            Some((name, minute))
+                if minute.len() >= 8 && minute.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                (WorkloadType::Cronjob, name.to_owned())
+            }
+            _ => (WorkloadType::Job, owner.name.clone()),
+        },
+        _ => (WorkloadType::Pod, owner.name.clone()),
+    }
+}
+
+// === impl State ===
+
+impl State {
+    pub(super) fn pod_resources(&self, key: &Key) -> BTreeMap<(Scope, Arc<str>), Encoded> {
+        let mut out = BTreeMap::new();
+        let Some(pod) = self.pods.get(key).filter(|pod| !pod.finished) else {
+            return out;
+        };
+        if !pod.node.is_empty() {
+            let enrolment = Encoded::new(ENROLMENT_TYPE, &self.enrolment(key, pod));
+            out.insert((Scope::Node(pod.node.clone()), pod.uid.clone()), enrolment);
+        }
+        if !pod.ips.is_empty() {
+            let workload = self.workload(key, pod);
+            let uid = workload.uid.as_str().into();
+            let address = wire::Address {
+                r#type: Some(address::Type::Workload(workload)),
+            };
+            out.insert(
+                (Scope::Addresses, uid),
+                Encoded::new(ADDRESS_TYPE, &address),
+            );
+        }
+        out
+    }
+
+    fn workload(&self, key: &Key, pod: &Pod) -> wire::Workload {
+        let hbone = pod.native_tunnel() || self.captured(key, pod);
+        let tunnel = if hbone {
+            TunnelProtocol::Hbone
+        } else {
+            TunnelProtocol::None
+        };
+        let health = if pod.healthy {
+            WorkloadStatus::Healthy
+        } else {
+            WorkloadStatus::Unhealthy
+        };
+        let network = if pod.host_network {
+            NetworkMode::HostNetwork
+        } else {
+            NetworkMode::Standard
+        };
+        let (kind, owner) = pod.owner.clone();
+        let name = [
+            "service.istio.io/canonical-name",
+            "app.kubernetes.io/name",
+            "app",
+        ];
+        let revision = [
+            "service.istio.io/canonical-revision",
+            "app.kubernetes.io/version",
+            "version",
+        ];
+        let node = Key {
+            namespace: "".into(),
+            name: pod.node.clone(),
+        };
+        wire::Workload {
+            uid: format!(
+                "{}//Pod/{}/{}",
+                self.settings.cluster_id, key.namespace, key.name
+            ),
+            name: key.name.to_string(),
+            namespace: key.namespace.to_string(),
+            addresses: pod.ips.iter().map(|ip| octets(*ip).into()).collect(),
+            tunnel_protocol: tunnel.into(),
+            trust_domain: self.elided_trust_domain(),
+            // The wire's default.
+            service_account: Some(pod.service_account.clone())
+                .filter(|name| name != "default")
+                .unwrap_or_default(),
+            waypoint: self.pod_waypoint(key, pod),
+            node: pod.node.to_string(),
+            canonical_name: pod.label(&name).unwrap_or_else(|| owner.clone()),
+            canonical_revision: pod.label(&revision).unwrap_or_else(|| "latest".to_owned()),
+            workload_type: kind.into(),
+            workload_name: owner,
+            native_tunnel: pod.native_tunnel(),
+            services: self.pod_services(key, pod),
+            status: health.into(),
+            cluster_id: self.settings.cluster_id.clone(),
+            locality: self.nodes.get(&node).and_then(|node| node.locality.clone()),
+            network_mode: network.into(),
+            ..Default::default()
+        }
+    }
+
+    fn pod_waypoint(&self, key: &Key, pod: &Pod) -> Option<wire::GatewayAddress> {
+        if pod.native_tunnel() {
+            return None;
+        }
+        match self.binding(&key.namespace, &pod.labels, Traffic::Workload) {
+            Binding::Bound(gateway) => Some(self.waypoint_address(&gateway)),
+            _ => None,
+        }
+    }
+
+    /// By the service's selector; by EndpointSlices for services that have none.
+    fn pod_services(&self, key: &Key, pod: &Pod) -> BTreeMap<String, PortList> {
+        let mut services = BTreeMap::new();
+        for (service, spec) in self.services_of(&key.namespace, &pod.labels) {
+            let ports = spec
+                .ports
+                .iter()
+                .filter_map(|port| Some(wire_port(port, pod.resolve(port)?)));
+            services.insert(
+                self.service_name(service),
+                PortList {
+                    ports: ports.collect(),
+                },
+            );
+        }
+        for (service, port, target) in self.slice_ports_of(key, pod) {
+            let list: &mut PortList = services.entry(self.service_name(service)).or_default();
+            list.ports.push(wire_port(port, target));
+        }
+        services
+    }
+
+    /// Where a pod runs, until it has ended.
+    pub(super) fn place(&self, key: &Key) -> Option<(Arc<str>, Place)> {
+        let pod = self
+            .pods
+            .get(key)
+            .filter(|pod| !pod.finished && !pod.node.is_empty())?;
+        let place = Place {
+            pod: key.clone(),
+            node: pod.node.clone(),
+            service_account: pod.service_account.as_str().into(),
+            waypoint: pod.waypoint_of().map(|name| Key::new(&key.namespace, name)),
+        };
+        Some((pod.uid.clone(), place))
+    }
+
+    /// Marks everything that looks at a pod.
+    pub(super) fn touch_pod(&mut self, key: &Key, pods: [Option<&Pod>; 2]) {
+        for pod in pods.into_iter().flatten() {
+            if let Some(gateway) = pod.waypoint_of() {
+                self.dirty
+                    .gateways
+                    .insert(Key::new(&key.namespace, gateway));
+            }
+            let slices = self
+                .slices
+                .within(&key.namespace)
+                .filter(|(_, slice)| slice.has_any(&pod.ips));
+            let slices: BTreeSet<Key> = slices.map(|(key, _)| key.clone()).collect();
+            self.dirty.slices.extend(slices);
+        }
+        self.dirty.pods.insert(key.clone());
+    }
+
+    /// The wire's word for `cluster.local` is none at all.
+    pub(super) fn elided_trust_domain(&self) -> String {
+        let domain = &self.settings.trust_domain;
+        if domain == "cluster.local" {
+            String::new()
+        } else {
+            domain.clone()
+        }
+    }
+
+    /// The service whose pods these are, as seen by a manual EndpointSlice.
+    pub(super) fn selectorless(&self, key: &Key) -> Option<&Service> {
+        self.services
+            .get(key)
+            .filter(|service| service.selector.is_none() && !service.alias)
+    }
+}
+
+pub(super) fn wire_port(port: &ServicePort, target: u16) -> wire::Port {
+    wire::Port {
+        service_port: port.port.into(),
+        target_port: target.into(),
+        app_protocol: port.protocol.into(),
+    }
+}

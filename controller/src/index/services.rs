@@ -1,0 +1,375 @@
+//! Services: their addresses, their ports and what is spoken there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use mesh::proto::workload::load_balancing::{HealthPolicy, Mode, Scope as Near};
+use mesh::proto::workload::{self as wire, AppProtocol, IpFamilies, LoadBalancing, address};
+use mesh::xds::{ADDRESS_TYPE, Encoded};
+use serde_json::{Value, json};
+
+use super::State;
+use super::binding::{Binding, Traffic};
+use super::changes::{How, Kind, Notice, Scope, Target, Write};
+use super::condition::{self, Condition};
+use super::names::{Key, WAYPOINT_BOUND};
+
+/// What matters of a Service.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Service {
+    pub(super) uid: Arc<str>,
+    pub(super) labels: BTreeMap<String, String>,
+    /// Absent: endpoints come from EndpointSlices that somebody else writes.
+    pub(super) selector: Option<BTreeMap<String, String>>,
+    pub(super) vips: Vec<IpAddr>,
+    /// No address of its own: `clusterIP: None`, or only an alias (`ExternalName`).
+    pub(super) headless: bool,
+    pub(super) alias: bool,
+    pub(super) ports: Vec<ServicePort>,
+    families: IpFamilies,
+    balancing: Option<LoadBalancing>,
+    generation: Option<i64>,
+    conditions: Value,
+}
+
+/// A TCP port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServicePort {
+    pub(super) name: String,
+    pub(super) port: u16,
+    pub(super) target: TargetPort,
+    pub(super) protocol: AppProtocol,
+}
+
+/// Where a port leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TargetPort {
+    Number(u16),
+    /// Each pod says which number it is.
+    Name(String),
+}
+
+// === impl Service ===
+
+impl Service {
+    pub(super) fn parse(object: &core::Service) -> Self {
+        let spec = object.spec.clone().unwrap_or_default();
+        let conditions = object
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref());
+        let ours = conditions
+            .into_iter()
+            .flatten()
+            .filter(|condition| condition.type_ == WAYPOINT_BOUND);
+        let balancing = balancing(&spec);
+        let vips = spec
+            .cluster_ips
+            .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
+        Self {
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+            labels: object.metadata.labels.clone().unwrap_or_default(),
+            selector: spec.selector.filter(|selector| !selector.is_empty()),
+            // "None" stands in the same field.
+            vips: vips.iter().filter_map(|vip| vip.parse().ok()).collect(),
+            headless: spec.cluster_ip.as_deref() == Some("None"),
+            alias: spec.type_.as_deref() == Some("ExternalName"),
+            ports: spec
+                .ports
+                .iter()
+                .flatten()
+                .filter_map(ServicePort::parse)
+                .collect(),
+            families: families(spec.ip_families.as_deref().unwrap_or_default()),
+            balancing,
+            generation: object.metadata.generation,
+            conditions: ours.map(|condition| json!(condition)).collect(),
+        }
+    }
+
+    /// Whether a pod with these labels is behind it.
+    pub(super) fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.as_ref().is_some_and(|selector| {
+            selector
+                .iter()
+                .all(|(name, value)| labels.get(name) == Some(value))
+        })
+    }
+
+    pub(super) fn port(&self, number: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|port| port.port == number)
+    }
+}
+
+impl ServicePort {
+    /// `None` for what is not TCP: the mesh does not carry it.
+    fn parse(port: &core::ServicePort) -> Option<Self> {
+        if port.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+            return None;
+        }
+        let number = u16::try_from(port.port).ok()?;
+        let name = port.name.clone().unwrap_or_default();
+        let target = match &port.target_port {
+            Some(IntOrString::String(name)) => TargetPort::Name(name.clone()),
+            Some(IntOrString::Int(target)) if *target != 0 => {
+                TargetPort::Number(u16::try_from(*target).ok()?)
+            }
+            _ => TargetPort::Number(number),
+        };
+        let protocol = app_protocol(port.app_protocol.as_deref(), &name);
+        Some(Self {
+            name,
+            port: number,
+            target,
+            protocol,
+        })
+    }
+}
+
+/// What is spoken on a port: what `appProtocol` says, else what the name begins with, else not known.
+fn app_protocol(declared: Option<&str>, name: &str) -> AppProtocol {
+    let word = declared
+        .unwrap_or_else(|| name.split('-').next().unwrap_or_default())
+        .to_ascii_lowercase();
+    match word.as_str() {
+        "http" | "kubernetes.io/ws" => AppProtocol::Http11,
+        "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
+        "grpc" => AppProtocol::Grpc,
+        "tls" | "https" | "kubernetes.io/wss" => AppProtocol::Tls,
+        // Protocols in which the server speaks first, and others that are surely not HTTP.
+        "tcp" | "mysql" | "mongo" | "redis" => AppProtocol::Tcp,
+        _ => AppProtocol::Unknown,
+    }
+}
+
+fn families(families: &[String]) -> IpFamilies {
+    let has = |family: &str| families.iter().any(|one| one == family);
+    match (has("IPv4"), has("IPv6")) {
+        (true, true) => IpFamilies::Dual,
+        (true, false) => IpFamilies::Ipv4Only,
+        (false, true) => IpFamilies::Ipv6Only,
+        (false, false) => IpFamilies::Automatic,
+    }
+}
+
+fn balancing(spec: &core::ServiceSpec) -> Option<LoadBalancing> {
+    let mut balancing = LoadBalancing::default();
+    if spec.internal_traffic_policy.as_deref() == Some("Local") {
+        balancing.set_mode(Mode::Strict);
+        balancing.routing_preference = vec![Near::Node.into()];
+    } else if let Some(distribution) = spec.traffic_distribution.as_deref() {
+        let near = [Near::Network, Near::Region, Near::Zone].map(i32::from);
+        balancing.routing_preference = near.into();
+        if distribution == "PreferSameNode" {
+            balancing
+                .routing_preference
+                .extend([Near::Subzone, Near::Node].map(i32::from));
+        }
+        balancing.set_mode(Mode::Failover);
+    }
+    if spec.publish_not_ready_addresses == Some(true) {
+        balancing.set_health_policy(HealthPolicy::AllowAll);
+    }
+    (balancing != LoadBalancing::default()).then_some(balancing)
+}
+
+// === impl State ===
+
+impl State {
+    /// `name.namespace.svc.<cluster domain>`
+    pub(super) fn hostname(&self, key: &Key) -> String {
+        format!(
+            "{}.{}.svc.{}",
+            key.name, key.namespace, self.settings.cluster_domain
+        )
+    }
+
+    /// The name under which proxies know a service.
+    pub(super) fn service_name(&self, key: &Key) -> String {
+        format!("{}/{}", key.namespace, self.hostname(key))
+    }
+
+    pub(super) fn service_binding(&self, key: &Key, service: &Service) -> Binding {
+        self.binding(&key.namespace, &service.labels, Traffic::Service)
+    }
+
+    pub(super) fn service_resources(&self, key: &Key) -> BTreeMap<(Scope, Arc<str>), Encoded> {
+        let mut out = BTreeMap::new();
+        let Some(service) = self.services.get(key).filter(|service| !service.alias) else {
+            return out;
+        };
+        let waypoint = match self.service_binding(key, service) {
+            Binding::Bound(gateway) => Some(self.waypoint_address(&gateway)),
+            _ => None,
+        };
+        let message = wire::Service {
+            name: key.name.to_string(),
+            namespace: key.namespace.to_string(),
+            hostname: self.hostname(key),
+            addresses: service
+                .vips
+                .iter()
+                .map(|vip| network_address(*vip))
+                .collect(),
+            ports: service.ports.iter().map(ServicePort::wire).collect(),
+            waypoint,
+            load_balancing: service.balancing.clone(),
+            ip_families: service.families.into(),
+            ..Default::default()
+        };
+        let address = wire::Address {
+            r#type: Some(address::Type::Service(message)),
+        };
+        out.insert(
+            (Scope::Addresses, self.service_name(key).into()),
+            Encoded::new(ADDRESS_TYPE, &address),
+        );
+        out
+    }
+
+    pub(super) fn service_status(&self, key: &Key) -> Option<Write> {
+        let service = self.services.get(key)?;
+        let wanted = self.service_condition(key, service);
+        let there = condition::find(&service.conditions, WAYPOINT_BOUND).is_some();
+        let mut body = Target::new(Kind::Service, key).patch(&service.uid);
+        let Some(condition) = wanted else {
+            return there.then_some(Write {
+                how: How::Apply,
+                body,
+                notices: Vec::new(),
+            });
+        };
+        let conditions =
+            json!([condition.json(&service.conditions, Some(service.generation.unwrap_or(0)))]);
+        if same(&conditions, &service.conditions) {
+            return None;
+        }
+        body["status"]["conditions"] = conditions;
+        let notice = Notice {
+            target: Target {
+                kind: Kind::Service,
+                key: key.clone(),
+            },
+            uid: service.uid.clone(),
+            warning: !condition.on,
+            reason: condition.reason.to_string(),
+            note: condition.message,
+        };
+        Some(Write {
+            how: How::Apply,
+            body,
+            notices: vec![notice],
+        })
+    }
+
+    fn service_condition(&self, key: &Key, service: &Service) -> Option<Condition> {
+        if self.leaving {
+            return None;
+        }
+        match self.service_binding(key, service) {
+            Binding::Unasked | Binding::OptedOut => None,
+            Binding::Bound(gateway) => Some(Condition::yes(
+                WAYPOINT_BOUND,
+                "WaypointAccepted",
+                format!("attached to waypoint {gateway}"),
+            )),
+            Binding::Refused { reason, message } => {
+                Some(Condition::no(WAYPOINT_BOUND, reason, message))
+            }
+        }
+    }
+
+    /// The services of a namespace that a pod with these labels is behind.
+    pub(super) fn services_of<'a>(
+        &'a self,
+        namespace: &'a str,
+        labels: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Service)> {
+        self.services
+            .within(namespace)
+            .filter(|(_, service)| service.selects(labels) && !service.alias)
+    }
+
+    /// Marks everything that looks at a service.
+    pub(super) fn touch_service(&mut self, key: &Key, before: Option<&Service>) {
+        let now = self.services.get(key);
+        let behind = |labels: &BTreeMap<String, String>| {
+            before.is_some_and(|service| service.selects(labels))
+                || now.is_some_and(|service| service.selects(labels))
+        };
+        let pods: Vec<Key> = self
+            .pods
+            .within(&key.namespace)
+            .filter(|(_, pod)| behind(&pod.labels))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let slices: BTreeSet<Key> = self
+            .slices
+            .within(&key.namespace)
+            .filter(|(_, slice)| slice.service == key.name)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for slice in &slices {
+            self.touch_slice_targets(slice);
+        }
+        let routes: Vec<Key> = self
+            .routes
+            .iter()
+            .filter(|(_, route)| route.mentions(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.dirty.pods.extend(pods);
+        self.dirty.slices.extend(slices);
+        self.dirty.routes.extend(routes);
+        self.dirty.services.insert(key.clone());
+        if self.gateways.get(key).is_some() {
+            self.dirty.gateways.insert(key.clone());
+        }
+    }
+}
+
+impl ServicePort {
+    fn wire(&self) -> wire::Port {
+        let target_port = match self.target {
+            TargetPort::Number(number) => number.into(),
+            TargetPort::Name(_) => 0,
+        };
+        wire::Port {
+            service_port: self.port.into(),
+            target_port,
+            app_protocol: self.protocol.into(),
+        }
+    }
+}
+
+/// Equal but for what the API server adds.
+fn same(wanted: &Value, seen: &Value) -> bool {
+    let (Some(wanted), Some(seen)) = (wanted.as_array(), seen.as_array()) else {
+        return false;
+    };
+    wanted.len() == seen.len()
+        && wanted.iter().zip(seen).all(|(wanted, seen)| {
+            ["type", "status", "reason", "message"]
+                .iter()
+                .all(|field| wanted[field] == seen[field])
+                && wanted["observedGeneration"].as_i64().unwrap_or(0)
+                    == seen["observedGeneration"].as_i64().unwrap_or(0)
+        })
+}
+
+pub(super) fn network_address(address: IpAddr) -> wire::NetworkAddress {
+    wire::NetworkAddress {
+        address: octets(address),
+        ..Default::default()
+    }
+}
+
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
