@@ -153,10 +153,11 @@ pub fn remove() -> Result<(), CaptureError> {
     remove_routes()?;
     // What was tracked for our sake must not be mistaken for a known connection at the next enrolment, when its
     // addresses and ports may have been used again. Where somebody else tracks connections, it is theirs.
-    if !rules::any_table()? && !surroundings::has_iptables() {
-        if let Err(error) = netlink::forget_connections() {
-            tracing::debug!(%error, "tracked connections stay until they expire");
-        }
+    if !rules::any_table()?
+        && !surroundings::has_iptables()
+        && let Err(error) = netlink::forget_connections()
+    {
+        tracing::debug!(%error, "tracked connections stay until they expire");
     }
     Ok(())
 }
