@@ -70,7 +70,7 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
 }
 
 /// A socket for a connection from the pod to `dst`, not yet connected.
-pub fn outbound(dst: SocketAddr) -> io::Result<Socket> {
+fn outbound(dst: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(canonical(dst)),
         Type::STREAM.nonblocking(),
@@ -115,7 +115,7 @@ pub fn dial_as(source: IpAddr, dst: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// A socket bound to `source` and a port that may turn out to be taken: [`dial_as`] tries again.
-pub fn outbound_as(source: IpAddr, dst: SocketAddr) -> io::Result<Socket> {
+fn outbound_as(source: IpAddr, dst: SocketAddr) -> io::Result<Socket> {
     let (source, dst) = (source.to_canonical(), canonical(dst));
     let socket = outbound(dst)?;
     if source == dst.ip() || source.is_ipv4() != dst.is_ipv4() || source.is_loopback() {
