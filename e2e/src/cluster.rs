@@ -83,9 +83,10 @@ pub async fn up_numbered(index: u8) -> anyhow::Result<Cluster> {
     }
     let layout = prerequisites::ensure()?;
     let tools = programs::ensure()?;
+    let interrupted = interrupted()?;
     let done = tokio::select! {
         done = bring_up::run(plan, &folder, &layout, &tools) => done,
-        why = interrupted() => Err(anyhow::anyhow!("interrupted by {why}")),
+        why = interrupted => Err(anyhow::anyhow!("interrupted by {why}")),
     };
     match done {
         Ok(state) => Cluster::of(state, plan),
@@ -154,18 +155,19 @@ fn bring_down(plan: Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns when somebody wants this process to end.
-async fn interrupted() -> &'static str {
+/// Resolves when somebody wants this process to end; from the call on, that no longer ends it by itself.
+fn interrupted() -> anyhow::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let wait = async |kind| match signal(kind) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => "SIGINT",
-        () = wait(SignalKind::terminate()) => "SIGTERM",
-        () = wait(SignalKind::hangup()) => "SIGHUP",
-    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+            _ = hangup.recv() => "SIGHUP",
+        }
+    })
 }
 
 impl Cluster {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use aws_lc_rs::digest::{SHA256, digest as sha};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 /// What is at one place of an image's file system.
@@ -36,6 +36,8 @@ pub struct Image {
 /// An image, ready for `ctr images import`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tarball {
+    /// The image's first name.
+    pub name: String,
     /// The file's contents.
     pub bytes: Vec<u8>,
     /// Digest of its index: equal when names and contents are.
@@ -92,6 +94,11 @@ pub fn build(image: &Image) -> anyhow::Result<Tarball> {
         )?;
     }
     Ok(Tarball {
+        name: image
+            .names
+            .first()
+            .cloned()
+            .context("an image without a name")?,
         bytes: out.into_inner().context("packing an image")?,
         digest: digest(&index),
     })
@@ -173,11 +180,16 @@ fn described(media: &str, blob: &[u8]) -> Value {
 }
 
 fn digest(blob: &[u8]) -> String {
-    let hex: String = Sha256::digest(blob)
+    format!("sha256:{}", hex_digest(blob))
+}
+
+/// The SHA-256 of some bytes; in assembly, because images are large and a debug build is slow.
+pub(crate) fn hex_digest(blob: &[u8]) -> String {
+    sha(&SHA256, blob)
+        .as_ref()
         .iter()
         .map(|b| format!("{b:02x}"))
-        .collect();
-    format!("sha256:{hex}")
+        .collect()
 }
 
 fn bytes(value: &Value) -> Vec<u8> {

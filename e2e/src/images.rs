@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
-use sha2::{Digest as _, Sha256};
 
 use crate::cluster::machine::Machine;
 use crate::cluster::plan;
@@ -107,11 +106,7 @@ fn busybox_image(busybox: &Path) -> anyhow::Result<Image> {
 fn pause() -> anyhow::Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/ambit-pause.rs");
     let text = fs::read(&source).with_context(|| source.display().to_string())?;
-    let key: String = Sha256::digest(&text)
-        .iter()
-        .take(6)
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let key = &image::hex_digest(&text)[..12];
     let program = plan::cache()?.join("images").join(format!("pause-{key}"));
     if !program.is_file() {
         let dir = program.parent().unwrap_or(Path::new("/"));
@@ -266,8 +261,9 @@ pub fn import(node: &Machine, tarball: &Tarball) -> anyhow::Result<bool> {
     // Kept on the node, in memory: a node that is made anew has nothing.
     let known = node.path("/run/ambit-lab/images");
     fs::create_dir_all(&known).with_context(|| known.display().to_string())?;
-    let mark = known.join(tarball.digest.replace(':', "-"));
-    if mark.exists() {
+    // One mark for each name, so that going back to an earlier image of that name is a change too.
+    let mark = known.join(tarball.name.replace(['/', ':'], "-"));
+    if fs::read_to_string(&mark).is_ok_and(|digest| digest == tarball.digest) {
         return Ok(false);
     }
     let file = node.folder.join("import.tar");
@@ -276,6 +272,6 @@ pub fn import(node: &Machine, tarball: &Tarball) -> anyhow::Result<bool> {
     let (ctr, path) = (ctr.display().to_string(), file.display().to_string());
     node.exec(&[&ctr, "-n", "k8s.io", "images", "import", "--local", &path])?;
     fs::remove_file(&file)?;
-    fs::write(&mark, "")?;
+    fs::write(&mark, &tarball.digest)?;
     Ok(true)
 }

@@ -9,6 +9,14 @@ use clap::{Parser, Subcommand};
 use e2e::cluster::{self, Cluster, components, init, machine};
 use e2e::images;
 
+/// Prints a line; that nobody reads it is no reason to fail.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 #[derive(Parser)]
 #[command(about = "A real Kubernetes on this machine: two nodes, no virtual machines, no Docker")]
 struct Arguments {
@@ -81,7 +89,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Status => return status(lab),
         Command::Images => refresh(lab)?,
         Command::GatewayApi => runtime()?.block_on(gateway_api(lab))?,
-        Command::Kubeconfig => println!("{}", running(lab)?.kubeconfig.display()),
+        Command::Kubeconfig => say!("{}", running(lab)?.kubeconfig.display()),
         Command::Exec { machine, command } => return exec(&running(lab)?, &machine, &command),
     }
     Ok(ExitCode::SUCCESS)
@@ -102,19 +110,19 @@ async fn up(lab: u8, quiet: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     let cluster = cluster::up_numbered(lab).await?;
     if quiet {
-        println!("{}", cluster.kubeconfig.display());
+        say!("{}", cluster.kubeconfig.display());
         return Ok(());
     }
-    println!(
+    say!(
         "the cluster is up ({:.1} s): {} nodes",
         begun.elapsed().as_secs_f32(),
         cluster.nodes.len()
     );
-    println!(
+    say!(
         "  kubectl --kubeconfig {} get pods -A",
         cluster.kubeconfig.display()
     );
-    println!(
+    say!(
         "  kubectl is {}; logs are in {}",
         cluster.tools.join("kubectl").display(),
         cluster.logs.display()
@@ -125,7 +133,7 @@ async fn up(lab: u8, quiet: bool) -> anyhow::Result<()> {
 fn down(lab: u8) -> anyhow::Result<()> {
     let begun = Instant::now();
     cluster::down(lab)?;
-    println!(
+    say!(
         "no cluster is running ({:.1} s)",
         begun.elapsed().as_secs_f32()
     );
@@ -138,10 +146,10 @@ fn running(lab: u8) -> anyhow::Result<Cluster> {
 
 fn status(lab: u8) -> anyhow::Result<ExitCode> {
     let Some(cluster) = cluster::find_numbered(lab)? else {
-        println!("no cluster is running");
+        say!("no cluster is running");
         return Ok(ExitCode::FAILURE);
     };
-    println!(
+    say!(
         "{}\nkubeconfig: {}\nlogs: {}",
         cluster.report(),
         cluster.kubeconfig.display(),
@@ -156,11 +164,11 @@ fn status(lab: u8) -> anyhow::Result<ExitCode> {
 
 fn refresh(lab: u8) -> anyhow::Result<()> {
     match cluster::find_numbered(lab)? {
-        Some(cluster) => println!(
+        Some(cluster) => say!(
             "{} images brought to nodes that had another or none",
             images::refresh(&cluster)?
         ),
-        None => println!(
+        None => say!(
             "{} images built; no cluster is running to bring them to",
             images::ours()?.len()
         ),
@@ -170,7 +178,7 @@ fn refresh(lab: u8) -> anyhow::Result<()> {
 
 async fn gateway_api(lab: u8) -> anyhow::Result<()> {
     components::gateway_api(&running(lab)?.client().await?).await?;
-    println!("the Gateway API is installed");
+    say!("the Gateway API is installed");
     Ok(())
 }
 

@@ -10,6 +10,9 @@ use anyhow::{Context as _, bail};
 use futures_util::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
 use kube::{Api, Client};
 
 use super::certs::Pki;
@@ -38,6 +41,15 @@ struct Start<'a> {
     pki: Pki,
 }
 
+/// Tells how far the start is.
+struct Steps(Instant);
+
+impl Steps {
+    fn done(&self, what: &str) {
+        eprintln!("{:5.1} s  {what}", self.0.elapsed().as_secs_f32());
+    }
+}
+
 /// Brings a cluster up in an empty folder. If it fails, [`super::down`] has to clean up.
 pub(super) async fn run(
     plan: Plan,
@@ -45,6 +57,7 @@ pub(super) async fn run(
     layout: &[Hierarchy],
     tools: &Path,
 ) -> anyhow::Result<State> {
+    let steps = Steps(Instant::now());
     let program = program()?;
     let images = tokio::task::spawn_blocking({
         let tools = tools.to_owned();
@@ -87,7 +100,9 @@ pub(super) async fn run(
     for (worker, machine) in &workers {
         network::attach(plan, &control_plane, worker, machine)?;
     }
+    steps.done("machines and their network");
     let images = images.await??;
+    steps.done("images packed");
     let kubeconfig = folder.join("kubeconfig");
     fs::copy(start.pki.path("admin.kubeconfig"), &kubeconfig).context("writing the kubeconfig")?;
     let api = client(&kubeconfig).await?;
@@ -97,6 +112,7 @@ pub(super) async fn run(
             .map(|(worker, machine)| start.containers(worker, machine, &images)),
     );
     let (services, ()) = tokio::try_join!(nodes, start.api_server(&control_plane, &api))?;
+    steps.done("etcd, API server and containerd ready");
     for service in control_plane::services(tools, &start.pki, plan).rest {
         control_plane.start(&service)?;
     }
@@ -105,7 +121,8 @@ pub(super) async fn run(
         machine.start(&services.kube_proxy)?;
     }
     components::coredns(&api, plan).await?;
-    until_ready(&state.machines, &api, workers.len()).await?;
+    until_ready(&state.machines, &api, Timestamp::UNIX_EPOCH).await?;
+    steps.done("nodes and name server ready");
     state.complete = true;
     state.write(folder)?;
     Ok(state)
@@ -126,6 +143,8 @@ pub(super) async fn revive(plan: Plan, folder: &Path, name: &str) -> anyhow::Res
         .get(at + 1)
         .context("a machine is missing in the record")?;
     anyhow::ensure!(!old.alive(), "{name} is alive");
+    // Its record may still call it ready; only what it says from now on counts. Such times are whole seconds.
+    let begun = Timestamp::now() + Duration::from_secs(1);
     old.kill()?;
     fs::remove_dir_all(&old.folder)
         .with_context(|| format!("emptying {}", old.folder.display()))?;
@@ -150,7 +169,7 @@ pub(super) async fn revive(plan: Plan, folder: &Path, name: &str) -> anyhow::Res
     machine.start(&services.kubelet)?;
     machine.start(&services.kube_proxy)?;
     let api = client(&folder.join("kubeconfig")).await?;
-    until_ready(&state.machines, &api, plan.workers().len()).await?;
+    until_ready(&state.machines, &api, begun).await?;
     Ok(machine)
 }
 
@@ -297,49 +316,39 @@ async fn until(machines: &[&Machine], what: &str, so: impl Fn() -> bool) -> anyh
     Ok(())
 }
 
-/// Waits until every node is ready and names resolve.
-async fn until_ready(machines: &[Machine], api: &Client, workers: usize) -> anyhow::Result<()> {
-    let (nodes, deployments): (Api<Node>, Api<Deployment>) = (
-        Api::all(api.clone()),
-        Api::namespaced(api.clone(), "kube-system"),
-    );
+/// Waits until every node says that it is ready, and has said so since then, and names resolve.
+async fn until_ready(machines: &[Machine], api: &Client, since: Timestamp) -> anyhow::Result<()> {
+    let nodes: Api<Node> = Api::all(api.clone());
+    let deployments: Api<Deployment> = Api::namespaced(api.clone(), "kube-system");
+    let workers = machines.len() - 1;
     let by = Instant::now() + STEP;
     loop {
-        let ready = nodes
-            .list(&kube::api::ListParams::default())
-            .await?
-            .items
-            .iter()
-            .filter(|n| is_ready(n))
-            .count();
-        let dns = deployments
-            .get_status("coredns")
-            .await?
-            .status
-            .and_then(|s| s.available_replicas)
-            .unwrap_or(0);
+        let listed = nodes.list(&ListParams::default()).await?.items;
+        let ready = listed.iter().filter(|n| is_ready(n, since)).count();
+        let dns = deployments.get_status("coredns").await?.status;
+        let dns = dns.and_then(|s| s.available_replicas).unwrap_or(0);
         if ready >= workers && dns > 0 {
             return Ok(());
         }
         machines.iter().try_for_each(Machine::check)?;
         if Instant::now() > by {
-            let logs = machines[0].logs.display();
+            let (waited, logs) = (STEP.as_secs(), machines[0].logs.display());
             bail!(
-                "after {} s {ready} of {workers} nodes are ready and {dns} name servers; logs are in {logs}",
-                STEP.as_secs()
+                "after {waited} s {ready} of {workers} nodes are ready and {dns} name servers; logs are in {logs}"
             );
         }
         tokio::time::sleep(TICK * 4).await;
     }
 }
 
-fn is_ready(node: &Node) -> bool {
+fn is_ready(node: &Node, since: Timestamp) -> bool {
     let conditions = node
         .status
         .as_ref()
         .and_then(|s| s.conditions.as_deref())
         .unwrap_or_default();
+    let recent = |said: Option<&Time>| said.is_some_and(|at| at.0 >= since);
     conditions
         .iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
+        .any(|c| c.type_ == "Ready" && c.status == "True" && recent(c.last_heartbeat_time.as_ref()))
 }

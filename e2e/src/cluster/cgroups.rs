@@ -219,7 +219,10 @@ pub(super) fn members(groups: &[PathBuf]) -> BTreeSet<i32> {
 }
 
 /// Ends every process in these groups and removes the groups.
-pub(super) fn clear(groups: &[PathBuf]) -> anyhow::Result<()> {
+///
+/// Both are tried together until both are done: a process that is only just joining is caught at the next turn, and one
+/// that finds its group gone gives up by itself.
+pub(crate) fn clear(groups: &[PathBuf]) -> anyhow::Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {
         for dir in groups.iter().flat_map(|g| tree(g)) {
@@ -233,36 +236,30 @@ pub(super) fn clear(groups: &[PathBuf]) -> anyhow::Result<()> {
         for pid in &left {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
-        if left.is_empty() {
-            break;
+        // Groups are removed only once nobody is in them: a half-removed machine would be harder to find again.
+        let failed = if left.is_empty() {
+            remove(groups)
+        } else {
+            None
+        };
+        match failed {
+            None if left.is_empty() => return Ok(()),
+            _ if Instant::now() < end => pause(Duration::from_millis(10)),
+            None => bail!("processes {left:?} in {} do not end", groups[0].display()),
+            Some((dir, e)) => {
+                return Err(e)
+                    .with_context(|| format!("removing the control group {}", dir.display()));
+            }
         }
-        if Instant::now() > end {
-            bail!("processes {left:?} in {} do not end", groups[0].display());
-        }
-        pause(Duration::from_millis(10));
     }
-    for group in groups {
-        remove(group, end)?;
-    }
-    Ok(())
 }
 
-fn remove(group: &Path, end: Instant) -> anyhow::Result<()> {
-    loop {
-        let mut failed = None;
-        for dir in tree(group).into_iter().rev() {
-            failed = fs::remove_dir(&dir).err().or(failed);
-        }
-        match failed {
-            None => return Ok(()),
-            Some(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Some(e) if Instant::now() > end => {
-                return Err(e)
-                    .with_context(|| format!("removing the control group {}", group.display()));
-            }
-            Some(_) => pause(Duration::from_millis(10)),
-        }
-    }
+/// Removes groups and all below them; returns one that could not be.
+fn remove(groups: &[PathBuf]) -> Option<(PathBuf, io::Error)> {
+    let dirs = groups.iter().flat_map(|g| tree(g).into_iter().rev());
+    dirs.filter_map(|dir| fs::remove_dir(&dir).err().map(|e| (dir, e)))
+        .filter(|(_, e)| e.kind() != io::ErrorKind::NotFound)
+        .fold(None, |first, failed| first.or(Some(failed)))
 }
 
 /// A group and all below it, parents first.

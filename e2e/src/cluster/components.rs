@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -14,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::plan::Plan;
+use super::programs;
 use crate::images::COREDNS_IMAGE;
 
 /// Who applies, in the objects' field ownership.
@@ -157,7 +157,7 @@ fn gateway_api_folder() -> anyhow::Result<PathBuf> {
         dir: PathBuf,
     }
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway-api");
-    let go = Command::new("go")
+    let go = programs::go()
         .args(["mod", "download", "-json", GATEWAY_API])
         .current_dir(module)
         .output();

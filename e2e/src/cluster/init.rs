@@ -151,7 +151,10 @@ impl Machine {
         caller.set_read_timeout(Some(PATIENCE))?;
         caller.set_write_timeout(Some(PATIENCE))?;
         let mut line = String::new();
-        BufReader::new(caller).read_line(&mut line)?;
+        if BufReader::new(caller).read_line(&mut line)? == 0 {
+            // Somebody only wanted to know whether anybody answers.
+            return Ok(());
+        }
         let answer: Answer = match serde_json::from_str(&line) {
             Ok(request) => self
                 .act(request)

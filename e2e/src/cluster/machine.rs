@@ -221,13 +221,6 @@ impl Machine {
 
     /// Fails if one of its services has died, with the last of its log.
     pub fn check(&self) -> anyhow::Result<()> {
-        if !self.alive() {
-            bail!(
-                "the machine {} is gone\n{}",
-                self.name,
-                tail(&self.log("init"))
-            );
-        }
         for (service, health) in self.status()? {
             if let Health::Ended(how) = health {
                 bail!(
@@ -318,6 +311,13 @@ impl Machine {
     }
 
     fn ask(&self, request: &Request) -> anyhow::Result<BTreeMap<String, Health>> {
+        if !self.alive() {
+            bail!(
+                "the machine {} is gone\n{}",
+                self.name,
+                tail(&self.log("init"))
+            );
+        }
         let mut socket = UnixStream::connect(init::socket(&self.folder))
             .with_context(|| format!("the machine {} does not answer", self.name))?;
         socket.set_read_timeout(Some(PATIENCE))?;

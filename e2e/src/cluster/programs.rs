@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use sha2::{Digest as _, Sha256};
 
 use super::init::Service;
 use super::plan;
+use crate::image;
 
 /// What the programs say they are; clients that parse versions choke on the default.
 const LINK_FLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 \
@@ -41,34 +41,39 @@ pub(super) fn built() -> bool {
 
 /// Fails if they are not there and cannot be built.
 pub(super) fn check_go() -> anyhow::Result<()> {
-    let out = Command::new("go")
-        .arg("version")
-        .current_dir(module())
-        .output();
+    // It reads go.mod, so it fails where a build would for Go's version.
+    let out = go().args(["list", "-m"]).current_dir(module()).output();
     let said = match &out {
         Ok(out) if out.status.success() => return Ok(()),
         Ok(out) => String::from_utf8_lossy(&out.stderr).trim().to_owned(),
         Err(e) => e.to_string(),
     };
     bail!(
-        "Kubernetes is built from source, which needs Go 1.26 or newer (`go version` says: {said}): install it from \
+        "Kubernetes is built from source, which needs Go 1.26 or newer (`go list -m` says: {said}): install it from \
          https://go.dev/dl, or with an older Go from 1.21 on let it fetch a newer one by setting GOTOOLCHAIN=auto"
     )
 }
 
+/// The Go tool, in PATH or where its own installer puts it.
+pub(super) fn go() -> Command {
+    let usual = Path::new("/usr/local/go/bin/go");
+    let in_path = std::env::var_os("PATH")
+        .is_some_and(|p| std::env::split_paths(&p).any(|d| d.join("go").is_file()));
+    if !in_path && usual.is_file() {
+        Command::new(usual)
+    } else {
+        Command::new("go")
+    }
+}
+
 /// Every version has a folder of its own.
 fn folder() -> anyhow::Result<PathBuf> {
-    let mut hash = Sha256::new();
+    let mut named = Vec::new();
     for file in ["go.mod", "go.sum"] {
-        hash.update(fs::read(module().join(file)).with_context(|| format!("e2e/cluster/{file}"))?);
+        named.extend(fs::read(module().join(file)).with_context(|| format!("e2e/cluster/{file}"))?);
     }
-    hash.update(LINK_FLAGS);
-    let key: String = hash
-        .finalize()
-        .iter()
-        .take(6)
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    named.extend(LINK_FLAGS.as_bytes());
+    let key = &image::hex_digest(&named)[..12];
     Ok(plan::cache()?.join("tools").join(key))
 }
 
@@ -76,7 +81,7 @@ fn build(dir: &Path) -> anyhow::Result<()> {
     check_go()?;
     let partial = dir.with_extension("partial");
     fs::create_dir_all(&partial).with_context(|| format!("making {}", partial.display()))?;
-    let mut go = Command::new("go")
+    let mut go = go()
         .args(["build", "-v", "-trimpath", "-ldflags", LINK_FLAGS, "-o"])
         // Go takes it for a folder by the slash.
         .arg(format!("{}/", partial.display()))
