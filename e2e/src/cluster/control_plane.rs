@@ -108,6 +108,11 @@ fn controller_manager(tools: &Path, pki: &Pki, plan: Plan) -> Service {
         format!("--root-ca-file={}", p("ca.crt")),
         format!("--cluster-signing-cert-file={}", p("ca.crt")),
         format!("--cluster-signing-key-file={}", p("ca.key")),
+        // At the default rate it takes five seconds to fetch the tokens of its forty controllers.
+        "--kube-api-qps=500".to_owned(),
+        "--kube-api-burst=1000".to_owned(),
+        // How soon a node that became ready may get pods.
+        "--node-monitor-period=1s".to_owned(),
         "--allocate-node-cidrs=false".to_owned(),
         format!("--cluster-cidr={}", plan.pods()),
         format!("--service-cluster-ip-range={}", plan.services()),
