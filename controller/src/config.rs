@@ -1,0 +1,147 @@
+//! The controller's configuration: arguments or environment, read once before anything starts.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+
+use crate::index::Settings;
+use crate::index::names::Key;
+
+/// The control plane of the mesh.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "controller", version)]
+pub struct Config {
+    /// Where discovery and certificates are served.
+    #[arg(long, env = "LISTEN", default_value = "[::]:15012")]
+    pub listen: SocketAddr,
+    /// Where metrics and state are served.
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "[::]:15020")]
+    pub admin_listen: SocketAddr,
+    /// Where readiness is served.
+    #[arg(long, env = "READY_LISTEN", default_value = "[::]:15021")]
+    pub ready_listen: SocketAddr,
+    /// The namespace of the controller: its Secret, its proxies.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "ambit-system")]
+    pub namespace: String,
+    /// The controller's pod, for Events.
+    #[arg(long, env = "POD_NAME", default_value = "ambit-controller")]
+    pub pod_name: String,
+    /// The name of the controller's ServiceAccount, ClusterRole and ClusterRoleBinding, if it runs in the cluster:
+    /// `kubectl delete` then waits until the controller has cleaned up.
+    #[arg(long, env = "INSTALLED_AS")]
+    pub installed_as: Option<String>,
+    /// The trust domain of every identity.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: hbone::TrustDomain,
+    /// The domain of service names.
+    #[arg(long, env = "CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// The cluster's name in UIDs.
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// Namespaces whose pods are never enrolled.
+    #[arg(
+        long,
+        env = "EXCLUDED_NAMESPACES",
+        default_value = "kube-system",
+        value_delimiter = ','
+    )]
+    pub excluded_namespaces: Vec<String>,
+    /// Service accounts (`namespace/name`) of node proxies: they ask on behalf of the pods of their node. Added to
+    /// `<namespace>/ztunnel`.
+    #[arg(long, env = "TRUSTED_NODE_ACCOUNTS", value_delimiter = ',')]
+    pub trusted_node_accounts: Vec<String>,
+    /// Names under which proxies may look for the controller, beside those of its own Service.
+    #[arg(long, env = "SERVER_NAMES", value_delimiter = ',')]
+    pub server_names: Vec<String>,
+    /// The image of the waypoints.
+    #[arg(
+        long,
+        env = "AMBIT_WAYPOINT_IMAGE",
+        default_value = "ghcr.io/ambit-mesh/waypoint:latest"
+    )]
+    pub waypoint_image: String,
+    /// When it is pulled.
+    #[arg(
+        long,
+        env = "AMBIT_WAYPOINT_PULL_POLICY",
+        default_value = "IfNotPresent"
+    )]
+    pub waypoint_pull_policy: String,
+    /// Where waypoints find the controller.
+    #[arg(long, env = "XDS_ADDRESS")]
+    pub xds_address: Option<String>,
+    /// `text` or `json`.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    pub log_format: mesh::process::telemetry::LogFormat,
+    /// What is logged.
+    #[arg(
+        long,
+        env = "RUST_LOG",
+        default_value = "info,kube_client=warn,tower=warn"
+    )]
+    pub log_filter: String,
+}
+
+/// The name of the controller's Service.
+pub const SERVICE: &str = "ambit-controller";
+/// The port of discovery and certificates.
+pub const PORT: u16 = 15012;
+/// The audience of the tokens that proxies show.
+pub const AUDIENCE: &str = "istio-ca";
+
+// === impl Config ===
+
+impl Config {
+    /// For the index.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            trust_domain: self.trust_domain.as_str().to_owned(),
+            cluster_domain: self.cluster_domain.clone(),
+            cluster_id: self.cluster_id.clone(),
+            excluded_namespaces: self.excluded_namespaces.clone(),
+            system_namespace: self.namespace.clone(),
+        }
+    }
+
+    /// The service accounts of node proxies.
+    pub fn node_accounts(&self) -> Vec<Key> {
+        let more = self
+            .trusted_node_accounts
+            .iter()
+            .filter_map(|account| account.split_once('/'));
+        std::iter::once((self.namespace.as_str(), "ztunnel"))
+            .chain(more)
+            .map(|(namespace, name)| Key::new(namespace, name))
+            .collect()
+    }
+
+    /// The names in the server's certificate. Proxies made for other control planes look for `istiod`.
+    pub fn dns_names(&self) -> Vec<String> {
+        let namespace = &self.namespace;
+        let ours = [
+            SERVICE.to_owned(),
+            format!("{SERVICE}.{namespace}"),
+            format!("{SERVICE}.{namespace}.svc"),
+            format!("{SERVICE}.{namespace}.svc.{}", self.cluster_domain),
+            "istiod.istio-system.svc".to_owned(),
+            format!("istiod.{namespace}.svc"),
+            "localhost".to_owned(),
+        ];
+        ours.into_iter()
+            .chain(
+                self.server_names
+                    .iter()
+                    .filter(|name| !name.is_empty())
+                    .cloned(),
+            )
+            .collect()
+    }
+
+    /// Where waypoints find the controller.
+    pub fn xds_address(&self) -> String {
+        self.xds_address
+            .clone()
+            .unwrap_or_else(|| format!("{SERVICE}.{}.svc:{PORT}", self.namespace))
+    }
+}

@@ -1,0 +1,119 @@
+//! What every stream reads: one published version of the mesh, whole and shared.
+
+use std::sync::Arc;
+
+use imbl::{HashMap, OrdMap};
+use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Resources};
+
+use crate::index::changes::{Changes, Place, Scope};
+use crate::index::names::Key;
+
+/// The mesh at one moment. A clone costs a few pointers.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    addresses: Resources,
+    namespaces: Resources,
+    nodes: HashMap<Arc<str>, Resources>,
+    waypoints: HashMap<Key, Resources>,
+    pods: HashMap<Arc<str>, Place>,
+    /// How many pods of a service account run on a node.
+    accounts: OrdMap<(Arc<str>, Key), usize>,
+}
+
+/// Who asks, and so what may be seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Viewer {
+    /// The ztunnel of this node.
+    Node(Arc<str>),
+    /// The waypoint of this Gateway.
+    Waypoint(Key),
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Takes in what the index says is different.
+    pub fn apply(&mut self, changes: &Changes) {
+        for change in &changes.resources {
+            match &change.scope {
+                Scope::Addresses => put(&mut self.addresses, change),
+                Scope::Namespaces => put(&mut self.namespaces, change),
+                Scope::Node(node) => put_in(&mut self.nodes, node, change),
+                Scope::Waypoint(gateway) => put_in(&mut self.waypoints, gateway, change),
+            }
+        }
+        for (uid, place) in &changes.places {
+            if let Some(before) = self.pods.remove(uid) {
+                self.count(&before, false);
+            }
+            if let Some(place) = place {
+                self.count(place, true);
+                self.pods.insert(uid.clone(), place.clone());
+            }
+        }
+    }
+
+    fn count(&mut self, place: &Place, more: bool) {
+        let account = Key {
+            namespace: place.pod.namespace.clone(),
+            name: place.service_account.clone(),
+        };
+        let entry = (place.node.clone(), account);
+        let count = self.accounts.get(&entry).copied().unwrap_or(0);
+        match if more {
+            count + 1
+        } else {
+            count.saturating_sub(1)
+        } {
+            0 => self.accounts.remove(&entry),
+            count => self.accounts.insert(entry, count),
+        };
+    }
+
+    /// What this viewer may see of a type; nothing of types that are not served.
+    pub fn resources(&self, viewer: &Viewer, type_url: &str) -> Resources {
+        match (type_url, viewer) {
+            (ADDRESS_TYPE, _) => self.addresses.clone(),
+            (ENROLLED_NAMESPACE_TYPE, Viewer::Node(_)) => self.namespaces.clone(),
+            (ENROLMENT_TYPE, Viewer::Node(node)) => {
+                self.nodes.get(node).cloned().unwrap_or_default()
+            }
+            (ROUTE_TYPE, Viewer::Waypoint(gateway)) => {
+                self.waypoints.get(gateway).cloned().unwrap_or_default()
+            }
+            _ => Resources::default(),
+        }
+    }
+
+    /// The pod with this UID, while it runs.
+    pub fn pod(&self, uid: &str) -> Option<&Place> {
+        self.pods.get(uid)
+    }
+
+    /// Whether a pod of this service account runs on this node.
+    pub fn runs(&self, node: &str, account: &Key) -> bool {
+        self.accounts
+            .contains_key(&(Arc::from(node), account.clone()))
+    }
+}
+
+fn put(resources: &mut Resources, change: &crate::index::changes::ResourceChange) {
+    match &change.resource {
+        Some(resource) => resources.insert(change.name.clone(), resource.clone()),
+        None => resources.remove(&change.name),
+    };
+}
+
+fn put_in<K: Clone + Eq + std::hash::Hash>(
+    all: &mut HashMap<K, Resources>,
+    of: &K,
+    change: &crate::index::changes::ResourceChange,
+) {
+    let mut resources = all.get(of).cloned().unwrap_or_default();
+    put(&mut resources, change);
+    if resources.is_empty() {
+        all.remove(of);
+    } else {
+        all.insert(of.clone(), resources);
+    }
+}
