@@ -1,0 +1,389 @@
+//! Both halves of delta xDS against one another: what converges, what is sent, and what is not.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use mesh::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
+use mesh::proto::node::EnrolledNamespace;
+use mesh::xds::session::{Action, ControllerSession, ProtocolError, ProxySession};
+use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE as TYPE, Encoded, Rejected, Resources, Update};
+use prost::Message;
+use proptest::prelude::*;
+
+const ALL: usize = usize::MAX;
+
+/// A value that the proxy refuses.
+fn is_bad(value: u8) -> bool {
+    value % 5 == 4
+}
+
+fn encoded(value: u8) -> Encoded {
+    Encoded::new(TYPE, &EnrolledNamespace { name: value.to_string() })
+}
+
+fn resources(values: &[(&str, u8)]) -> Resources {
+    values.iter().map(|(name, value)| (std::sync::Arc::from(*name), encoded(*value))).collect()
+}
+
+/// A proxy that keeps what it took.
+struct Proxy {
+    session: ProxySession,
+    has: BTreeMap<String, u8>,
+    /// What it refused on this stream and was not changed since.
+    refused: HashSet<(String, u8)>,
+}
+
+impl Proxy {
+    fn new() -> Self {
+        let session = ProxySession::new([TYPE]);
+        Self { session, has: BTreeMap::new(), refused: HashSet::new() }
+    }
+
+    fn open(&self) -> Vec<DeltaDiscoveryRequest> {
+        self.session.open(&Node::default())
+    }
+
+    fn on_response(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+        let Self { session, has, refused } = self;
+        session.on_response(response, |update| take(has, refused, update)).request
+    }
+}
+
+fn take(
+    has: &mut BTreeMap<String, u8>,
+    refused: &mut HashSet<(String, u8)>,
+    update: &Update,
+) -> Result<(), Rejected> {
+    let read = |bytes: &bytes::Bytes| -> u8 {
+        let namespace = EnrolledNamespace::decode(bytes.clone()).expect("decodes");
+        namespace.name.parse().expect("a number")
+    };
+    let bad: Vec<(String, u8)> = update
+        .updated
+        .iter()
+        .map(|(name, bytes)| (name.clone(), read(bytes)))
+        .filter(|(_, value)| is_bad(*value))
+        .collect();
+    for pair in &bad {
+        assert!(refused.insert(pair.clone()), "{pair:?} was refused before and did not change");
+    }
+    if !bad.is_empty() {
+        let resources = bad.into_iter().map(|(name, _)| (name, "bad".to_owned())).collect();
+        return Err(Rejected { resources });
+    }
+    for name in &update.removed {
+        has.remove(name);
+    }
+    has.extend(update.updated.iter().map(|(name, bytes)| (name.clone(), read(bytes))));
+    Ok(())
+}
+
+fn connect(proxy: &Proxy) -> ControllerSession {
+    let mut controller = ControllerSession::new();
+    for request in proxy.open() {
+        assert_eq!(controller.on_request(&request), Ok(Action::Subscribed));
+    }
+    controller
+}
+
+/// Sends and answers until there is nothing to say; returns what was sent, as names.
+fn settle(controller: &mut ControllerSession, proxy: &mut Proxy, now: &Resources) -> Vec<String> {
+    let mut sent = Vec::new();
+    while let Some(response) = controller.changes(TYPE, now, 2) {
+        sent.extend(response.resources.iter().map(|resource| resource.name.clone()));
+        sent.extend(response.removed_resources.iter().map(|name| format!("-{name}")));
+        let request = proxy.on_response(response);
+        controller.on_request(&request).expect("a valid request");
+    }
+    assert!(controller.settled(TYPE, now));
+    sent
+}
+
+#[test]
+fn the_first_answer_comes_even_when_there_is_nothing() {
+    let mut proxy = Proxy::new();
+    let mut controller = connect(&proxy);
+    assert!(!proxy.session.synced());
+    let response = controller.changes(TYPE, &Resources::new(), ALL).expect("an empty answer");
+    assert!(response.resources.is_empty() && response.removed_resources.is_empty());
+    let ack = proxy.on_response(response);
+    assert!(proxy.session.synced());
+    assert_eq!(controller.on_request(&ack), Ok(Action::Acked));
+    assert_eq!(controller.changes(TYPE, &Resources::new(), ALL), None);
+}
+
+#[test]
+fn synced_only_when_all_parts_have_come() {
+    let mut proxy = Proxy::new();
+    let mut controller = connect(&proxy);
+    let now = resources(&[("a", 1), ("b", 2), ("c", 3)]);
+    let first = controller.changes(TYPE, &now, 2).expect("the first part");
+    assert_eq!(first.resources.len(), 2);
+    assert_eq!(controller.changes(TYPE, &now, 2), None, "one response in flight");
+    let ack = proxy.on_response(first);
+    assert!(!proxy.session.synced());
+    controller.on_request(&ack).expect("an ack");
+    let second = controller.changes(TYPE, &now, 2).expect("the second part");
+    let _ = proxy.on_response(second);
+    assert!(proxy.session.synced());
+    assert_eq!(proxy.has.len(), 3);
+}
+
+#[test]
+fn a_reconnect_costs_the_differences_only() {
+    let mut proxy = Proxy::new();
+    let mut controller = connect(&proxy);
+    let now = resources(&[("gone", 1), ("kept", 2), ("changed", 3)]);
+    settle(&mut controller, &mut proxy, &now);
+
+    let now = resources(&[("kept", 2), ("changed", 5), ("new", 6)]);
+    let mut controller = connect(&proxy);
+    let mut sent = settle(&mut controller, &mut proxy, &now);
+    sent.sort_unstable();
+    assert_eq!(sent, ["-gone", "changed", "new"]);
+    let has: Vec<_> = proxy.has.into_iter().collect();
+    assert_eq!(has, [("changed".into(), 5), ("kept".into(), 2), ("new".into(), 6)]);
+}
+
+#[test]
+fn a_refusal_names_the_resource_and_the_rest_is_taken() {
+    let mut proxy = Proxy::new();
+    let mut controller = connect(&proxy);
+    settle(&mut controller, &mut proxy, &resources(&[("a", 1), ("gone", 2)]));
+    let now = resources(&[("a", 4), ("b", 3)]);
+    let response = controller.changes(TYPE, &now, ALL).expect("changes");
+    let nack = proxy.on_response(response);
+    let error = nack.error_detail.clone().expect("a refusal");
+    assert_eq!(error.message, "a: bad");
+    assert_eq!(proxy.has, BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 3)]));
+    assert_eq!(
+        controller.on_request(&nack),
+        Ok(Action::Nacked { reason: "a: bad".to_owned() })
+    );
+    assert_eq!(controller.changes(TYPE, &now, ALL), None, "not again until it changes");
+    let sent = settle(&mut controller, &mut proxy, &resources(&[("a", 5), ("b", 3)]));
+    assert_eq!(sent, ["a"]);
+}
+
+#[test]
+fn what_is_not_a_resource_of_that_type_is_refused_by_name() {
+    let any = |url: &str| prost_types::Any { type_url: url.to_owned(), value: Vec::new() };
+    let resource = |name: &str, bytes: Vec<u8>| Resource {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        resource: bytes.into(),
+        aliases: Vec::new(),
+    };
+    let response = DeltaDiscoveryResponse {
+        type_url: TYPE.to_owned(),
+        nonce: "7".to_owned(),
+        resources: vec![
+            resource("empty", Vec::new()),
+            resource("garbage", vec![0xff; 9]),
+            resource("other", any(ADDRESS_TYPE).encode_to_vec()),
+            resource("twice", any(TYPE).encode_to_vec()),
+            resource("twice", any(TYPE).encode_to_vec()),
+            resource("both", any(TYPE).encode_to_vec()),
+        ],
+        removed_resources: vec!["both".to_owned()],
+        ..DeltaDiscoveryResponse::default()
+    };
+    let mut taken = Vec::new();
+    let mut session = ProxySession::new([TYPE]);
+    let reply = session.on_response(response, |update| {
+        taken.extend(update.updated.iter().map(|(name, _)| name.clone()));
+        Ok(())
+    });
+    assert_eq!(taken, ["twice"]);
+    let refused = reply.refused.expect("refusals");
+    let names: Vec<&str> = refused.resources.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["empty", "garbage", "other", "twice", "both"]);
+    assert_eq!(reply.request.response_nonce, "7");
+    assert_eq!(session.len(TYPE), 1);
+
+    let unasked = DeltaDiscoveryResponse { type_url: ADDRESS_TYPE.into(), ..Default::default() };
+    let reply = session.on_response(unasked, |_| panic!("it was not asked for"));
+    assert!(reply.request.error_detail.is_some());
+}
+
+#[test]
+fn several_types_do_not_wait_for_one_another() {
+    let mut session = ProxySession::new([TYPE, ADDRESS_TYPE]);
+    let mut controller = ControllerSession::new();
+    for request in session.open(&Node::default()) {
+        controller.on_request(&request).expect("a subscription");
+    }
+    let now = resources(&[("a", 1)]);
+    let first = controller.changes(TYPE, &now, ALL).expect("the one type");
+    let second = controller.changes(ADDRESS_TYPE, &Resources::new(), ALL).expect("the other");
+    assert_ne!(first.nonce, second.nonce);
+    let ack = session.on_response(second, |_| Ok(())).request;
+    assert!(!session.synced());
+    assert_eq!(controller.on_request(&ack), Ok(Action::Acked));
+    let ack = session.on_response(first, |_| Ok(())).request;
+    assert!(session.synced());
+    assert_eq!(controller.on_request(&ack), Ok(Action::Acked));
+    assert_eq!(controller.types().collect::<Vec<_>>(), [TYPE, ADDRESS_TYPE]);
+}
+
+#[test]
+fn a_stale_nonce_is_no_answer() {
+    let mut proxy = Proxy::new();
+    let mut controller = connect(&proxy);
+    let now = resources(&[("a", 1)]);
+    let response = controller.changes(TYPE, &now, ALL).expect("a response");
+    let mut stale = proxy.on_response(response);
+    stale.response_nonce = "0".to_owned();
+    assert_eq!(controller.on_request(&stale), Ok(Action::Nothing));
+    assert!(!controller.settled(TYPE, &now));
+}
+
+#[test]
+fn names_one_by_one() {
+    let request = |subscribe: &[&str], unsubscribe: &[&str]| DeltaDiscoveryRequest {
+        type_url: TYPE.to_owned(),
+        resource_names_subscribe: subscribe.iter().map(ToString::to_string).collect(),
+        resource_names_unsubscribe: unsubscribe.iter().map(ToString::to_string).collect(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    let mut controller = ControllerSession::new();
+    let now = resources(&[("a", 1), ("b", 2)]);
+    let say = |controller: &mut ControllerSession, request: &DeltaDiscoveryRequest| {
+        controller.on_request(request).expect("valid");
+        let mut names = Vec::new();
+        while let Some(response) = controller.changes(TYPE, &now, ALL) {
+            names.extend(response.resources.iter().map(|resource| resource.name.clone()));
+            names.extend(response.removed_resources.iter().map(|name| format!("-{name}")));
+            let ack = DeltaDiscoveryRequest {
+                type_url: TYPE.to_owned(),
+                response_nonce: response.nonce,
+                ..DeltaDiscoveryRequest::default()
+            };
+            controller.on_request(&ack).expect("an ack");
+        }
+        names
+    };
+    // As a stock ztunnel in on-demand mode begins.
+    assert!(say(&mut controller, &request(&["*"], &["*"])).is_empty());
+    assert_eq!(say(&mut controller, &request(&["a", "missing"], &[])), ["a", "-missing"]);
+    assert_eq!(say(&mut controller, &request(&["a"], &[])), ["a"], "asked again, sent again");
+    assert!(say(&mut controller, &request(&[], &["a"])).is_empty());
+    assert_eq!(say(&mut controller, &request(&["*"], &[])), ["a", "b"]);
+}
+
+#[test]
+fn limits_end_the_stream_with_their_name() {
+    let request = |type_url: &str| DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    let mut controller = ControllerSession::new();
+    assert_eq!(controller.on_request(&request("")), Err(ProtocolError::NoType));
+    let mut types = (0..).map(|at| controller.on_request(&request(&at.to_string())));
+    assert_eq!(types.find(Result::is_err), Some(Err(ProtocolError::TooManyTypes)));
+
+    let mut long = request(TYPE);
+    long.resource_names_subscribe = vec!["x".repeat(2000)];
+    let mut controller = ControllerSession::new();
+    assert_eq!(controller.on_request(&long), Err(ProtocolError::LongName(2000)));
+    let mut many = request(TYPE);
+    many.resource_names_subscribe = (0..70_000).map(|at| at.to_string()).collect();
+    assert_eq!(
+        controller.on_request(&many),
+        Err(ProtocolError::TooManyNames(TYPE.to_owned()))
+    );
+}
+
+#[test]
+fn equal_content_has_an_equal_version_and_the_wire_is_an_any() {
+    assert_eq!(encoded(1).version(), encoded(1).version());
+    assert_ne!(encoded(1).version(), encoded(2).version());
+    // Decoded as any other xDS client would: field 2 is a message of type Any.
+    let any = prost_types::Any::decode(encoded(7).any().clone()).expect("an Any");
+    assert_eq!(any.type_url, TYPE);
+    assert_eq!(EnrolledNamespace::decode(&*any.value).expect("ours").name, "7");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(u8, u8),
+    Remove(u8),
+    /// One response sent, taken in and answered.
+    Deliver(usize),
+    /// A response is lost, and the stream with it.
+    LoseResponse,
+    /// A response is taken in, its answer lost, and the stream with it.
+    LoseAnswer,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..6u8, any::<u8>()).prop_map(|(name, value)| Step::Set(name, value % 20)),
+        2 => (0..6u8).prop_map(Step::Remove),
+        5 => (1..4usize).prop_map(Step::Deliver),
+        1 => Just(Step::LoseResponse),
+        1 => Just(Step::LoseAnswer),
+    ]
+}
+
+proptest! {
+    /// After anything, the proxy has what the controller has, or, of what it refuses, what it last took.
+    #[test]
+    fn converges(steps in proptest::collection::vec(step(), 0..80)) {
+        let mut now = Resources::new();
+        let mut values: HashMap<String, u8> = HashMap::new();
+        let mut proxy = Proxy::new();
+        let mut controller = connect(&proxy);
+        for step in steps {
+            match step {
+                Step::Set(name, value) => {
+                    let name = name.to_string();
+                    if values.insert(name.clone(), value) != Some(value) {
+                        proxy.refused.retain(|(refused, _)| *refused != name);
+                    }
+                    now.insert(name.as_str().into(), encoded(value));
+                }
+                Step::Remove(name) => {
+                    let name = name.to_string();
+                    values.remove(&name);
+                    proxy.refused.retain(|(refused, _)| *refused != name);
+                    now.remove(name.as_str());
+                }
+                Step::Deliver(max) => {
+                    if let Some(response) = controller.changes(TYPE, &now, max) {
+                        prop_assert!(response.resources.len() + response.removed_resources.len() <= max);
+                        let answer = proxy.on_response(response);
+                        controller.on_request(&answer).expect("valid");
+                    }
+                }
+                Step::LoseResponse => {
+                    let _ = controller.changes(TYPE, &now, 2);
+                    proxy.refused.clear();
+                    controller = connect(&proxy);
+                }
+                Step::LoseAnswer => {
+                    if let Some(response) = controller.changes(TYPE, &now, 2) {
+                        let _ = proxy.on_response(response);
+                    }
+                    proxy.refused.clear();
+                    controller = connect(&proxy);
+                }
+            }
+        }
+        settle(&mut controller, &mut proxy, &now);
+        for (name, value) in &values {
+            match proxy.has.get(name) {
+                Some(has) if is_bad(*value) => prop_assert!(!is_bad(*has)),
+                None => prop_assert!(is_bad(*value)),
+                Some(has) => prop_assert_eq!(has, value),
+            }
+        }
+        prop_assert!(proxy.has.keys().all(|name| values.contains_key(name)));
+        // And what it says it has is what it has.
+        let opening = proxy.open().remove(0).initial_resource_versions;
+        for (name, has) in &proxy.has {
+            let version = encoded(*has).version().to_owned();
+            prop_assert_eq!(opening.get(name), Some(&version));
+        }
+        prop_assert_eq!(opening.len(), proxy.has.len());
+    }
+}
