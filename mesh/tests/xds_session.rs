@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use mesh::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use mesh::proto::node::EnrolledNamespace;
 use mesh::xds::session::{Action, ControllerSession, ProtocolError, ProxySession};
-use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE as TYPE, Encoded, Rejected, Resources, Update};
-use prost::Message;
+use mesh::xds::{
+    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE as TYPE, Encoded, Rejected, Resources, Update,
+};
 use proptest::prelude::*;
+use prost::Message;
 
 const ALL: usize = usize::MAX;
 
@@ -17,11 +19,19 @@ fn is_bad(value: u8) -> bool {
 }
 
 fn encoded(value: u8) -> Encoded {
-    Encoded::new(TYPE, &EnrolledNamespace { name: value.to_string() })
+    Encoded::new(
+        TYPE,
+        &EnrolledNamespace {
+            name: value.to_string(),
+        },
+    )
 }
 
 fn resources(values: &[(&str, u8)]) -> Resources {
-    values.iter().map(|(name, value)| (std::sync::Arc::from(*name), encoded(*value))).collect()
+    values
+        .iter()
+        .map(|(name, value)| (std::sync::Arc::from(*name), encoded(*value)))
+        .collect()
 }
 
 /// A proxy that keeps what it took.
@@ -35,7 +45,11 @@ struct Proxy {
 impl Proxy {
     fn new() -> Self {
         let session = ProxySession::new([TYPE]);
-        Self { session, has: BTreeMap::new(), refused: HashSet::new() }
+        Self {
+            session,
+            has: BTreeMap::new(),
+            refused: HashSet::new(),
+        }
     }
 
     fn open(&self) -> Vec<DeltaDiscoveryRequest> {
@@ -43,8 +57,14 @@ impl Proxy {
     }
 
     fn on_response(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
-        let Self { session, has, refused } = self;
-        session.on_response(response, |update| take(has, refused, update)).request
+        let Self {
+            session,
+            has,
+            refused,
+        } = self;
+        session
+            .on_response(response, |update| take(has, refused, update))
+            .request
     }
 }
 
@@ -64,16 +84,27 @@ fn take(
         .filter(|(_, value)| is_bad(*value))
         .collect();
     for pair in &bad {
-        assert!(refused.insert(pair.clone()), "{pair:?} was refused before and did not change");
+        assert!(
+            refused.insert(pair.clone()),
+            "{pair:?} was refused before and did not change"
+        );
     }
     if !bad.is_empty() {
-        let resources = bad.into_iter().map(|(name, _)| (name, "bad".to_owned())).collect();
+        let resources = bad
+            .into_iter()
+            .map(|(name, _)| (name, "bad".to_owned()))
+            .collect();
         return Err(Rejected { resources });
     }
     for name in &update.removed {
         has.remove(name);
     }
-    has.extend(update.updated.iter().map(|(name, bytes)| (name.clone(), read(bytes))));
+    has.extend(
+        update
+            .updated
+            .iter()
+            .map(|(name, bytes)| (name.clone(), read(bytes))),
+    );
     Ok(())
 }
 
@@ -89,8 +120,18 @@ fn connect(proxy: &Proxy) -> ControllerSession {
 fn settle(controller: &mut ControllerSession, proxy: &mut Proxy, now: &Resources) -> Vec<String> {
     let mut sent = Vec::new();
     while let Some(response) = controller.changes(TYPE, now, 2) {
-        sent.extend(response.resources.iter().map(|resource| resource.name.clone()));
-        sent.extend(response.removed_resources.iter().map(|name| format!("-{name}")));
+        sent.extend(
+            response
+                .resources
+                .iter()
+                .map(|resource| resource.name.clone()),
+        );
+        sent.extend(
+            response
+                .removed_resources
+                .iter()
+                .map(|name| format!("-{name}")),
+        );
         let request = proxy.on_response(response);
         controller.on_request(&request).expect("a valid request");
     }
@@ -103,7 +144,9 @@ fn the_first_answer_comes_even_when_there_is_nothing() {
     let mut proxy = Proxy::new();
     let mut controller = connect(&proxy);
     assert!(!proxy.session.synced());
-    let response = controller.changes(TYPE, &Resources::new(), ALL).expect("an empty answer");
+    let response = controller
+        .changes(TYPE, &Resources::new(), ALL)
+        .expect("an empty answer");
     assert!(response.resources.is_empty() && response.removed_resources.is_empty());
     let ack = proxy.on_response(response);
     assert!(proxy.session.synced());
@@ -118,7 +161,11 @@ fn synced_only_when_all_parts_have_come() {
     let now = resources(&[("a", 1), ("b", 2), ("c", 3)]);
     let first = controller.changes(TYPE, &now, 2).expect("the first part");
     assert_eq!(first.resources.len(), 2);
-    assert_eq!(controller.changes(TYPE, &now, 2), None, "one response in flight");
+    assert_eq!(
+        controller.changes(TYPE, &now, 2),
+        None,
+        "one response in flight"
+    );
     let ack = proxy.on_response(first);
     assert!(!proxy.session.synced());
     controller.on_request(&ack).expect("an ack");
@@ -141,32 +188,55 @@ fn a_reconnect_costs_the_differences_only() {
     sent.sort_unstable();
     assert_eq!(sent, ["-gone", "changed", "new"]);
     let has: Vec<_> = proxy.has.into_iter().collect();
-    assert_eq!(has, [("changed".into(), 5), ("kept".into(), 2), ("new".into(), 6)]);
+    assert_eq!(
+        has,
+        [("changed".into(), 5), ("kept".into(), 2), ("new".into(), 6)]
+    );
 }
 
 #[test]
 fn a_refusal_names_the_resource_and_the_rest_is_taken() {
     let mut proxy = Proxy::new();
     let mut controller = connect(&proxy);
-    settle(&mut controller, &mut proxy, &resources(&[("a", 1), ("gone", 2)]));
+    settle(
+        &mut controller,
+        &mut proxy,
+        &resources(&[("a", 1), ("gone", 2)]),
+    );
     let now = resources(&[("a", 4), ("b", 3)]);
     let response = controller.changes(TYPE, &now, ALL).expect("changes");
     let nack = proxy.on_response(response);
     let error = nack.error_detail.clone().expect("a refusal");
     assert_eq!(error.message, "a: bad");
-    assert_eq!(proxy.has, BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 3)]));
+    assert_eq!(
+        proxy.has,
+        BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 3)])
+    );
     assert_eq!(
         controller.on_request(&nack),
-        Ok(Action::Nacked { reason: "a: bad".to_owned() })
+        Ok(Action::Nacked {
+            reason: "a: bad".to_owned()
+        })
     );
-    assert_eq!(controller.changes(TYPE, &now, ALL), None, "not again until it changes");
-    let sent = settle(&mut controller, &mut proxy, &resources(&[("a", 5), ("b", 3)]));
+    assert_eq!(
+        controller.changes(TYPE, &now, ALL),
+        None,
+        "not again until it changes"
+    );
+    let sent = settle(
+        &mut controller,
+        &mut proxy,
+        &resources(&[("a", 5), ("b", 3)]),
+    );
     assert_eq!(sent, ["a"]);
 }
 
 #[test]
 fn what_is_not_a_resource_of_that_type_is_refused_by_name() {
-    let any = |url: &str| prost_types::Any { type_url: url.to_owned(), value: Vec::new() };
+    let any = |url: &str| prost_types::Any {
+        type_url: url.to_owned(),
+        value: Vec::new(),
+    };
     let resource = |name: &str, bytes: Vec<u8>| Resource {
         name: name.to_owned(),
         version: "1".to_owned(),
@@ -195,12 +265,19 @@ fn what_is_not_a_resource_of_that_type_is_refused_by_name() {
     });
     assert_eq!(taken, ["twice"]);
     let refused = reply.refused.expect("refusals");
-    let names: Vec<&str> = refused.resources.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = refused
+        .resources
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
     assert_eq!(names, ["empty", "garbage", "other", "twice", "both"]);
     assert_eq!(reply.request.response_nonce, "7");
     assert_eq!(session.len(TYPE), 1);
 
-    let unasked = DeltaDiscoveryResponse { type_url: ADDRESS_TYPE.into(), ..Default::default() };
+    let unasked = DeltaDiscoveryResponse {
+        type_url: ADDRESS_TYPE.into(),
+        ..Default::default()
+    };
     let reply = session.on_response(unasked, |_| panic!("it was not asked for"));
     assert!(reply.request.error_detail.is_some());
 }
@@ -214,7 +291,9 @@ fn several_types_do_not_wait_for_one_another() {
     }
     let now = resources(&[("a", 1)]);
     let first = controller.changes(TYPE, &now, ALL).expect("the one type");
-    let second = controller.changes(ADDRESS_TYPE, &Resources::new(), ALL).expect("the other");
+    let second = controller
+        .changes(ADDRESS_TYPE, &Resources::new(), ALL)
+        .expect("the other");
     assert_ne!(first.nonce, second.nonce);
     let ack = session.on_response(second, |_| Ok(())).request;
     assert!(!session.synced());
@@ -251,8 +330,18 @@ fn names_one_by_one() {
         controller.on_request(request).expect("valid");
         let mut names = Vec::new();
         while let Some(response) = controller.changes(TYPE, &now, ALL) {
-            names.extend(response.resources.iter().map(|resource| resource.name.clone()));
-            names.extend(response.removed_resources.iter().map(|name| format!("-{name}")));
+            names.extend(
+                response
+                    .resources
+                    .iter()
+                    .map(|resource| resource.name.clone()),
+            );
+            names.extend(
+                response
+                    .removed_resources
+                    .iter()
+                    .map(|name| format!("-{name}")),
+            );
             let ack = DeltaDiscoveryRequest {
                 type_url: TYPE.to_owned(),
                 response_nonce: response.nonce,
@@ -264,8 +353,15 @@ fn names_one_by_one() {
     };
     // As a stock ztunnel in on-demand mode begins.
     assert!(say(&mut controller, &request(&["*"], &["*"])).is_empty());
-    assert_eq!(say(&mut controller, &request(&["a", "missing"], &[])), ["a", "-missing"]);
-    assert_eq!(say(&mut controller, &request(&["a"], &[])), ["a"], "asked again, sent again");
+    assert_eq!(
+        say(&mut controller, &request(&["a", "missing"], &[])),
+        ["a", "-missing"]
+    );
+    assert_eq!(
+        say(&mut controller, &request(&["a"], &[])),
+        ["a"],
+        "asked again, sent again"
+    );
     assert!(say(&mut controller, &request(&[], &["a"])).is_empty());
     assert_eq!(say(&mut controller, &request(&["*"], &[])), ["a", "b"]);
 }
@@ -277,14 +373,23 @@ fn limits_end_the_stream_with_their_name() {
         ..DeltaDiscoveryRequest::default()
     };
     let mut controller = ControllerSession::new();
-    assert_eq!(controller.on_request(&request("")), Err(ProtocolError::NoType));
+    assert_eq!(
+        controller.on_request(&request("")),
+        Err(ProtocolError::NoType)
+    );
     let mut types = (0..).map(|at| controller.on_request(&request(&at.to_string())));
-    assert_eq!(types.find(Result::is_err), Some(Err(ProtocolError::TooManyTypes)));
+    assert_eq!(
+        types.find(Result::is_err),
+        Some(Err(ProtocolError::TooManyTypes))
+    );
 
     let mut long = request(TYPE);
     long.resource_names_subscribe = vec!["x".repeat(2000)];
     let mut controller = ControllerSession::new();
-    assert_eq!(controller.on_request(&long), Err(ProtocolError::LongName(2000)));
+    assert_eq!(
+        controller.on_request(&long),
+        Err(ProtocolError::LongName(2000))
+    );
     let mut many = request(TYPE);
     many.resource_names_subscribe = (0..70_000).map(|at| at.to_string()).collect();
     assert_eq!(
@@ -300,7 +405,10 @@ fn equal_content_has_an_equal_version_and_the_wire_is_an_any() {
     // Decoded as any other xDS client would: field 2 is a message of type Any.
     let any = prost_types::Any::decode(encoded(7).any().clone()).expect("an Any");
     assert_eq!(any.type_url, TYPE);
-    assert_eq!(EnrolledNamespace::decode(&*any.value).expect("ours").name, "7");
+    assert_eq!(
+        EnrolledNamespace::decode(&*any.value).expect("ours").name,
+        "7"
+    );
 }
 
 #[derive(Clone, Debug)]
