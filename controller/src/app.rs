@@ -146,7 +146,8 @@ fn join(
     let (orders, ordered) = mpsc::channel::<Order>(ORDERS);
     let (work, worked) = mpsc::channel::<Task>(ORDERS);
     let snapshots = watch::Sender::new(Arc::new(Snapshot::default()));
-    let roots = watch::Sender::new(BTreeSet::new());
+    // Proxies of the system itself wait for them.
+    let roots = watch::Sender::new(BTreeSet::from([Arc::from(config.namespace.as_str())]));
     let progress = watch::Sender::new(Progress::default());
     let channels = Channels {
         told: told.clone(),
