@@ -1,0 +1,205 @@
+//! One update of the controller: decoded whole, then put in its places.
+
+use std::fmt::Display;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::Snapshot;
+use crate::enrolment::{Enrolment, PodUid};
+use crate::names::{ServiceName, Uid};
+use crate::proto::{node, waypoint, workload as wds};
+use crate::route::Route;
+use crate::service::Service;
+use crate::workload::Workload;
+use crate::xds::{
+    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Rejected, Update,
+};
+
+/// A resource of any type, decoded.
+enum Resource {
+    Workload(Arc<Workload>),
+    Service(Arc<Service>),
+    Route(Arc<Route>),
+    Enrolment(Arc<Enrolment>),
+    Namespace(Arc<str>),
+}
+
+impl Snapshot {
+    /// Takes an update; after a refusal the snapshot is as before.
+    pub(super) fn apply(&mut self, update: &Update) -> Result<(), Rejected> {
+        let mut decoded = Vec::with_capacity(update.updated.len());
+        let mut rejected = Vec::new();
+        for (name, bytes) in &update.updated {
+            match decode(update.type_url, name, bytes) {
+                Ok(resource) => decoded.push((name, resource)),
+                Err(reason) => rejected.push((name.clone(), reason)),
+            }
+        }
+        if !rejected.is_empty() {
+            return Err(Rejected {
+                resources: rejected,
+            });
+        }
+        for name in &update.removed {
+            self.remove(update.type_url, name);
+        }
+        for (name, resource) in decoded {
+            self.put(name, resource);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, name: &str, resource: Resource) {
+        match resource {
+            Resource::Workload(workload) => {
+                self.remove_workload(&workload.uid);
+                self.put_workload(workload);
+            }
+            Resource::Service(service) => {
+                self.remove_service(&service.id);
+                self.put_service(service);
+            }
+            Resource::Route(route) => self.routes.put(name, route),
+            Resource::Enrolment(enrolment) => {
+                self.enrolments.insert(enrolment.uid.clone(), enrolment);
+            }
+            Resource::Namespace(name) => {
+                self.namespaces.insert(name);
+            }
+        }
+    }
+
+    fn remove(&mut self, type_url: &str, name: &str) {
+        match type_url {
+            // A removal does not say which of the two it was.
+            ADDRESS_TYPE => {
+                self.remove_workload(&Uid::from(name));
+                if let Ok(service) = name.parse() {
+                    self.remove_service(&service);
+                }
+            }
+            ROUTE_TYPE => self.routes.remove(name),
+            ENROLMENT_TYPE => drop(self.enrolments.remove(&PodUid::from(name))),
+            ENROLLED_NAMESPACE_TYPE => drop(self.namespaces.remove(name)),
+            _ => {}
+        }
+    }
+
+    fn put_workload(&mut self, workload: Arc<Workload>) {
+        if !workload.host_network {
+            for ip in &workload.addresses {
+                self.by_address
+                    .entry(*ip)
+                    .or_default()
+                    .push(workload.clone());
+            }
+        }
+        for (service, _) in &workload.services {
+            self.behind
+                .entry(service.clone())
+                .or_default()
+                .insert(workload.uid.clone(), workload.clone());
+        }
+        self.workloads.insert(workload.uid.clone(), workload);
+    }
+
+    fn remove_workload(&mut self, uid: &Uid) {
+        let Some(workload) = self.workloads.remove(uid) else {
+            return;
+        };
+        for ip in &workload.addresses {
+            forget(&mut self.by_address, ip, |other| other.uid == *uid);
+        }
+        for (service, _) in &workload.services {
+            if let Some(behind) = self.behind.get_mut(service) {
+                behind.remove(uid);
+                if behind.is_empty() {
+                    self.behind.remove(service);
+                }
+            }
+        }
+    }
+
+    fn put_service(&mut self, service: Arc<Service>) {
+        for vip in &service.vips {
+            self.by_vip.entry(*vip).or_default().push(service.clone());
+        }
+        self.services.insert(service.id.clone(), service);
+    }
+
+    fn remove_service(&mut self, id: &ServiceName) {
+        let Some(service) = self.services.remove(id) else {
+            return;
+        };
+        for vip in &service.vips {
+            forget(&mut self.by_vip, vip, |other| other.id == *id);
+        }
+    }
+}
+
+/// Takes what `gone` accepts out of the list of `key`.
+fn forget<K: Hash + Eq + Clone, V: Clone>(
+    lists: &mut imbl::HashMap<K, Vec<V>>,
+    key: &K,
+    gone: impl Fn(&V) -> bool,
+) {
+    if let Some(list) = lists.get_mut(key) {
+        list.retain(|v| !gone(v));
+        if list.is_empty() {
+            lists.remove(key);
+        }
+    }
+}
+
+fn decode(type_url: &str, name: &str, bytes: &Bytes) -> Result<Resource, String> {
+    match type_url {
+        ADDRESS_TYPE => match message::<wds::Address>(bytes)?.r#type {
+            Some(wds::address::Type::Workload(workload)) => {
+                let workload: Workload = whole(workload)?;
+                named(name, workload.uid.as_str())?;
+                Ok(Resource::Workload(workload.into()))
+            }
+            Some(wds::address::Type::Service(service)) => {
+                let service: Service = whole(service)?;
+                named(name, &service.id.to_string())?;
+                Ok(Resource::Service(service.into()))
+            }
+            None => Err("neither a workload nor a service".into()),
+        },
+        ROUTE_TYPE => {
+            let route: Route = whole(message::<waypoint::Route>(bytes)?)?;
+            named(name, &route.name().to_string())?;
+            Ok(Resource::Route(route.into()))
+        }
+        ENROLMENT_TYPE => {
+            let enrolment: Enrolment = whole(message::<node::Enrolment>(bytes)?)?;
+            named(name, enrolment.uid.as_str())?;
+            Ok(Resource::Enrolment(enrolment.into()))
+        }
+        ENROLLED_NAMESPACE_TYPE => {
+            let namespace = message::<node::EnrolledNamespace>(bytes)?;
+            named(name, &namespace.name)?;
+            Ok(Resource::Namespace(namespace.name.into()))
+        }
+        other => Err(format!("nobody here knows {other}")),
+    }
+}
+
+fn message<M: Message + Default>(bytes: &Bytes) -> Result<M, String> {
+    M::decode(bytes.clone()).map_err(|error| format!("cannot be parsed: {error}"))
+}
+
+fn whole<W, T: TryFrom<W, Error: Display>>(from: W) -> Result<T, String> {
+    T::try_from(from).map_err(|error| error.to_string())
+}
+
+/// A resource under another's name could neither be replaced nor removed.
+fn named(name: &str, inside: &str) -> Result<(), String> {
+    match name == inside && !name.is_empty() {
+        true => Ok(()),
+        false => Err(format!("it calls itself {inside:?}")),
+    }
+}
