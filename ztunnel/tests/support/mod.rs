@@ -1,3 +1,12 @@
 //! What the tests of this crate share.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses its own part"
+)]
+
+pub(crate) mod ca;
+pub(crate) mod fabric;
+pub(crate) mod log;
 pub(crate) mod net;

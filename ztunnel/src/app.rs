@@ -1,0 +1,446 @@
+//! Builds the program from its configuration, owns every long-lived task, and takes it all down in order.
+
+use std::{
+    cell::RefCell,
+    env, fs, io,
+    net::{Ipv4Addr, Ipv6Addr},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use mesh::{
+    ca::{Caller, CertificateClient},
+    certs::{Certificates, Clock},
+    control::Control,
+    process::{
+        admin::{self, Admin},
+        metrics,
+        readiness::{Pending, Readiness},
+        shutdown::{Signals, Supervisor},
+        telemetry::{self, FilterHandle},
+    },
+    world::{World, world},
+    xds::{
+        ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE,
+        client::{self, Client, Handle, State},
+        node::NodeInfo,
+    },
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    runtime::Builder,
+    sync::{oneshot, watch},
+    task::{JoinHandle, LocalSet, spawn_local},
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cni::{
+        install::{InstallError, Installed, Installer},
+        server::Server,
+    },
+    config::{Config, EXIT_USAGE},
+    leaving::{ApiServer, Leaving},
+    metrics::Metrics,
+    pods::{Pods, enrol::Node},
+    proxy::Shared,
+    workers::{Run, Workers},
+};
+
+/// What the DaemonSet is called, for the question whether it stays.
+const DAEMON_SET: &str = "ztunnel";
+
+/// Readiness, for the kubelet.
+const READY_PORT: u16 = 15021;
+/// Metrics, for Prometheus.
+const METRICS_PORT: u16 = 15020;
+/// Everything, for whoever is inside the pod.
+const ADMIN_PORT: u16 = 15000;
+
+/// The exit code of a program that could not start (`EX_OSERR`).
+const CANNOT_START: u8 = 71;
+
+/// Runs the node proxy until it is told to end.
+pub fn run(config: Config) -> ExitCode {
+    let filter = match telemetry::init(config.log_format, &config.log_filter) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("ztunnel: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    tracing::info!(?config, version = env!("CARGO_PKG_VERSION"), "starting");
+    raise_file_limit();
+    let started = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| LocalSet::new().block_on(&runtime, serve(config, filter)));
+    started.unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot start");
+        ExitCode::from(CANNOT_START)
+    })
+}
+
+async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
+    let signals = Signals::new()?;
+    let mut supervisor = Supervisor::new();
+    let mut registry = metrics::registry("ztunnel");
+    let ready = Readiness::new();
+    let awaits_xds = ready.wait_for("xds");
+    let awaits_cni = ready.wait_for("cni plugin");
+
+    let (world, control) = follow_controller(&config, &mut registry, &mut supervisor);
+    let certificates = keep_certificates(&config, &mut registry, &mut supervisor);
+    let shared = Arc::new(Shared {
+        world: world.clone(),
+        metrics: Metrics::register(&mut registry),
+        trust_domain: config.trust_domain.clone(),
+        cluster: config.cluster.clone(),
+    });
+    let spawn = |name, body| supervisor.must_live_thread(name, body);
+    let workers = Arc::new(Workers::start(config.workers, &shared, spawn)?);
+
+    let synced = control.synced();
+    spawn_local(on_sync(synced.clone(), awaits_xds));
+    let node = Node {
+        shared,
+        workers: workers.clone(),
+        certificates: certificates.clone(),
+        report: Box::new({
+            let control = control.clone();
+            move |report| control.report(report)
+        }),
+        forget: Box::new({
+            let control = control.clone();
+            move |uid| control.forget(uid)
+        }),
+        proc: config.paths.proc.clone(),
+        connected: is_connected(&control),
+        synced,
+        end: CancellationToken::new(),
+        runs: RefCell::new(Run::NONE),
+        running: RefCell::default(),
+    };
+    let pods = Pods::new(node, config.paths.state.join("namespaces.json"));
+    let plugin = Plugin::start(&config, &pods, &mut supervisor, awaits_cni)?;
+
+    let admin = Admin {
+        registry: Arc::new(registry),
+        ready,
+        filter,
+        debug: debug(&config, &world, &certificates, &workers),
+    };
+    for port in [READY_PORT, METRICS_PORT, ADMIN_PORT] {
+        let listener = listen(port).await?;
+        supervisor.must_live(
+            format!("port {port}"),
+            admin::serve(listener, admin.clone()),
+        );
+    }
+    let draining = supervisor.draining();
+    must_live_local(&mut supervisor, "pods", {
+        let pods = pods.clone();
+        async move {
+            tokio::select! {
+                () = pods.run() => {}
+                () = draining.cancelled() => {}
+            }
+        }
+    });
+    let grace = drain_time(config.grace);
+    let drain = leave(config, pods, plugin, grace);
+    Ok(supervisor
+        .run(signals, drain, grace + LAST_RESORT)
+        .await
+        .code())
+}
+
+// === the control plane ===
+
+fn follow_controller(
+    config: &Config,
+    registry: &mut Registry,
+    supervisor: &mut Supervisor,
+) -> (World, Handle) {
+    let (mut writer, world) = world();
+    let config = client::Config {
+        control: control(config, &config.xds_address),
+        node: NodeInfo {
+            kind: "ztunnel".into(),
+            pod: config.pod_name.to_string(),
+            namespace: config.pod_namespace.to_string(),
+            node_name: config.node.to_string(),
+            ip: config.pod_ip,
+            cluster: config.cluster.to_string(),
+            metadata: [("NETWORK".to_owned(), String::new())].into(),
+        },
+        types: vec![ADDRESS_TYPE, ENROLMENT_TYPE, ENROLLED_NAMESPACE_TYPE],
+    };
+    let (client, handle) = Client::new(config, move |update| writer.apply(update));
+    client.metrics().register(registry);
+    supervisor.must_live("xds", client.run());
+    (world, handle)
+}
+
+fn keep_certificates(
+    config: &Config,
+    registry: &mut Registry,
+    supervisor: &mut Supervisor,
+) -> Certificates {
+    let control = control(config, &config.ca_address);
+    let authority = CertificateClient::new(control, &*config.cluster, Caller::Node);
+    let (certificates, keeper) = Certificates::new(authority, Clock::system());
+    keeper.metrics().register(registry);
+    supervisor.must_live("certificates", keeper.run());
+    certificates
+}
+
+fn control(config: &Config, address: &str) -> Control {
+    Control {
+        address: address.to_owned(),
+        server_name: None,
+        roots: config.root_ca.clone(),
+        token: Some(config.token.clone()),
+    }
+}
+
+fn is_connected(control: &Handle) -> watch::Receiver<bool> {
+    let (say, connected) = watch::channel(false);
+    let mut state = control.state();
+    spawn_local(async move {
+        loop {
+            say.send_replace(*state.borrow_and_update() == State::Connected);
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    connected
+}
+
+async fn on_sync(mut synced: watch::Receiver<bool>, awaits: Pending) {
+    if synced.wait_for(|synced| *synced).await.is_ok() {
+        tracing::info!("the controller has told everything once");
+        drop(awaits);
+    }
+}
+
+// === the CNI plugin ===
+
+/// The plugin's installation and the socket where it asks.
+struct Plugin {
+    installer: Installer,
+    keeping: JoinHandle<()>,
+    socket: PathBuf,
+    inode: Option<u64>,
+}
+
+impl Plugin {
+    fn start(
+        config: &Config,
+        pods: &Rc<Pods>,
+        supervisor: &mut Supervisor,
+        awaits: Pending,
+    ) -> io::Result<Self> {
+        let paths = &config.paths;
+        let server = Server::bind(&paths.cni_socket)?;
+        let answering = pods.clone();
+        must_live_local(supervisor, "cni socket", async move {
+            server
+                .run(async |request| answering.answer(request).await)
+                .await
+        });
+        let installer = Installer {
+            system_namespace: config.pod_namespace.to_string(),
+            socket: paths.cni_socket.clone(),
+            enrolled: paths.state.join("namespaces.json"),
+            ..Installer::new(&paths.cni_conf, &paths.cni_bin)
+        };
+        let keep = keep_installed(installer.clone(), awaits, supervisor.draining());
+        Ok(Self {
+            installer,
+            keeping: spawn_local(keep),
+            inode: inode(&paths.cni_socket),
+            socket: paths.cni_socket.clone(),
+        })
+    }
+
+    /// Whether another ztunnel of this node answers the plugin now.
+    fn has_successor(&self) -> bool {
+        inode(&self.socket) != self.inode
+    }
+
+    async fn remove(self, state: &Path) {
+        // Or it would be put back.
+        let _ = self.keeping.await;
+        let removed = tokio::task::spawn_blocking(move || self.installer.uninstall()).await;
+        match removed {
+            Ok(Ok(())) => tracing::info!("the CNI plugin is removed"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot remove the CNI plugin"),
+            Err(error) => tracing::error!(%error, "cannot remove the CNI plugin"),
+        }
+        // Only if nothing else is in them.
+        let _ = fs::remove_dir(state);
+    }
+}
+
+async fn keep_installed(installer: Installer, awaits: Pending, draining: CancellationToken) {
+    let mut awaits = Some(awaits);
+    let keep = async || {
+        let kept = installer.keep(|outcome| match outcome {
+            Ok(Installed::Ready { config, .. }) => {
+                tracing::info!(config = %config.display(), "the CNI plugin is installed");
+                awaits = None;
+            }
+            Ok(Installed::Waiting) => tracing::info!("waiting for the node's CNI configuration"),
+            Err(error) => tracing::error!(%error, "the CNI plugin is not installed"),
+        });
+        let Err::<_, InstallError>(error) = kept.await;
+        tracing::error!(%error, "the CNI plugin is not watched; trying again");
+        sleep(PLUGIN_RETRY).await;
+    };
+    let mut keep = keep;
+    loop {
+        tokio::select! {
+            () = keep() => {}
+            () = draining.cancelled() => return,
+        }
+    }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path).ok().map(|m| m.ino())
+}
+
+const PLUGIN_RETRY: Duration = Duration::from_secs(5);
+
+// === leaving ===
+
+/// What the termination grace leaves for connections, after what the rest needs.
+fn drain_time(grace: Duration) -> Duration {
+    let reserve = if grace <= Duration::from_secs(10) {
+        1
+    } else {
+        5
+    };
+    grace.saturating_sub(Duration::from_secs(reserve))
+}
+
+/// After the drain's own deadline: the kernel's tables must still be cleaned.
+const LAST_RESORT: Duration = Duration::from_secs(3);
+
+/// Without a successor, new connections are served this much longer than not at all.
+const LATE_CONNECTIONS: Duration = Duration::from_secs(5);
+
+/// How often a successor is looked for.
+const LOOK: Duration = Duration::from_millis(250);
+
+async fn leave(config: Config, pods: Rc<Pods>, plugin: Plugin, grace: Duration) {
+    let deadline = Instant::now() + grace;
+    let leaving = match ApiServer::in_cluster() {
+        Some(server) => server.leaving(&config.pod_namespace, DAEMON_SET).await,
+        None => Leaving::Restart,
+    };
+    tracing::info!(?leaving, "leaving");
+    match leaving {
+        Leaving::ForGood => {
+            plugin.remove(&config.paths.state).await;
+            pods.leave(true, deadline - Instant::now()).await;
+        }
+        Leaving::Restart => {
+            // Redirection stays. Until somebody else serves it, we do.
+            let successor = async {
+                while !plugin.has_successor() {
+                    sleep(LOOK).await;
+                }
+            };
+            let _ = timeout_at(deadline - LATE_CONNECTIONS.min(grace), successor).await;
+            pods.leave(false, deadline - Instant::now()).await;
+        }
+    }
+}
+
+// === household ===
+
+/// As [`Supervisor::must_live`], for a task that stays on this thread.
+fn must_live_local<T: Send + 'static>(
+    supervisor: &mut Supervisor,
+    name: &'static str,
+    task: impl Future<Output = T> + 'static,
+) {
+    let (say, said) = oneshot::channel();
+    spawn_local(async move {
+        let _ = say.send(task.await);
+    });
+    supervisor.must_live(name, async move {
+        let _ = said.await;
+    });
+}
+
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    let address: std::net::SocketAddr = match port {
+        ADMIN_PORT => return TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await,
+        _ => (Ipv6Addr::UNSPECIFIED, port).into(),
+    };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        // No IPv6 here.
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+    }
+}
+
+/// Every connection is two sockets: the kernel's most is just enough.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+fn debug(
+    config: &Config,
+    world: &World,
+    certificates: &Certificates,
+    workers: &Arc<Workers>,
+) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
+    let config = format!("{config:?}");
+    let (world, certificates, workers) = (world.clone(), certificates.clone(), workers.clone());
+    Arc::new(move || {
+        let enrolments = world.look(|w| {
+            let each = w.enrolments().map(|e| {
+                json!({
+                    "uid": e.uid.to_string(),
+                    "pod": format!("{}/{}", e.namespace, e.name),
+                    "capture": e.capture,
+                })
+            });
+            each.collect::<Vec<_>>()
+        });
+        json!({
+            "config": config,
+            "enrolments": enrolments,
+            "certificates": *certificates.list(),
+            "proxies": workers.list(),
+        })
+    })
+}
+
+impl ApiServer {
+    /// The API server of the cluster that this pod runs in.
+    fn in_cluster() -> Option<Self> {
+        Some(Self {
+            host: env::var("KUBERNETES_SERVICE_HOST").ok()?,
+            port: env::var("KUBERNETES_SERVICE_PORT").ok()?.parse().ok()?,
+            account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
+        })
+    }
+}

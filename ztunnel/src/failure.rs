@@ -1,0 +1,105 @@
+//! Why a connection failed: a sentence for people, a code for logs, a flag for metrics, a refusal for the peer.
+
+use std::{borrow::Cow, io, net::SocketAddr};
+
+use http::StatusCode;
+
+use crate::{inbound::admit, metrics::ResponseFlag, outbound::decide};
+
+/// Why a connection did not reach its other end, or ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The kernel does not say where the connection was going.
+    #[error("the original destination is unknown: {0}")]
+    OriginalDestination(#[source] io::Error),
+    /// The mesh has no way to the destination.
+    #[error(transparent)]
+    Route(#[from] decide::Refusal),
+    /// The destination does not let it in.
+    #[error(transparent)]
+    Admission(#[from] admit::Refusal),
+    /// The tunnel failed.
+    #[error(transparent)]
+    Tunnel(#[from] hbone::Error),
+    /// A plain connection could not be opened.
+    #[error("cannot connect to {to}: {source}")]
+    Dial {
+        /// Where to.
+        to: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A plain connection was not answered.
+    #[error("connecting to {0} timed out")]
+    DialTimeout(SocketAddr),
+    /// The application's socket failed while bytes were moving.
+    #[error("the application's connection ended: {0}")]
+    App(#[source] io::Error),
+    /// The pod has as many connections as it may have.
+    #[error("this pod already has {0} connections")]
+    TooMany(usize),
+    /// The pod left, or ztunnel did, before the connection ended.
+    #[error("ended because the pod or its proxy is going")]
+    Ended,
+}
+
+impl Failure {
+    /// A stable word for logs.
+    pub(crate) fn code(&self) -> Cow<'_, str> {
+        match self {
+            Self::OriginalDestination(_) => "original_destination_unknown",
+            Self::Route(refusal) => refusal.code(),
+            Self::Admission(refusal) => refusal.code(),
+            Self::Tunnel(hbone::Error::Refused(refusal)) => return Cow::Borrowed(&refusal.code),
+            Self::Tunnel(error) => error.code(),
+            Self::Dial { .. } => "dial_failed",
+            Self::DialTimeout(_) => "dial_timeout",
+            Self::App(_) => "application_reset",
+            Self::TooMany(_) => "too_many_connections",
+            Self::Ended => "ended",
+        }
+        .into()
+    }
+
+    /// The flag for metrics.
+    pub(crate) fn flag(&self) -> ResponseFlag {
+        use hbone::Error;
+        match self {
+            Self::Route(_) | Self::Admission(_) | Self::TooMany(_) | Self::Ended => {
+                ResponseFlag::Deny
+            }
+            Self::Tunnel(error) => match error {
+                Error::Refused(refusal) if refusal.status.is_client_error() => ResponseFlag::Deny,
+                Error::UnexpectedIdentity { .. } => ResponseFlag::Identity,
+                Error::Tls { .. } | Error::CredentialsExpired { .. } => ResponseFlag::Tls,
+                Error::Protocol(_) | Error::HandshakeTimeout(_) => ResponseFlag::H2,
+                _ => ResponseFlag::Connect,
+            },
+            _ => ResponseFlag::Connect,
+        }
+    }
+
+    /// What the other end of a tunnel is told.
+    pub(crate) fn refusal(&self) -> hbone::Refusal {
+        let status = match self {
+            Self::Admission(refusal) => refusal.status(),
+            Self::TooMany(_) | Self::Dial { .. } | Self::Ended => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DialTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        hbone::Refusal {
+            status,
+            code: Cow::Owned(self.code().into_owned()),
+            reason: self.to_string(),
+        }
+    }
+
+    /// Whether another endpoint may be tried without repeating anything.
+    pub(crate) fn may_try_another(&self) -> bool {
+        match self {
+            Self::Tunnel(error) => error.retryable() && !error.anything_sent(),
+            Self::Dial { .. } | Self::DialTimeout(_) => true,
+            _ => false,
+        }
+    }
+}

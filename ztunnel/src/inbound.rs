@@ -1,0 +1,164 @@
+//! The story of a tunnel for a pod: proven peer, judgement, the application dialled, then the answer, bytes, log.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use hbone::{Incoming, Peer, Response, Target};
+use mesh::workload::Workload;
+use tokio::net::TcpStream;
+
+use crate::{
+    failure::Failure,
+    metrics::Reporter,
+    outbound::{ended, reset},
+    party::Party,
+    proxy::Proxy,
+    sessions::Session,
+    socket,
+};
+
+pub(crate) mod admit;
+
+/// Serves one connection to the tunnel port, and every tunnel in it.
+pub(crate) async fn serve(proxy: Rc<Proxy>, tcp: TcpStream, client: SocketAddr) {
+    let local = match tcp.local_addr() {
+        Ok(local) => socket::canonical(local),
+        Err(error) => return tracing::debug!(%error, "a tunnel connection was gone at once"),
+    };
+    let Some(_room) = proxy.tunnel_room() else {
+        return refused(&proxy, client, local, &hbone::Error::TooManyConnections);
+    };
+    let mut connection = match proxy.acceptor.accept(tcp).await {
+        Ok(connection) => connection,
+        Err(error) => return refused(&proxy, client, local, &error),
+    };
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            next = connection.next() => match next {
+                Some(Ok(incoming)) => proxy.spawn(serve_tunnel(proxy.clone(), incoming, local)),
+                Some(Err(error)) => {
+                    tracing::debug!(%client, %error, "a tunnel connection ended");
+                    break;
+                }
+                None => break,
+            },
+            () = proxy.draining(), if !draining => {
+                draining = true;
+                connection.drain();
+            }
+        }
+    }
+}
+
+/// Nobody was proven: there is no connection to account for, only a reason to tell.
+fn refused(proxy: &Proxy, client: SocketAddr, local: SocketAddr, error: &hbone::Error) {
+    proxy.shared.metrics.handshake_refused(error.code());
+    tracing::warn!(
+        target: "access",
+        {
+            src.addr = %client,
+        dst.addr = %local,
+        dst.workload = &*proxy.pod().name,
+        dst.namespace = &*proxy.pod().namespace,
+        direction = "inbound",
+        reason = error.code(),
+        error = %error,
+        },
+        "tunnel connection refused"
+    );
+}
+
+async fn serve_tunnel(proxy: Rc<Proxy>, incoming: Incoming, local: SocketAddr) {
+    let record = proxy.own_record();
+    let own = proxy.own_party(record.as_deref());
+    let client = client_party(&proxy, &incoming);
+    let (mut session, room) =
+        proxy
+            .sessions
+            .open(Reporter::destination, incoming.peer.addr, client, own);
+    session.facts.dst = Some(local);
+    session.facts.tunnelled = Some(incoming.request.target.clone());
+    session.facts.trace = incoming.request.traceparent;
+    session.facts.encrypted = true;
+    let app = match room {
+        Ok(()) => dial_app(&proxy, &incoming, local, record, &mut session).await,
+        Err(full) => Err(full),
+    };
+    let app = match app {
+        Ok(app) => app,
+        Err(failure) => {
+            incoming.reject(failure.refusal());
+            return session.finish(&Err(failure));
+        }
+    };
+    let response = Response {
+        baggage: session.facts.destination.baggage(),
+    };
+    let outcome = match incoming.accept(response) {
+        Ok(tunnel) => {
+            session.established();
+            ended(tunnel.relay(app, session.meter()).await)
+        }
+        Err(error) => {
+            reset(app);
+            Err(error.into())
+        }
+    };
+    session.finish(&outcome);
+}
+
+/// Judges, and only then dials: the peer hears 200 when the application is really there.
+async fn dial_app(
+    proxy: &Proxy,
+    incoming: &Incoming,
+    local: SocketAddr,
+    record: Option<Arc<Workload>>,
+    session: &mut Session,
+) -> Result<TcpStream, Failure> {
+    let (peer, target) = (&incoming.peer, &incoming.request.target);
+    let entry = proxy
+        .shared
+        .world
+        .look(|world| admit::tunnel(peer, target, local.ip(), proxy.pod(), world))?;
+    session.facts.service = entry.service;
+    let to = entry.admitted.to();
+    if session.facts.service.is_none() {
+        session.facts.service = forwarded_service(proxy, incoming, record.as_deref());
+    }
+    session.facts.tunnelled = Some(Target::Addr(to));
+    proxy.dial(to, entry.admitted.from()).await
+}
+
+/// Who is calling: proven, and described by the mesh where it knows the address as that identity's.
+fn client_party(proxy: &Proxy, incoming: &Incoming) -> Party {
+    let Peer { id, addr } = &incoming.peer;
+    let known = proxy.shared.world.look(|world| {
+        world
+            .workload_at(addr.ip().to_canonical())
+            .filter(|w| w.identity() == *id)
+            .cloned()
+    });
+    known
+        .map_or_else(
+            || Party::from_baggage(&incoming.request.baggage),
+            |w| Party::of(&w),
+        )
+        .proven(id.clone())
+}
+
+/// For logs and metrics only: the service the client says it dialled, if this pod stands behind it.
+fn forwarded_service(
+    proxy: &Proxy,
+    incoming: &Incoming,
+    record: Option<&Workload>,
+) -> Option<Arc<mesh::service::Service>> {
+    let host = incoming.request.forwarded.as_ref()?.host.as_ref()?;
+    let (name, _) = record?
+        .services
+        .iter()
+        .find(|(name, _)| name.hostname == *host)?;
+    proxy
+        .shared
+        .world
+        .look(|world| world.service(name).cloned())
+}

@@ -1,0 +1,157 @@
+//! The story of a connection that leaves a pod: original destination, decision, tunnel or plain, bytes, log.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use hbone::{Ended, Forwarded, Opened, Request, TraceParent, Tunnel, relay_plain};
+use mesh::{names::Uid, workload::Workload};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::{
+    failure::Failure,
+    metrics::Reporter,
+    outbound::decide::{NextHop, Route, Source, decide},
+    party::Party,
+    proxy::Proxy,
+    sessions::Session,
+    socket::{self, OrigDst},
+};
+
+pub(crate) mod decide;
+
+/// Endpoints that one connection may try: an application's own connect rarely has more patience.
+const MOST_TRIES: usize = 3;
+
+/// The way that was opened.
+enum Way {
+    Tunnel(Tunnel),
+    Plain(TcpStream),
+}
+
+/// Serves one captured connection to its end.
+pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) {
+    let record = proxy.own_record();
+    let own = proxy.own_party(record.as_deref());
+    let (mut session, room) = proxy
+        .sessions
+        .open(Reporter::source, client, own, Party::default());
+    let way = match room {
+        Ok(()) => open(&proxy, &app, client, record.as_deref(), &mut session).await,
+        Err(full) => Err(full),
+    };
+    let outcome = match way {
+        Ok(way) => {
+            session.established();
+            ended(match way {
+                Way::Tunnel(tunnel) => tunnel.relay(app, session.meter()).await,
+                Way::Plain(upstream) => relay_plain(app, upstream, session.meter()).await,
+            })
+        }
+        Err(failure) => {
+            reset(app);
+            Err(failure)
+        }
+    };
+    session.finish(&outcome);
+}
+
+/// Finds the destination and opens the way there, at another endpoint where the first does not answer.
+async fn open(
+    proxy: &Proxy,
+    app: &TcpStream,
+    client: SocketAddr,
+    record: Option<&Workload>,
+    session: &mut Session,
+) -> Result<Way, Failure> {
+    let dst = socket::original_dst(app).map_err(Failure::OriginalDestination)?;
+    session.facts.dst = Some(dst.0);
+    let mut tried: Vec<Uid> = Vec::new();
+    loop {
+        let source = Source {
+            pod: proxy.pod(),
+            record,
+        };
+        let route = proxy
+            .shared
+            .world
+            .look(|world| decide(source, dst, world, &tried))?;
+        let endpoint = route.to.as_ref().map(|w| w.uid.clone());
+        match try_route(proxy, client, dst, route, session).await {
+            Err(failure) if failure.may_try_another() && tried.len() + 1 < MOST_TRIES => {
+                // Tried twice: the mesh knows no other.
+                match endpoint.filter(|uid| session.facts.service.is_some() && !tried.contains(uid))
+                {
+                    Some(uid) => tried.push(uid),
+                    None => return Err(failure),
+                }
+                tracing::debug!(%failure, "trying another endpoint");
+            }
+            way => return way,
+        }
+    }
+}
+
+async fn try_route(
+    proxy: &Proxy,
+    client: SocketAddr,
+    dst: OrigDst,
+    route: Route,
+    session: &mut Session,
+) -> Result<Way, Failure> {
+    let facts = &mut session.facts;
+    facts.destination = route.to.as_deref().map(Party::of).unwrap_or_default();
+    facts.service = route.service;
+    match route.hop {
+        NextHop::Plain(to) => {
+            facts.dst = Some(to);
+            proxy.dial(to, None).await.map(Way::Plain)
+        }
+        NextHop::Tunnel {
+            destination,
+            target,
+        } => {
+            facts.dst = Some(destination.addr);
+            facts.tunnelled = Some(target.clone());
+            let trace = *facts.trace.get_or_insert_with(TraceParent::random);
+            let request = Request {
+                forwarded: Some(Forwarded {
+                    client,
+                    host: facts.service.as_ref().map(|s| s.id.hostname.clone()),
+                }),
+                baggage: facts.source.baggage(),
+                traceparent: Some(trace),
+                ..Request::to(target)
+            };
+            if let Some(to) = &route.to {
+                proxy.dialled(&to.uid);
+            }
+            tracing::debug!(%client, dst = %dst.0, via = %destination.addr, "opening a tunnel");
+            let Opened {
+                tunnel,
+                peer,
+                response,
+            } = proxy.pool.open(&destination, &request).await?;
+            facts.encrypted = true;
+            if facts.destination.workload.is_none() {
+                facts.destination = Party::from_baggage(&response.baggage);
+            }
+            facts.destination.identity = Some(peer);
+            Ok(Way::Tunnel(tunnel))
+        }
+    }
+}
+
+/// How a relay ended, as an outcome.
+pub(crate) fn ended(ended: Ended) -> Result<(), Failure> {
+    match ended {
+        Ended::Finished => Ok(()),
+        Ended::App(error) => Err(Failure::App(error)),
+        Ended::Peer(error) => Err(Failure::Tunnel(error)),
+    }
+}
+
+/// Nothing was delivered, so the application must not take this for an orderly end.
+pub(crate) fn reset(app: TcpStream) {
+    let _ = SockRef::from(&app).set_linger(Some(std::time::Duration::ZERO));
+    drop(app);
+}

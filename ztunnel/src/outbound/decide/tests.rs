@@ -1,0 +1,207 @@
+use super::*;
+use crate::sample::{
+    Sample, addr, behind_address, behind_waypoint, hbone, id, octets, own, serves,
+};
+
+/// What a decision comes to, in a line.
+fn told(result: Result<Route, Refusal>) -> String {
+    match result {
+        Err(refusal) => format!("refused: {}", refusal.code()),
+        Ok(Route {
+            hop: NextHop::Plain(to),
+            ..
+        }) => format!("plain {to}"),
+        Ok(Route {
+            hop:
+                NextHop::Tunnel {
+                    destination,
+                    target,
+                },
+            ..
+        }) => {
+            format!(
+                "tunnel {} {} for {target}",
+                destination.addr, destination.expect
+            )
+        }
+    }
+}
+
+fn decided(sample: Sample, source: &Pod, dst: &str) -> String {
+    tried(sample, source, dst, &[])
+}
+
+fn tried(sample: Sample, source: &Pod, dst: &str, tried: &[Uid]) -> String {
+    sample.world().look(|world| {
+        let record = world.workload(&source.workload).map(|w| &**w);
+        told(decide(
+            Source {
+                pod: source,
+                record,
+            },
+            OrigDst(addr(dst)),
+            world,
+            tried,
+        ))
+    })
+}
+
+fn client() -> Pod {
+    own("client", &["10.0.0.1", "fd00::1"])
+}
+
+fn mesh() -> Sample {
+    Sample::default()
+        .waypoint()
+        .service("shop", "10.96.0.1", |_| ())
+        .pod("shop-0", "10.0.0.2", |w| {
+            serves(w, "shop", 80, 8080);
+            hbone(w);
+        })
+        .service("old", "10.96.0.2", |_| ())
+        .pod("old-0", "10.0.0.3", |w| serves(w, "old", 80, 8080))
+        .service("empty", "10.96.0.3", |_| ())
+        .service("l7", "10.96.0.4", |s| s.waypoint = behind_waypoint())
+        .service("l7-by-ip", "10.96.0.5", |s| {
+            s.waypoint = behind_address("10.96.9.9");
+        })
+        .service("lost", "10.96.0.6", |s| {
+            s.waypoint = behind_address("10.96.77.77");
+        })
+        .pod("guarded", "10.0.0.4", |w| {
+            w.waypoint = behind_waypoint();
+            hbone(w);
+        })
+        .pod("client", "10.0.0.1", |w| {
+            w.addresses.push(octets("fd00::1"));
+            serves(w, "own", 80, 8080);
+            hbone(w);
+        })
+        .service("own", "10.96.0.7", |_| ())
+}
+
+#[test]
+fn every_destination_has_one_way() {
+    let shop = id("shop-0");
+    let waypoint = id("wp-0");
+    let waypoint = |target: &str| format!("tunnel 10.0.9.9:15008 {waypoint} for {target}");
+    for (dst, expected) in [
+        // A service in the mesh, by its VIP and by a pod's address.
+        (
+            "10.96.0.1:80",
+            format!("tunnel 10.0.0.2:15008 {shop} for 10.0.0.2:8080"),
+        ),
+        (
+            "10.0.0.2:8080",
+            format!("tunnel 10.0.0.2:15008 {shop} for 10.0.0.2:8080"),
+        ),
+        (
+            "10.0.0.2:9",
+            format!("tunnel 10.0.0.2:15008 {shop} for 10.0.0.2:9"),
+        ),
+        // One outside of it.
+        ("10.96.0.2:80", "plain 10.0.0.3:8080".into()),
+        ("10.0.0.3:8080", "plain 10.0.0.3:8080".into()),
+        // Nothing that the mesh knows.
+        ("192.0.2.1:443", "plain 192.0.2.1:443".into()),
+        ("[2001:db8::1]:443", "plain [2001:db8::1]:443".into()),
+        // A VIP that is known, and cannot be served.
+        ("10.96.0.1:81", "refused: unknown_service_port".into()),
+        ("10.96.0.3:80", "refused: no_endpoint".into()),
+        // Behind a waypoint, which is told what was dialled.
+        ("10.96.0.4:80", waypoint("10.96.0.4:80")),
+        ("10.96.0.5:80", waypoint("10.96.0.5:80")),
+        ("10.0.0.4:8080", waypoint("10.0.0.4:8080")),
+        ("10.96.0.6:80", "refused: unknown_waypoint".into()),
+        // The pod itself: through its service, and its own proxy.
+        ("10.96.0.7:80", "plain 10.0.0.1:8080".into()),
+        ("10.0.0.1:8080", "plain 10.0.0.1:8080".into()),
+        ("10.0.0.1:15001", "refused: own_proxy_port".into()),
+        ("[fd00::1]:15006", "refused: own_proxy_port".into()),
+    ] {
+        assert_eq!(decided(mesh(), &client(), dst), expected, "{dst}");
+    }
+}
+
+#[test]
+fn a_waypoint_does_not_go_through_itself() {
+    let waypoint = own("wp-0", &["10.0.9.9"]);
+    let sample = mesh().pod("l7-0", "10.0.0.5", |w| serves(w, "l7", 80, 8080));
+    assert_eq!(
+        decided(sample, &waypoint, "10.96.0.4:80"),
+        "plain 10.0.0.5:8080"
+    );
+    let guarded = format!("tunnel 10.0.0.4:15008 {} for 10.0.0.4:8080", id("guarded"));
+    assert_eq!(decided(mesh(), &waypoint, "10.0.0.4:8080"), guarded);
+}
+
+#[test]
+fn what_tunnels_itself_is_not_tunnelled_again() {
+    let gateway = own("gateway", &["10.0.0.8"]);
+    let sample = mesh().pod("gateway", "10.0.0.8", |w| w.native_tunnel = true);
+    assert_eq!(
+        decided(sample, &gateway, "10.0.0.2:15008"),
+        "plain 10.0.0.2:15008"
+    );
+}
+
+#[test]
+fn a_source_without_a_record_goes_its_way_all_the_same() {
+    let stranger = own("stranger", &["10.0.0.99"]);
+    let shop = format!("tunnel 10.0.0.2:15008 {} for 10.0.0.2:8080", id("shop-0"));
+    assert_eq!(decided(mesh(), &stranger, "10.96.0.1:80"), shop);
+}
+
+#[test]
+fn a_service_may_be_proven_by_its_alternative_names() {
+    let sample = Sample::default()
+        .service("shop", "10.96.0.1", |s| {
+            s.subject_alt_names = vec![id("alias").to_string()];
+        })
+        .pod("shop-0", "10.0.0.2", |w| {
+            serves(w, "shop", 80, 8080);
+            hbone(w);
+        });
+    let told = decided(sample, &client(), "10.96.0.1:80");
+    assert!(
+        told.contains(id("alias").as_str()) && told.contains(id("shop-0").as_str()),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_endpoint_that_failed_is_not_tried_while_there_is_another() {
+    let two = || mesh().pod("old-1", "10.0.0.6", |w| serves(w, "old", 80, 8080));
+    let uid = |name| Uid::pod("Kubernetes", "ns", name);
+    for _ in 0..20 {
+        let first = [uid("old-0")];
+        assert_eq!(
+            tried(two(), &client(), "10.96.0.2:80", &first),
+            "plain 10.0.0.6:8080"
+        );
+    }
+    let both = [uid("old-0"), uid("old-1")];
+    assert!(tried(two(), &client(), "10.96.0.2:80", &both).starts_with("plain "));
+}
+
+#[test]
+fn the_dialled_family_is_kept_where_the_endpoint_has_it() {
+    let sample = || {
+        Sample::default()
+            .service("dual", "fd96::1", |_| ())
+            .pod("dual-0", "10.0.0.2", |w| {
+                w.addresses.push(octets("fd00::2"));
+                serves(w, "dual", 80, 8080);
+            })
+            .service("four", "fd96::2", |_| ())
+            .pod("four-0", "10.0.0.3", |w| serves(w, "four", 80, 8080))
+    };
+    assert_eq!(
+        decided(sample(), &client(), "[fd96::1]:80"),
+        "plain [fd00::2]:8080"
+    );
+    assert_eq!(
+        decided(sample(), &client(), "[fd96::2]:80"),
+        "plain 10.0.0.3:8080"
+    );
+}

@@ -1,0 +1,58 @@
+//! The story of plaintext that arrives at a pod: the same judgement as for tunnels, with nobody proven.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use hbone::relay_plain;
+use tokio::net::TcpStream;
+
+use crate::{
+    failure::Failure,
+    inbound::admit,
+    metrics::Reporter,
+    outbound::{ended, reset},
+    party::Party,
+    proxy::Proxy,
+    sessions::Session,
+    socket,
+};
+
+/// Serves one captured plaintext connection to its end.
+pub(crate) async fn serve(proxy: Rc<Proxy>, client: TcpStream, peer: SocketAddr) {
+    let record = proxy.own_record();
+    let own = proxy.own_party(record.as_deref());
+    let source = proxy
+        .shared
+        .world
+        .look(|world| world.workload_at(peer.ip()).map(|w| Party::of(w)))
+        .unwrap_or_default();
+    let (mut session, room) = proxy
+        .sessions
+        .open(Reporter::destination, peer, source, own);
+    let app = match room {
+        Ok(()) => dial_app(&proxy, &client, peer, &mut session).await,
+        Err(full) => Err(full),
+    };
+    let outcome = match app {
+        Ok(app) => {
+            session.established();
+            ended(relay_plain(app, client, session.meter()).await)
+        }
+        Err(failure) => {
+            reset(client);
+            Err(failure)
+        }
+    };
+    session.finish(&outcome);
+}
+
+async fn dial_app(
+    proxy: &Proxy,
+    client: &TcpStream,
+    peer: SocketAddr,
+    session: &mut Session,
+) -> Result<TcpStream, Failure> {
+    let dst = socket::original_dst(client).map_err(Failure::OriginalDestination)?;
+    session.facts.dst = Some(dst.0);
+    let admitted = admit::plaintext(peer.ip(), dst, proxy.pod())?;
+    proxy.dial(admitted.to(), admitted.from()).await
+}

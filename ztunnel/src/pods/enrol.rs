@@ -1,0 +1,616 @@
+//! The story of one pod: brought into the mesh, kept there, taken out again.
+//!
+//! In: certificate, then listeners that accept, then redirection, in this order, so that no connection is ever
+//! led where nobody answers. Out: redirection first, then the listeners once nobody is led there any more,
+//! then what is left of the rules when the last connection has ended.
+
+use std::{
+    cell::RefCell,
+    fmt, io,
+    net::IpAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hbone::InvalidSpiffeId;
+use mesh::{
+    certs::{CertError, Certificates},
+    enrolment::{Enrolment, PodUid},
+    proto::node::{EnrolmentReport, enrolment_report::State},
+};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Pod,
+    capture::{self, CaptureError, Families, Spec},
+    find::{FindError, Running},
+    netns::{NetnsId, PodNetns},
+};
+use crate::{
+    ports,
+    proxy::{Listeners, Serving, Shared},
+    socket,
+    workers::{Run, WorkerError, Workers},
+};
+
+/// What all pods of the node share.
+pub struct Node {
+    /// What every proxy shares.
+    pub shared: Arc<Shared>,
+    /// The data plane.
+    pub workers: Arc<Workers>,
+    /// Where certificates come from.
+    pub certificates: Certificates,
+    /// Tells the control plane what became of a pod.
+    pub report: Box<dyn Fn(EnrolmentReport)>,
+    /// There is nothing to tell of a pod any more.
+    pub forget: Box<dyn Fn(&str)>,
+    /// The node's process table.
+    pub proc: PathBuf,
+    /// Whether the control plane can be reached now.
+    pub connected: watch::Receiver<bool>,
+    /// Whether the control plane has told us everything once.
+    pub synced: watch::Receiver<bool>,
+    /// Ends what has not ended by itself when the process must go.
+    pub end: CancellationToken,
+    /// The last run.
+    pub runs: RefCell<Run>,
+    /// The processes as of a moment ago.
+    pub running: RefCell<Option<(Instant, Arc<Running>)>>,
+}
+
+/// A sandbox that the CNI plugin told us of.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its network namespace.
+    pub netns: PodNetns,
+    /// The addresses it was given.
+    pub ips: Vec<IpAddr>,
+    /// Its container ID.
+    pub container: String,
+}
+
+/// What shall become of a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Wish {
+    /// Nothing yet.
+    Undecided,
+    /// In the mesh.
+    In {
+        enrolment: Enrolment,
+        place: Option<Place>,
+    },
+    /// Left alone.
+    Out { enrolment: Enrolment },
+    /// Its sandbox is no more; another may come.
+    SandboxGone,
+    /// It is no more.
+    Gone,
+    /// This ztunnel goes.
+    Leave { for_good: bool },
+}
+
+/// What has become of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Nothing yet.
+    Pending,
+    /// It is in the mesh, captured in this namespace.
+    Captured(NetnsId),
+    /// It is left alone.
+    Out,
+    /// It is not as it should be.
+    Failed(String),
+}
+
+/// Why a pod is not in the mesh.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EnrolError {
+    #[error("its service account makes no identity: {0}")]
+    Identity(#[from] InvalidSpiffeId),
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Certificate(#[from] CertError),
+    #[error("its network namespace cannot be entered: {0}")]
+    Namespace(#[source] io::Error),
+    #[error("cannot listen in its network namespace: {0}")]
+    Listen(#[source] io::Error),
+    #[error(transparent)]
+    Serve(#[from] WorkerError),
+    #[error("cannot redirect its connections: {0}")]
+    Capture(#[from] CaptureError),
+}
+
+/// One pod's task.
+pub(crate) struct Task {
+    node: Rc<Node>,
+    uid: PodUid,
+    name: String,
+    say: watch::Sender<Status>,
+    up: Option<Up>,
+    /// Where rules of ours are, or may be.
+    ruled: Option<PodNetns>,
+    /// Former runs whose last connections are ending. Rules must stay until then.
+    endings: TaskTracker,
+    /// Resets what these and the present run still have open.
+    end: CancellationToken,
+    failures: u32,
+}
+
+/// A pod that is served.
+struct Up {
+    serving: Arc<Serving>,
+    run: Run,
+    families: Families,
+    /// What is redirected; nothing while that is not (or no longer) so.
+    redirected: Option<Spec>,
+}
+
+/// How often redirection is compared with what it should be.
+const VERIFY_EVERY: Duration = Duration::from_secs(5);
+
+/// Listeners stay after redirection ended until this long nobody came: a handshake that was under way has
+/// sent its second SYN by then, and peers have heard that the pod is no longer in the mesh.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// A peer that has not heard by then has lost its controller, and may lose this connection too.
+const MOST_QUIET: Duration = Duration::from_secs(30);
+
+/// What is left of a pod that is no more gets this long to send its last bytes.
+const LAST_WORDS: Duration = Duration::from_secs(30);
+
+/// First and last wait after a failure; doubled in between.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// A process table this old still answers for the pods that are enrolled together.
+const FRESH: Duration = Duration::from_secs(1);
+
+// === impl Task ===
+
+impl Task {
+    pub(crate) fn new(
+        node: Rc<Node>,
+        uid: PodUid,
+        name: String,
+        say: watch::Sender<Status>,
+    ) -> Self {
+        let (endings, end) = (TaskTracker::new(), node.end.child_token());
+        // Closed trackers still take tasks, and say when there are none.
+        endings.close();
+        Self {
+            node,
+            uid,
+            name,
+            say,
+            up: None,
+            ruled: None,
+            endings,
+            end,
+            failures: 0,
+        }
+    }
+
+    /// Follows the wishes until the pod, or this process, is no more.
+    pub(crate) async fn run(mut self, mut wishes: watch::Receiver<Wish>) {
+        loop {
+            let wish = wishes.borrow_and_update().clone();
+            let again = match wish {
+                Wish::Undecided => None,
+                Wish::In { enrolment, place } => {
+                    let other = |wish: &Wish| !matches!(wish, Wish::In { .. });
+                    let mut others = wishes.clone();
+                    tokio::select! {
+                        result = self.bring_in(&enrolment, place.as_ref()) => self.judge(result),
+                        _ = others.wait_for(other) => continue,
+                    }
+                }
+                Wish::Out { enrolment } => {
+                    let result = self.take_out(&enrolment, &mut wishes).await;
+                    self.judge(result)
+                }
+                Wish::SandboxGone => {
+                    self.reset().await;
+                    self.ruled = None;
+                    self.say(&Status::Out);
+                    None
+                }
+                Wish::Gone => return self.bury().await,
+                Wish::Leave { for_good } => return self.leave(for_good).await,
+            };
+            let pause = async {
+                match again {
+                    Some(pause) => sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = wishes.changed() => if changed.is_err() {
+                    return self.reset().await;
+                },
+                () = pause => {}
+            }
+        }
+    }
+
+    /// Makes the pod captured, or finds that it still is.
+    async fn bring_in(
+        &mut self,
+        enrolment: &Enrolment,
+        place: Option<&Place>,
+    ) -> Result<Status, EnrolError> {
+        // Serving from half a world would let connections pass that belong in a tunnel.
+        let _ = self.node.synced.clone().wait_for(|synced| *synced).await;
+        if place.is_none() && enrolment.addresses.is_empty() && self.up.is_none() {
+            return Ok(Status::Pending);
+        }
+        let netns = self.netns(enrolment, place).await?;
+        let given = place.map_or(&[][..], |place| &place.ips);
+        let shared = &self.node.shared;
+        let pod = Pod::new(enrolment, given, &shared.trust_domain, &shared.cluster)?;
+        if let Some(up) = &self.up {
+            if up.serving.netns.id() != netns.id() {
+                self.reset().await;
+            } else if up.serving.pod != pod {
+                self.retire();
+            }
+        }
+        if self.up.is_none() {
+            self.serve(pod, netns).await?;
+        }
+        self.redirect(enrolment.bypass_inbound).await
+    }
+
+    async fn netns(
+        &self,
+        enrolment: &Enrolment,
+        place: Option<&Place>,
+    ) -> Result<PodNetns, EnrolError> {
+        match (place, &self.up) {
+            (Some(place), _) => Ok(place.netns.clone()),
+            (None, Some(up)) => Ok(up.serving.netns.clone()),
+            (None, None) => Ok(self.node.find(&self.uid, &enrolment.addresses).await?),
+        }
+    }
+
+    /// Certificate and listeners: from here on whoever comes is served.
+    async fn serve(&mut self, pod: Pod, netns: PodNetns) -> Result<(), EnrolError> {
+        let credentials = self.node.certificates.get(&pod.identity).await?;
+        let cores = self.node.workers.count();
+        let (families, listeners) = netns
+            .call(move || (capture::families(), listen(cores)))
+            .await
+            .map_err(EnrolError::Namespace)?;
+        let listeners = listeners.map_err(EnrolError::Listen)?;
+        let serving = Arc::new(Serving::new(pod, netns, credentials));
+        let run = self.node.runs.borrow_mut().advance();
+        // Known before it is begun, so that it is ended even if this future is.
+        self.up = Some(Up {
+            serving: serving.clone(),
+            run,
+            families,
+            redirected: None,
+        });
+        Ok(self.node.workers.serve(run, &serving, listeners).await?)
+    }
+
+    /// Redirection, or its repair.
+    async fn redirect(&mut self, bypass_inbound: bool) -> Result<Status, EnrolError> {
+        let Some(up) = &mut self.up else {
+            return Ok(Status::Pending);
+        };
+        let netns = up.serving.netns.clone();
+        let spec = Spec::for_families(up.families, bypass_inbound);
+        if up.redirected == Some(spec) {
+            let found = inside(&netns, move || capture::verify(&spec)).await?;
+            if found.is_empty() {
+                return Ok(Status::Captured(netns.id()));
+            }
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                pod = self.name,
+                damage = found.join(", "),
+                "repairing redirection"
+            );
+            self.node.shared.metrics.repairs.inc();
+        }
+        up.redirected = Some(spec);
+        self.ruled = Some(netns.clone());
+        inside(&netns, move || capture::install(&spec)).await?;
+        Ok(Status::Captured(netns.id()))
+    }
+
+    /// Lets the pod alone: new connections at once, old ones until they end.
+    ///
+    /// Returns early, and leaves the pod as it is then, if the wish changes.
+    async fn take_out(
+        &mut self,
+        enrolment: &Enrolment,
+        wishes: &mut watch::Receiver<Wish>,
+    ) -> Result<Status, EnrolError> {
+        if self.up.is_none() && self.ruled.is_none() {
+            return self.clean_up_after_predecessor(enrolment).await;
+        }
+        if let Some(up) = &self.up {
+            let (serving, run) = (up.serving.clone(), up.run);
+            self.stop_redirecting().await?;
+            tokio::select! {
+                () = quiet(&serving) => {}
+                _ = wishes.changed() => {
+                    wishes.mark_changed();
+                    return Ok(Status::Pending);
+                }
+            }
+            self.node.workers.close(run).await;
+            self.say(&Status::Out);
+            self.retire();
+        }
+        tokio::select! {
+            () = self.endings.wait() => self.remove_rules().await?,
+            _ = wishes.changed() => wishes.mark_changed(),
+        }
+        Ok(Status::Out)
+    }
+
+    /// From now on nobody is led to the listeners.
+    async fn stop_redirecting(&mut self) -> Result<(), EnrolError> {
+        if let Some(up) = &mut self.up {
+            let spec = Spec::for_families(up.families, false);
+            inside(&up.serving.netns, move || capture::stop_redirecting(&spec)).await?;
+            up.redirected = None;
+        }
+        Ok(())
+    }
+
+    /// A ztunnel before this one may have captured the pod and not heard that it should be left alone.
+    async fn clean_up_after_predecessor(
+        &self,
+        enrolment: &Enrolment,
+    ) -> Result<Status, EnrolError> {
+        // A pod whose namespace cannot be found has none that could need cleaning.
+        if !enrolment.addresses.is_empty()
+            && let Ok(netns) = self.node.find(&self.uid, &enrolment.addresses).await
+        {
+            inside(&netns, || match capture::is_installed()? {
+                true => capture::remove(),
+                false => Ok(()),
+            })
+            .await?;
+        }
+        Ok(Status::Out)
+    }
+
+    /// The pod is no more, or nobody cares for it any more.
+    async fn bury(mut self) {
+        if let Err(error) = self.stop_redirecting().await {
+            tracing::debug!(pod = self.name, %error, "a pod that is gone could not be taken out");
+        }
+        self.retire();
+        let _ = timeout(LAST_WORDS, self.endings.wait()).await;
+        self.reset().await;
+        if let Err(error) = self.remove_rules().await {
+            tracing::debug!(pod = self.name, %error, "a pod that is gone could not be cleaned");
+        }
+        (self.node.forget)(self.uid.as_str());
+    }
+
+    /// Ends this process's part in the pod.
+    async fn leave(mut self, for_good: bool) {
+        if for_good && let Some(up) = &self.up {
+            let serving = up.serving.clone();
+            if let Err(error) = self.stop_redirecting().await {
+                tracing::error!(pod = self.name, %error, "cannot stop redirection");
+            }
+            tokio::select! {
+                () = quiet(&serving) => {}
+                () = self.node.end.cancelled() => {}
+            }
+        }
+        self.retire();
+        self.endings.wait().await;
+        if for_good {
+            if let Err(error) = self.remove_rules().await {
+                tracing::error!(pod = self.name, %error, "cannot remove redirection");
+            }
+            self.say(&Status::Out);
+        }
+    }
+
+    /// The last captured connection has ended.
+    async fn remove_rules(&mut self) -> Result<(), EnrolError> {
+        if let Some(netns) = &self.ruled {
+            inside(netns, capture::remove).await?;
+            self.ruled = None;
+        }
+        Ok(())
+    }
+
+    /// Ends every run at once.
+    async fn reset(&mut self) {
+        self.retire();
+        self.end.cancel();
+        self.endings.wait().await;
+        self.end = self.node.end.child_token();
+    }
+
+    /// Begins to end the run: its connections go on behind the pod's back.
+    fn retire(&mut self) {
+        let Some(up) = self.up.take() else { return };
+        let (node, end) = (self.node.clone(), self.end.clone());
+        node.shared.metrics.proxies_stopped.inc();
+        self.endings
+            .spawn_local(async move { node.workers.finish(up.run, &end).await });
+    }
+
+    /// Says what became of the pod; returns when to look again.
+    fn judge(&mut self, result: Result<Status, EnrolError>) -> Option<Duration> {
+        match result {
+            Ok(status) => {
+                self.failures = 0;
+                let again = matches!(status, Status::Captured(_)).then_some(VERIFY_EVERY);
+                self.say(&status);
+                again
+            }
+            Err(error) => {
+                let (first, last) = RETRY;
+                let pause = first.saturating_mul(1 << self.failures.min(10)).min(last);
+                self.failures += 1;
+                tracing::warn!(pod = self.name, %error, retry_in = ?pause, "a pod is not as it should be");
+                self.report(State::Failed, error.reason(), &error.to_string());
+                self.set(&Status::Failed(error.to_string()));
+                Some(pause)
+            }
+        }
+    }
+
+    /// Passes news on, once.
+    fn say(&self, status: &Status) {
+        if *self.say.borrow() == *status {
+            return;
+        }
+        match status {
+            Status::Captured(netns) => {
+                tracing::info!(pod = self.name, %netns, "in the mesh");
+                self.node.shared.metrics.proxies_started.inc();
+                self.report(State::Enrolled, "", "");
+            }
+            Status::Out => {
+                tracing::info!(pod = self.name, "not in the mesh");
+                self.report(State::Removed, "", "");
+            }
+            Status::Pending | Status::Failed(_) => {}
+        }
+        self.set(status);
+    }
+
+    fn set(&self, status: &Status) {
+        let metrics = &self.node.shared.metrics;
+        let before = self.say.send_replace(status.clone());
+        match before {
+            Status::Captured(_) => drop(metrics.active_proxies.dec()),
+            Status::Failed(_) => drop(metrics.pending_proxies.dec()),
+            Status::Pending | Status::Out => {}
+        }
+        match status {
+            Status::Captured(_) => drop(metrics.active_proxies.inc()),
+            Status::Failed(_) => drop(metrics.pending_proxies.inc()),
+            Status::Pending | Status::Out => {}
+        }
+    }
+
+    fn report(&self, state: State, reason: &str, message: &str) {
+        (self.node.report)(EnrolmentReport {
+            uid: self.uid.to_string(),
+            state: state.into(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        });
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Finds a running pod's namespace. One look at the process table serves the pods that ask together.
+    async fn find(&self, uid: &PodUid, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
+        let fresh = self
+            .running
+            .borrow()
+            .as_ref()
+            .and_then(|(at, running)| (at.elapsed() < FRESH).then(|| running.clone()));
+        let (proc, uid, ips) = (self.proc.clone(), uid.to_string(), ips.to_vec());
+        let look = move || -> Result<(PodNetns, Arc<Running>), FindError> {
+            if let Some(running) = fresh
+                && let Ok(netns) = running.netns(&uid, &ips)
+            {
+                return Ok((netns, running));
+            }
+            let running = Arc::new(Running::scan(proc)?);
+            Ok((running.netns(&uid, &ips)?, running))
+        };
+        let unreachable = |source| FindError::Unreachable {
+            uid: String::new(),
+            source,
+        };
+        let (netns, running) = spawn_blocking(look)
+            .await
+            .map_err(|e| unreachable(io::Error::other(e)))??;
+        *self.running.borrow_mut() = Some((Instant::now(), running));
+        Ok(netns)
+    }
+}
+
+async fn inside<T: Send + 'static>(
+    netns: &PodNetns,
+    f: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
+) -> Result<T, EnrolError> {
+    Ok(netns.call(f).await.map_err(EnrolError::Namespace)??)
+}
+
+fn listen(cores: usize) -> io::Result<Vec<Listeners>> {
+    let families = capture::families();
+    let one = |_| {
+        Ok(Listeners {
+            outbound: socket::listen(families, ports::OUTBOUND)?,
+            plaintext: socket::listen(families, ports::PLAINTEXT)?,
+            tunnel: socket::listen(families, hbone::PORT)?,
+        })
+    };
+    (0..cores).map(one).collect()
+}
+
+/// Ends when nobody is led to the listeners any more.
+async fn quiet(serving: &Serving) {
+    let since = Instant::now();
+    loop {
+        let quiet_for = serving.quiet_for().min(since.elapsed());
+        if quiet_for >= QUIET || since.elapsed() >= MOST_QUIET {
+            return;
+        }
+        sleep(QUIET - quiet_for).await;
+    }
+}
+
+// === impl EnrolError ===
+
+impl EnrolError {
+    /// The reason for a condition or an Event.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Identity(_) => "InvalidIdentity",
+            Self::Find(_) => "NamespaceNotFound",
+            Self::Certificate(_) => "NoCertificate",
+            Self::Namespace(_) => "NamespaceUnreachable",
+            Self::Listen(_) | Self::Serve(_) => "ListenersFailed",
+            Self::Capture(_) => "RedirectionFailed",
+        }
+    }
+}
+
+// === impl Place ===
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.netns.id() == other.netns.id() && self.ips == other.ips
+    }
+}
+
+// === impl Status ===
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pending => f.write_str("pending"),
+            Self::Captured(netns) => write!(f, "in the mesh ({netns})"),
+            Self::Out => f.write_str("not in the mesh"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
+}

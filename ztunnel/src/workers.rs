@@ -1,0 +1,270 @@
+//! The data plane's threads: one runtime per core, and the orders they take from the control thread.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    num::NonZeroUsize,
+    rc::Rc,
+    sync::{Arc, mpsc as blocking},
+    time::Duration,
+};
+
+use serde_json::json;
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, oneshot},
+    task::{JoinSet, LocalSet},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    proxy::{Listeners, Proxy, Serving, Shared},
+    sessions::REPORT_EVERY,
+};
+
+/// The data plane's threads. Dropping it ends them and every connection.
+#[derive(Debug)]
+pub struct Workers {
+    orders: Vec<mpsc::Sender<Order>>,
+}
+
+/// What a data-plane thread runs.
+pub type Body = Box<dyn FnOnce() + Send>;
+
+/// Names one run of one pod's proxies on all cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Run(u64);
+
+/// A data-plane thread has ended, which it must not.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The thread is gone.
+    #[error("a data-plane thread has ended")]
+    Dead,
+    /// The thread could not take the sockets.
+    #[error("cannot serve: {0}")]
+    Io(#[from] io::Error),
+}
+
+#[derive(Debug)]
+enum Order {
+    Serve {
+        run: Run,
+        serving: Arc<Serving>,
+        listeners: Listeners,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    Close {
+        run: Run,
+        done: oneshot::Sender<()>,
+    },
+    Finish {
+        run: Run,
+        end: CancellationToken,
+        done: oneshot::Sender<()>,
+    },
+    List {
+        done: blocking::Sender<serde_json::Value>,
+    },
+}
+
+/// Orders that may wait for one thread: a node's pods times a few steps, all at once at start.
+const MOST_ORDERS: usize = 4096;
+
+/// Longer than a busy thread takes, shorter than people wait for a page.
+const MOST_LISTING: Duration = Duration::from_secs(1);
+
+// === impl Workers ===
+
+impl Workers {
+    /// Starts `count` threads, each by `spawn`, which is told its name and what it runs for ever.
+    pub fn start(
+        count: NonZeroUsize,
+        shared: &Arc<Shared>,
+        mut spawn: impl FnMut(String, Body) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let start = |index| {
+            let (orders, received) = mpsc::channel(MOST_ORDERS);
+            let shared = shared.clone();
+            let body = Box::new(move || work(received, shared, count.get()));
+            spawn(format!("worker-{index}"), body)?;
+            Ok(orders)
+        };
+        let orders = (0..count.get()).map(start).collect::<io::Result<_>>()?;
+        Ok(Self { orders })
+    }
+
+    /// How many threads there are.
+    pub fn count(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// Serves a pod on every thread; returns when each of them accepts.
+    pub async fn serve(
+        &self,
+        run: Run,
+        serving: &Arc<Serving>,
+        listeners: Vec<Listeners>,
+    ) -> Result<(), WorkerError> {
+        let mut started = Vec::new();
+        for (orders, listeners) in self.orders.iter().zip(listeners) {
+            let (done, answer) = oneshot::channel();
+            let serving = serving.clone();
+            let order = Order::Serve {
+                run,
+                serving,
+                listeners,
+                done,
+            };
+            orders.send(order).await.map_err(|_| WorkerError::Dead)?;
+            started.push(answer);
+        }
+        for answer in started {
+            answer.await.map_err(|_| WorkerError::Dead)??;
+        }
+        Ok(())
+    }
+
+    /// Accepts what already waits, then closes a pod's listeners.
+    pub async fn close(&self, run: Run) {
+        self.tell(|done| Order::Close { run, done }).await;
+    }
+
+    /// Closes, lets the running connections end (or resets them when `end` is cancelled), and forgets the pod.
+    pub async fn finish(&self, run: Run, end: &CancellationToken) {
+        self.tell(|done| Order::Finish {
+            run,
+            end: end.clone(),
+            done,
+        })
+        .await;
+    }
+
+    /// The live connections, for people. Blocks, but not for long.
+    pub fn list(&self) -> serde_json::Value {
+        let (done, lists) = blocking::channel();
+        for orders in &self.orders {
+            // A thread that has so many orders has no time for this one.
+            let _ = orders.try_send(Order::List { done: done.clone() });
+        }
+        drop(done);
+        let mut all = Vec::new();
+        while let Ok(list) = lists.recv_timeout(MOST_LISTING) {
+            all.push(list);
+        }
+        all.into()
+    }
+
+    async fn tell<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
+        let mut answers = Vec::new();
+        for orders in &self.orders {
+            let (done, answer) = oneshot::channel();
+            // A dead thread has nothing left to close; its death ends the process elsewhere.
+            if orders.send(order(done)).await.is_ok() {
+                answers.push(answer);
+            }
+        }
+        let mut said = Vec::new();
+        for answer in answers {
+            said.extend(answer.await);
+        }
+        said
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    /// The run after this one.
+    pub fn advance(&mut self) -> Self {
+        self.0 += 1;
+        *self
+    }
+
+    /// Before the first.
+    pub const NONE: Self = Self(0);
+}
+
+// === one thread ===
+
+type Proxies = Rc<RefCell<HashMap<Run, Rc<Proxy>>>>;
+
+fn work(orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cores: usize) {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "no runtime for a data-plane thread"),
+    };
+    LocalSet::new().block_on(&runtime, take_orders(orders, shared, cores));
+}
+
+async fn take_orders(mut orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cores: usize) {
+    let proxies = Proxies::default();
+    let mut endings = JoinSet::new();
+    let mut report = interval(REPORT_EVERY);
+    report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(order) => take(order, &proxies, &shared, cores, &mut endings),
+                None => return,
+            },
+            _ = report.tick() => proxies.borrow().values().for_each(|p| p.sessions.report()),
+            Some(_) = endings.join_next() => {}
+        }
+    }
+}
+
+fn take(
+    order: Order,
+    proxies: &Proxies,
+    shared: &Arc<Shared>,
+    cores: usize,
+    endings: &mut JoinSet<()>,
+) {
+    let find = |run: &Run| proxies.borrow().get(run).cloned();
+    match order {
+        Order::Serve {
+            run,
+            serving,
+            listeners,
+            done,
+        } => {
+            let started = Proxy::start(serving, shared.clone(), listeners, cores);
+            let _ = done.send(started.map(|proxy| {
+                proxies.borrow_mut().insert(run, proxy);
+            }));
+        }
+        Order::Close { run, done } => {
+            let proxy = find(&run);
+            endings.spawn_local(async move {
+                if let Some(proxy) = proxy {
+                    proxy.close().await;
+                }
+                let _ = done.send(());
+            });
+        }
+        Order::Finish { run, end, done } => {
+            let (proxy, proxies) = (find(&run), proxies.clone());
+            endings.spawn_local(async move {
+                if let Some(proxy) = proxy {
+                    proxy.finish(end).await;
+                }
+                proxies.borrow_mut().remove(&run);
+                let _ = done.send(());
+            });
+        }
+        Order::List { done } => {
+            let list = |proxy: &Rc<Proxy>| {
+                let pod = proxy.pod();
+                json!({
+                    "pod": format!("{}/{}", pod.namespace, pod.name),
+                    "identity": pod.identity.to_string(),
+                    "connections": proxy.list(),
+                })
+            };
+            let _ = done.send(proxies.borrow().values().map(list).collect());
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Pods enter and leave the mesh while they talk; ztunnel restarts; new pods wait for capture (needs root).
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use support::{
+    fabric::{ECHO, Fabric, Outcome, SERVICE, TestPod, exchange},
+    log,
+    net::{PATIENCE, connect},
+};
+use ztunnel::{
+    cni::{enrolled::Enrolled, protocol::Answer},
+    pods::capture::{self, Spec},
+};
+
+/// Fresh connections all the time, from one pod to another.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    thread: thread::JoinHandle<Vec<String>>,
+}
+
+impl Load {
+    fn start(from: &TestPod, to: &TestPod) -> Self {
+        let (stop, done) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let (stopped, count) = (stop.clone(), done.clone());
+        let (from, to) = (from.clone(), to.clone());
+        let thread = thread::spawn(move || {
+            let mut failed = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let number = count.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = from.ask(to.addr(number % 2 == 1, ECHO)) {
+                    failed.push(format!("request {number}: {error}"));
+                }
+            }
+            failed
+        });
+        Self { stop, done, thread }
+    }
+
+    /// Waits until this many more requests are done.
+    fn more(&self, requests: usize) {
+        let until = self.done.load(Ordering::Relaxed) + requests;
+        while self.done.load(Ordering::Relaxed) < until {
+            assert!(!self.thread.is_finished());
+            thread::yield_now();
+        }
+    }
+
+    fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        let failed = self.thread.join().unwrap();
+        let done = self.done.load(Ordering::Relaxed);
+        assert!(failed.is_empty(), "of {done}: {failed:#?}\n{}", log::dump());
+        done
+    }
+}
+
+#[test]
+fn no_request_fails_while_pods_enter_and_leave_and_old_connections_live_on() {
+    let fabric = Fabric::new();
+    let (client, server) = (fabric.pod("ea", 0), fabric.pod("eb", 1));
+    let load = Load::start(&client, &server);
+    load.more(20);
+    let mut before = connect(&client.ns, server.addr(false, ECHO)).unwrap();
+    exchange(&mut before).unwrap();
+
+    fabric.enrol(&server);
+    load.more(20);
+    fabric.enrol(&client);
+    load.more(20);
+    let mut between = connect(&client.ns, server.addr(false, ECHO)).unwrap();
+    exchange(&mut between).unwrap();
+    exchange(&mut before).unwrap();
+    log::access("through a tunnel", |line| {
+        line["direction"] == "inbound"
+            && line["src.workload"] == "ea"
+            && !line["dst.hbone_addr"].is_null()
+    });
+
+    fabric.take_out(&server);
+    load.more(20);
+    exchange(&mut between).unwrap();
+    fabric.take_out(&client);
+    load.more(20);
+    // And both at once, as when a namespace's label changes.
+    for pod in [&client, &server] {
+        fabric.label(pod);
+    }
+    for pod in [&client, &server] {
+        fabric.enrol(pod);
+    }
+    load.more(20);
+    for pod in [&server, &client] {
+        fabric.take_out(pod);
+    }
+    load.more(20);
+    load.end();
+    exchange(&mut before).unwrap();
+    exchange(&mut between).unwrap();
+    // The last captured connection ends, and with it the last trace.
+    drop(between);
+    for pod in [&client, &server] {
+        until("nothing is left in the namespace", || {
+            !pod.ns.run(|| capture::is_installed().unwrap()).unwrap()
+        });
+    }
+}
+
+#[test]
+fn a_successor_takes_running_pods_over_and_leaving_for_good_cleans_up() {
+    let fabric = Fabric::new();
+    let (a, b) = (fabric.pod("sa", 0), fabric.pod("sb", 0));
+    for pod in [&a, &b] {
+        fabric.enrol(pod);
+    }
+    a.ask(b.addr(false, ECHO)).unwrap();
+    let node = fabric.node(0);
+    node.stop(false);
+    // Redirection stays: nobody speaks in the clear because ztunnel is away.
+    assert!(a.ns.run(|| capture::is_installed().unwrap()).unwrap());
+    assert!(a.ask(b.addr(false, ECHO)).is_err());
+    node.start(&fabric.ca);
+    node.wait_for(&a, Outcome::Enrolled);
+    node.wait_for(&b, Outcome::Enrolled);
+    a.ask(b.addr(false, ECHO)).unwrap();
+    a.ask(b.vip(true, SERVICE)).unwrap();
+    node.stop(true);
+    for pod in [&a, &b] {
+        assert!(!pod.ns.run(|| capture::is_installed().unwrap()).unwrap());
+    }
+    a.ask(b.addr(false, ECHO)).unwrap();
+}
+
+#[test]
+fn damaged_redirection_is_put_back() {
+    let fabric = Fabric::new();
+    let pod = fabric.pod("da", 0);
+    fabric.enrol(&pod);
+    pod.ns.run(|| capture::remove().unwrap()).unwrap();
+    let spec = Spec {
+        ipv4: true,
+        ipv6: true,
+        bypass_inbound: false,
+    };
+    until("redirection is back", || {
+        pod.ns
+            .run(move || capture::verify(&spec).unwrap().is_empty())
+            .unwrap()
+    });
+}
+
+#[test]
+fn one_pod_that_cannot_be_enrolled_says_why_and_harms_no_other() {
+    let fabric = Fabric::new();
+    let (bad, good) = (fabric.pod("fa", 0), fabric.pod("fb", 0));
+    fabric.ca.refuse(&bad.identity());
+    fabric.label(&bad);
+    let report = fabric.node(0).wait_for(&bad, Outcome::Failed);
+    assert_eq!(report.reason, "NoCertificate");
+    assert!(
+        report.message.contains("the test says no"),
+        "{}",
+        report.message
+    );
+    fabric.enrol(&good);
+    // It is not captured, so it still talks as it did.
+    bad.ask(good.addr(false, ECHO)).unwrap();
+    fabric.ca.forgive();
+    fabric.node(0).wait_for(&bad, Outcome::Enrolled);
+}
+
+#[test]
+fn a_new_pod_starts_captured_or_waits() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    until("the list of namespaces is written", || {
+        Enrolled::read(&node.namespaces_file()).is_ok_and(|f| f == Enrolled::from_iter(["shop"]))
+    });
+    let installed = |pod: &TestPod| pod.ns.run(|| capture::is_installed().unwrap()).unwrap();
+
+    let known = fabric.start_pod("ca", 0);
+    fabric.label(&known);
+    fabric.announce(&known);
+    assert_eq!(node.cni_add(&known), Answer::Proceed);
+    assert!(installed(&known));
+    node.wait_for(&known, Outcome::Enrolled);
+
+    let left_alone = fabric.start_pod("cb", 0);
+    fabric.announce(&left_alone);
+    assert_eq!(node.cni_add(&left_alone), Answer::Proceed);
+    assert!(!installed(&left_alone));
+
+    node.connected(false);
+    let unknown = fabric.start_pod("cc", 0);
+    let Answer::Hold { reason } = node.cni_add(&unknown) else {
+        panic!("not held")
+    };
+    assert!(
+        reason.contains("shop/cc") && reason.contains("controller"),
+        "{reason}"
+    );
+    assert!(!installed(&unknown));
+
+    // Announced while the plugin waits.
+    node.connected(true);
+    fabric.label(&unknown);
+    thread::scope(|scope| {
+        let answer = scope.spawn(|| node.cni_add(&unknown));
+        fabric.announce(&unknown);
+        assert_eq!(answer.join().unwrap(), Answer::Proceed);
+    });
+    assert!(installed(&unknown));
+}
+
+/// Looks again until it is so, for a bounded time.
+fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !so() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "not so in time: {what}\n{}",
+            log::dump()
+        );
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,156 @@
+//! Two nodes, pods in and out of the mesh, every way from one to another (needs root).
+
+mod support;
+
+use std::io::{Read, Write};
+
+use support::{
+    fabric::{ECHO, Fabric, GREETING, SERVER_FIRST, SERVICE, SERVICE_FIRST, exchange},
+    log,
+    net::connect,
+};
+
+#[test]
+fn every_pair_talks_and_meshed_pairs_talk_through_a_tunnel() {
+    let fabric = Fabric::new();
+    let meshed = [
+        fabric.pod("ma", 0),
+        fabric.pod("mb", 0),
+        fabric.pod("mc", 1),
+    ];
+    let plain = fabric.pod("mplain", 1);
+    meshed.iter().for_each(|pod| fabric.enrol(pod));
+    let all = [&meshed[0], &meshed[1], &meshed[2], &plain];
+    for from in all {
+        for to in all.iter().filter(|to| to.name != from.name) {
+            for v6 in [false, true] {
+                let seen = from.ask(to.addr(v6, ECHO)).unwrap_or_else(|e| {
+                    panic!(
+                        "{} to {} (v6: {v6}): {e}\n{}",
+                        from.name,
+                        to.name,
+                        log::dump()
+                    )
+                });
+                let expected = if v6 { from.v6 } else { from.v4 };
+                assert_eq!(seen, expected, "{} to {}", from.name, to.name);
+                assert_eq!(from.listen_to(to.addr(v6, SERVER_FIRST)).unwrap(), GREETING);
+            }
+        }
+    }
+    for from in &meshed {
+        for to in all {
+            for v6 in [false, true] {
+                from.ask(to.vip(v6, SERVICE)).unwrap_or_else(|e| {
+                    panic!("{} to service {}: {e}\n{}", from.name, to.name, log::dump())
+                });
+                assert_eq!(from.listen_to(to.vip(v6, SERVICE_FIRST)).unwrap(), GREETING);
+            }
+        }
+    }
+    for (from, to) in [(&meshed[0], &meshed[1]), (&meshed[0], &meshed[2])] {
+        for direction in ["outbound", "inbound"] {
+            let line = log::access("a tunnel between both", |line| {
+                line["direction"] == direction
+                    && line["src.workload"] == *from.name
+                    && line["dst.workload"] == *to.name
+                    && line["dst.hbone_addr"] == to.addr(false, ECHO).to_string()
+            });
+            assert_eq!(line["src.identity"], from.identity().to_string());
+            assert_eq!(line["dst.identity"], to.identity().to_string());
+            assert_eq!(line["dst.addr"], to.addr(false, hbone::PORT).to_string());
+            assert_eq!(line["src.namespace"], "shop");
+            assert_eq!(line["bytes_recv"], 5);
+            assert!(line["error"].is_null(), "{line}");
+        }
+    }
+    let line = log::access("plaintext let in", |line| {
+        line["direction"] == "inbound"
+            && line["src.workload"] == *plain.name
+            && line["dst.workload"] == *meshed[0].name
+    });
+    assert!(
+        line["src.identity"].is_null() && line["dst.hbone_addr"].is_null(),
+        "{line}"
+    );
+}
+
+#[test]
+fn where_nobody_listens_or_nothing_is_known_the_client_hears_so() {
+    let fabric = Fabric::new();
+    let (a, b) = (fabric.pod("na", 0), fabric.pod("nb", 1));
+    for pod in [&a, &b] {
+        fabric.enrol(pod);
+    }
+    // Nobody listens on 9: the application's refusal comes through the tunnel as a reset.
+    assert!(a.ask(b.addr(false, 9)).is_err());
+    let line = log::access("nobody listens", |line| {
+        line["direction"] == "outbound"
+            && line["src.workload"] == "na"
+            && line["dst.hbone_addr"] == b.addr(false, 9).to_string()
+    });
+    assert_eq!(line["reason"], "dial_failed", "{line}");
+    // A port that the service does not have.
+    assert!(a.ask(b.vip(false, 9)).is_err());
+    log::access("unknown port", |line| {
+        line["reason"] == "unknown_service_port"
+    });
+    // What the mesh does not know passes through.
+    let outside = support::net::listen(fabric.bridge(), 9999);
+    let stream = connect(&a.ns, "10.9.0.1:9999".parse().unwrap()).unwrap();
+    let accepted = support::net::accept(&outside);
+    assert_eq!(support::net::peer(&accepted).ip(), a.v4);
+    drop((stream, accepted));
+    // The mesh's own ports lead nowhere.
+    for port in [15001, 15006] {
+        assert!(a.ask(b.addr(false, port)).is_err());
+    }
+}
+
+#[test]
+fn another_identity_than_expected_is_refused_and_both_are_named() {
+    let fabric = Fabric::new();
+    let (client, server) = (fabric.pod("ida", 0), fabric.pod("idb", 1));
+    let former = fabric.pod("idc", 1);
+    for pod in [&client, &server] {
+        fabric.enrol(pod);
+    }
+    client.ask(server.addr(false, ECHO)).unwrap();
+    // As when an address has a new owner and the client's node has not heard of it.
+    fabric.mistake(&server, &former);
+    assert!(client.ask(server.addr(false, ECHO)).is_err());
+    let line = log::access("refused", |line| {
+        line["src.workload"] == "ida" && line["reason"] == "unexpected_identity"
+    });
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains(&server.identity().to_string()), "{error}");
+    assert!(error.contains(&former.identity().to_string()), "{error}");
+}
+
+#[test]
+fn garbage_on_the_tunnel_port_harms_nobody_else() {
+    let fabric = Fabric::new();
+    let (a, b) = (fabric.pod("ga", 0), fabric.pod("gb", 1));
+    for pod in [&a, &b] {
+        fabric.enrol(pod);
+    }
+    let mut living = connect(&a.ns, b.addr(false, ECHO)).unwrap();
+    exchange(&mut living).unwrap();
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0; 4096],
+        &[0x16, 3, 1, 0xff, 0xff, 1],
+    ] {
+        let mut stream = connect(fabric.bridge(), b.addr(false, hbone::PORT)).unwrap();
+        let _ = stream.write_all(garbage);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+    }
+    let line = log::access("garbage refused", |line| {
+        line["dst.workload"] == "gb" && line["reason"] == "tls_failed"
+    });
+    assert!(line["error"].is_string());
+    exchange(&mut living).unwrap();
+    a.ask(b.addr(true, ECHO)).unwrap();
+}
