@@ -1,5 +1,10 @@
 //! A cluster written as YAML-like JSON, fed to the index without any cluster.
-#![allow(dead_code, unreachable_pub, clippy::needless_pass_by_value, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "each test file uses its part"
+)]
 
 use std::collections::BTreeMap;
 
