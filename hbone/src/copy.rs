@@ -192,11 +192,13 @@ impl Meter {
         self.0.received.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn add_sent(&self, n: usize) {
+    /// Counts bytes that a caller moved itself, in the same sense as [`sent`](Self::sent).
+    pub fn add_sent(&self, n: usize) {
         self.0.sent.fetch_add(n as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_received(&self, n: usize) {
+    /// Counts bytes that a caller moved itself, in the same sense as [`received`](Self::received).
+    pub fn add_received(&self, n: usize) {
         self.0.received.fetch_add(n as u64, Ordering::Relaxed);
     }
 }

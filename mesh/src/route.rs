@@ -141,10 +141,10 @@ impl Route {
 // === impl Rule ===
 
 impl Rule {
-    /// Chooses a backend in proportion to the weights.
+    /// Chooses a backend, and its place among [`backends`](Self::backends), in proportion to the weights.
     ///
     /// `roll(n)` must return a number below `n`, each with the same chance. `None`: there is no backend with a weight.
-    pub fn choose(&self, roll: impl FnOnce(u64) -> u64) -> Option<&Backend> {
+    pub fn choose(&self, roll: impl FnOnce(u64) -> u64) -> Option<(usize, &Backend)> {
         let sum: u64 = self
             .backends
             .iter()
@@ -154,7 +154,7 @@ impl Rule {
             return None;
         }
         let mut left = roll(sum);
-        self.backends.iter().find(|backend| {
+        self.backends.iter().enumerate().find(|(_, backend)| {
             let weight = u64::from(backend.weight);
             let hit = left < weight;
             left = left.saturating_sub(weight);

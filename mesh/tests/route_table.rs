@@ -266,7 +266,7 @@ fn weights_are_shares_and_zero_is_never() {
             assert_eq!(sum, 100);
             roll
         });
-        let Some(BackendTo::Service { port, .. }) = chosen.map(|backend| &backend.to) else {
+        let Some(BackendTo::Service { port, .. }) = chosen.map(|(_, backend)| &backend.to) else {
             panic!("a service")
         };
         counts[usize::from(*port)] += 1;

@@ -35,21 +35,13 @@ pub(super) struct Route {
     status: Vec<Value>,
 }
 
-/// Why the traffic of a Service does not go through a waypoint.
-enum NoWaypoint {
-    /// Nobody asked for one.
-    Unasked,
-    /// The Service's own status says it.
-    Refused(String),
-}
-
 /// One parent, looked up.
 enum Attachment {
-    /// A Service, at one port (or 0: all), with its waypoint or why it has none.
+    /// A Service, at one port (or 0: all), with its waypoint if it has one.
     Service {
         service: Key,
         port: u16,
-        waypoint: Result<Key, NoWaypoint>,
+        waypoint: Option<Key>,
     },
     /// It cannot be attached to.
     Refused {
@@ -187,9 +179,8 @@ impl State {
             (named, numbered) => numbered.or(named).unwrap_or(0),
         };
         let waypoint = match self.service_binding(key, service) {
-            Binding::Bound(gateway) => Ok(gateway),
-            Binding::Unasked | Binding::OptedOut => Err(NoWaypoint::Unasked),
-            Binding::Refused { message, .. } => Err(NoWaypoint::Refused(message)),
+            Binding::Bound(gateway) => Some(gateway),
+            _ => None,
         };
         Attachment::Service {
             service: key.clone(),
@@ -266,7 +257,7 @@ impl State {
             let Attachment::Service {
                 service,
                 port,
-                waypoint: Ok(waypoint),
+                waypoint: Some(waypoint),
             } = self.attach(key, parent)
             else {
                 continue;
@@ -321,24 +312,21 @@ impl State {
                 let told = condition::find(seen, condition.kind).is_some_and(|seen| {
                     seen["status"] == "False" && seen["message"] == *condition.message
                 });
-                // What its Service's status says is told there.
-                if !told && condition.reason != "WaypointNotBound" {
-                    let notice = Notice {
+                if !told {
+                    notices.push(Notice {
                         target: target.clone(),
                         uid: route.uid.clone(),
                         warning: true,
                         reason: condition.reason.to_string(),
                         note: condition.message.clone(),
-                    };
-                    if !notices.contains(&notice) {
-                        notices.push(notice);
-                    }
+                    });
                 }
             }
             wanted.push(
                 json!({"parentRef": raw, "controllerName": CONTROLLER_NAME, "conditions": json}),
             );
         }
+        notices.dedup();
         if ours.len() == wanted.len()
             && ours
                 .iter()
@@ -425,19 +413,14 @@ impl State {
         } = &attachment
         {
             conditions.push(match waypoint {
-                Ok(waypoint) => {
-                    let message = format!("applied by waypoint {waypoint}");
-                    Condition::yes("ResolvedWaypoints", "ResolvedWaypoints", message)
+                Some(waypoint) => {
+                    Condition::yes("ResolvedWaypoints", "ResolvedWaypoints", format!("applied by waypoint {waypoint}"))
                 }
-                Err(NoWaypoint::Unasked) => {
-                    let message = format!(
-                        "Service {service} uses no waypoint (label istio.io/use-waypoint), so the route does nothing"
-                    );
-                    Condition::no("ResolvedWaypoints", "NoWaypoint", message)
-                }
-                Err(NoWaypoint::Refused(message)) => {
-                    Condition::no("ResolvedWaypoints", "WaypointNotBound", format!("Service {service}: {message}"))
-                }
+                None => Condition::no(
+                    "ResolvedWaypoints",
+                    "NoWaypoint",
+                    format!("Service {service} has no waypoint (label istio.io/use-waypoint), so the route does nothing"),
+                ),
             });
         }
         Some(conditions)

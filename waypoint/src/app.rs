@@ -1,0 +1,267 @@
+//! Builds everything and owns every long-lived task: one thread per core for clients, one for the controller.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use hbone::Credentials;
+use mesh::ca::{Caller, CertificateClient};
+use mesh::certs::{Certificates, Clock};
+use mesh::control::Control;
+use mesh::process::admin::{self, Admin};
+use mesh::process::metrics::registry;
+use mesh::process::readiness::Readiness;
+use mesh::process::shutdown::{Exit, Signals, Supervisor};
+use mesh::process::telemetry;
+use mesh::world::{World, world};
+use mesh::xds::client::{self, Client};
+use mesh::xds::node::NodeInfo;
+use mesh::xds::{ADDRESS_TYPE, ROUTE_TYPE};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::proxy::{self, Me, Phase, Shared};
+
+/// Ports of the process itself: metrics, readiness, and the state for whoever is on loopback.
+const METRICS_PORT: u16 = 15020;
+const READY_PORT: u16 = 15021;
+const ADMIN_PORT: u16 = 15000;
+
+/// Connections that wait to be accepted, per core and family.
+const BACKLOG: u32 = 1024;
+
+/// After SIGTERM, who still comes is served this long: clients hear of it from the controller.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Between two attempts to get the first certificate.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until a signal comes or something that must live dies.
+pub fn run(config: Config) -> anyhow::Result<Exit> {
+    let filter = telemetry::init(config.log_format, &config.log_filter)?;
+    tracing::info!(?config, "starting");
+    let control = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the control thread's runtime")?;
+    LocalSet::new().block_on(&control, control_thread(config, filter))
+}
+
+async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyhow::Result<Exit> {
+    let signals = Signals::new().context("signals")?;
+    let mut supervisor = Supervisor::new();
+    let readiness = Readiness::new();
+    let mut registry = registry("waypoint");
+    let metrics = Metrics::register(&mut registry);
+
+    let (mut writer, world) = world();
+    let (discovery, stream) = Client::new(discovery(&config), move |update| writer.apply(update));
+    discovery.metrics().register(&mut registry);
+    let authority = CertificateClient::new(
+        endpoint(&config, &config.ca_address),
+        config.cluster.clone(),
+        Caller::Workload,
+    );
+    let (certificates, keeper) = Certificates::new(authority, Clock::system());
+    keeper.metrics().register(&mut registry);
+
+    let pages = Admin {
+        registry: Arc::new(registry),
+        ready: readiness.clone(),
+        filter,
+        debug: debug(&config, &world, &stream, &certificates),
+    };
+    for address in admin_addresses() {
+        let listener = listen(address).with_context(|| format!("admin on {address}"))?;
+        let Some(listener) = listener else { continue };
+        supervisor.must_live(
+            format!("admin on {address}"),
+            admin::serve(listener, pages.clone()),
+        );
+    }
+    supervisor.must_live("certificates", keeper.run());
+    supervisor.must_live("discovery", discovery.run());
+
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let (running, mut ended) = mpsc::channel::<()>(1);
+    let starting = readiness.wait_for("first certificate and state of the mesh");
+    let ready = readiness.clone();
+    let serving = async {
+        let credentials = first_certificate(&certificates, &config).await;
+        // Fails only when the client has ended, which ends the process.
+        let _ = stream.synced().wait_for(|synced| *synced).await;
+        Shared {
+            me: me(&config),
+            world: world.clone(),
+            credentials,
+            metrics,
+            phase: phases,
+        }
+    };
+    let mut signals = signals;
+    let shared = tokio::select! {
+        shared = serving => shared,
+        signal = signals.next() => return Ok(Exit::Drained(signal)),
+    };
+    for index in 0..config.threads {
+        let (shared, running) = (shared.clone(), running.clone());
+        let body = move || {
+            let ended = worker(shared);
+            drop(running);
+            ended
+        };
+        supervisor
+            .must_live_thread(format!("worker {index}"), body)
+            .context("a worker thread")?;
+    }
+    drop((shared, running));
+    drop(starting);
+    tracing::info!(id = %config.id, threads = config.threads, "serving");
+
+    let draining = supervisor.draining();
+    let drain = async {
+        draining.cancelled().await;
+        let _leaving = ready.wait_for("the end: draining");
+        phase.send_replace(Phase::Draining);
+        tokio::time::sleep(LINGER.min(config.drain / 2)).await;
+        phase.send_replace(Phase::Closing);
+        // Every worker holds a sender until its last connection has ended.
+        let _ = ended.recv().await;
+    };
+    Ok(supervisor.run(signals, drain, config.drain).await)
+}
+
+/// One core: its own runtime, listeners and connections.
+fn worker(shared: Shared) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let listeners: Vec<TcpListener> = both_families(hbone::PORT)
+            .into_iter()
+            .filter_map(|address| listen(address).transpose())
+            .collect::<io::Result<_>>()?;
+        proxy::serve(shared, listeners).await;
+        Ok(())
+    })
+}
+
+async fn first_certificate(certificates: &Certificates, config: &Config) -> Credentials {
+    loop {
+        match certificates.get(&config.id).await {
+            Ok(credentials) => return credentials,
+            Err(error) => {
+                tracing::warn!(%error, "no certificate yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+fn me(config: &Config) -> Me {
+    Me {
+        service: config.service(),
+        address: Some(config.ip),
+        trust_domain: config.trust_domain.clone(),
+    }
+}
+
+fn endpoint(config: &Config, address: &str) -> Control {
+    Control {
+        address: address.to_owned(),
+        server_name: None,
+        roots: config.root.clone(),
+        token: Some(config.token.clone()),
+    }
+}
+
+fn discovery(config: &Config) -> client::Config {
+    client::Config {
+        control: endpoint(config, &config.xds_address),
+        node: NodeInfo {
+            kind: "waypoint".to_owned(),
+            pod: config.pod.clone(),
+            namespace: config.namespace.clone(),
+            node_name: config.node.clone(),
+            ip: config.ip,
+            cluster: config.cluster.clone(),
+            metadata: [("GATEWAY_NAME".to_owned(), config.gateway.clone())].into(),
+        },
+        types: vec![ADDRESS_TYPE, ROUTE_TYPE],
+    }
+}
+
+/// What `/debug/config_dump` shows.
+fn debug(
+    config: &Config,
+    world: &World,
+    stream: &client::Handle,
+    certificates: &Certificates,
+) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
+    let id = config.id.to_string();
+    let (world, stream, certificates) = (world.clone(), stream.clone(), certificates.clone());
+    Arc::new(move || {
+        let stream = format!("{:?}", *stream.state().borrow());
+        json!({
+            "identity": id,
+            "discovery": stream,
+            "certificates": &*certificates.list(),
+            "mesh": world.look(|world| format!("{world:?}")),
+        })
+    })
+}
+
+// === sockets ===
+
+fn admin_addresses() -> Vec<SocketAddr> {
+    let mut all = both_families(METRICS_PORT);
+    all.extend(both_families(READY_PORT));
+    all.push((Ipv4Addr::LOCALHOST, ADMIN_PORT).into());
+    all
+}
+
+fn both_families(port: u16) -> Vec<SocketAddr> {
+    vec![
+        (Ipv4Addr::UNSPECIFIED, port).into(),
+        (Ipv6Addr::UNSPECIFIED, port).into(),
+    ]
+}
+
+/// Listens; nothing where the machine does not have the address's family.
+fn listen(address: SocketAddr) -> io::Result<Option<TcpListener>> {
+    match bind(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if address.is_ipv6() && is_no_family(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let kind = if address.is_ipv4() {
+        socket2::Domain::IPV4
+    } else {
+        socket2::Domain::IPV6
+    };
+    let socket = socket2::Socket::new(kind, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn is_no_family(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
+    ) || error.raw_os_error() == Some(97) // EAFNOSUPPORT
+}

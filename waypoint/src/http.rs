@@ -1,0 +1,432 @@
+//! STORY: one request → route → filter → balance → send → respond → log.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ::http::{HeaderValue, Method, StatusCode, Version, header, request};
+use hbone::TunnelIo;
+use hyper::body::{Body, Incoming};
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use mesh::service::AppProtocol;
+
+use crate::access_log::Record;
+use crate::balance::{self, Chosen, InFlight};
+use crate::proxy::{Core, Phase};
+use crate::session::{Session, To};
+use crate::upstream::{Failed, Lease, Ready};
+pub(crate) use body::RequestBody;
+use body::ResponseBody;
+use decide::{Decision, Next, Routed, decide};
+use reply::{BAD_REQUEST, NO_ENDPOINT, Reply, TERMINATED, UNREACHABLE};
+
+pub(crate) mod body;
+pub(crate) mod decide;
+mod filter;
+mod headers;
+pub(crate) mod reply;
+mod upgrade;
+
+/// Requests at a time on one HTTP/2 connection of a client.
+const MAX_STREAMS: u32 = 100;
+
+/// Header list of a request.
+const MAX_HEADER_LIST: u32 = 64 << 10;
+
+/// Buffer of an HTTP/1.1 connection, which bounds the head of a request.
+const MAX_BUFFER: usize = 128 << 10;
+
+/// Headers of an HTTP/1.1 request.
+const MAX_HEADERS: usize = 128;
+
+/// From the first byte of a head to its last. Idle connections are not bounded by it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// HTTP/2 windows towards a client, as towards endpoints.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Endpoints that are tried for one request, as long as nothing of it was sent.
+const ENDPOINTS: usize = 3;
+
+/// Spawns onto this core.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExec;
+
+/// A request on its way: its head as the client sent it, and what goes with it.
+struct Exchange {
+    head: request::Parts,
+    body: Incoming,
+    /// Asked for in HTTP/1.1.
+    upgrade: Option<(HeaderValue, OnUpgrade)>,
+    received: Rc<Cell<u64>>,
+    record: Record,
+}
+
+/// An endpoint's answer, and what is given back when it has been read.
+struct Answer {
+    response: Response<Incoming>,
+    lease: Option<Lease>,
+    load: InFlight,
+}
+
+thread_local! {
+    static ROLL: RefCell<fastrand::Rng> = RefCell::new(fastrand::Rng::new());
+}
+
+/// Serves the HTTP inside one tunnel until it ends.
+pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, io: TunnelIo) {
+    let is_http2 = Rc::new(Cell::new(false));
+    let seen = Rc::clone(&is_http2);
+    let (for_requests, its_session) = (Rc::clone(&core), Rc::clone(&session));
+    let service = service_fn(move |incoming: Request<Incoming>| {
+        seen.set(incoming.version() == Version::HTTP_2);
+        let (core, session) = (Rc::clone(&for_requests), Rc::clone(&its_session));
+        async move { Ok::<_, Infallible>(request(core, session, incoming).await) }
+    });
+    let builder = server();
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    let mut phase = core.phase();
+    let mut leaving = Phase::Serving;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(peer = %session.client.id, %error, "client connection ended");
+                }
+                return;
+            }
+            Ok(now) = async { phase.wait_for(|now| *now > leaving).await.map(|now| *now) } => {
+                leaving = now;
+                // HTTP/2 says GOAWAY; an HTTP/1.1 client that is about to send would lose its request, so
+                // it is told with its next response, and only at last without one.
+                if is_http2.get() || now == Phase::Closing {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+fn server() -> auto::Builder<LocalExec> {
+    let mut builder = auto::Builder::new(LocalExec);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .half_close(true)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_BUFFER);
+    builder
+        .http2()
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    builder
+}
+
+/// One request, from its head to the head of its answer; the rest passes through the bodies.
+async fn request(
+    core: Rc<Core>,
+    session: Rc<Session>,
+    incoming: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let version = incoming.version();
+    let leaving = core.is_leaving();
+    let mut exchange = match Exchange::begin(&core, &session, incoming) {
+        Ok(exchange) => exchange,
+        Err(refused) => return *refused,
+    };
+    let Decision { routed, next } = core.world.look(|world| {
+        ROLL.with_borrow_mut(|roll| decide(world, &session.to, &exchange.head, roll))
+    });
+    exchange.record.routed(routed.clone());
+    let mut response = match next {
+        Next::Answer(reply) => reply.respond(exchange.record),
+        Next::Forward { to, declared } => {
+            let http2 = wants_http2(declared, &exchange.head);
+            forward(&core, &session, exchange, &to, http2, routed.as_ref()).await
+        }
+    };
+    if leaving && version != Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// As declared; else as it came.
+fn wants_http2(declared: AppProtocol, head: &request::Parts) -> bool {
+    match declared {
+        AppProtocol::Http2 | AppProtocol::Grpc => true,
+        _ => head.version == Version::HTTP_2,
+    }
+}
+
+/// Sends a request to an endpoint of `to` and passes its answer on.
+async fn forward(
+    core: &Rc<Core>,
+    session: &Rc<Session>,
+    mut exchange: Exchange,
+    to: &To,
+    http2: bool,
+    routed: Option<&Routed>,
+) -> Response<ResponseBody> {
+    // An upgrade is a word of HTTP/1.1.
+    let http2 = http2 && exchange.upgrade.is_none();
+    let (chosen, ready) = match connect(core, session, &mut exchange.record, to, http2).await {
+        Ok(both) => both,
+        Err(reply) => return reply.respond(exchange.record),
+    };
+    let load = core.load.take(chosen.hop.uid.clone());
+    headers::strip_hop_by_hop(&mut exchange.head.headers);
+    if let Some(routed) = routed {
+        filter::request(routed.filters(), &mut exchange.head.headers);
+    }
+    if let Err(bad) = headers::address(&mut exchange.head, http2, &to.host()) {
+        let reply = Reply::failure(StatusCode::BAD_REQUEST, BAD_REQUEST, bad.to_string());
+        return reply.respond(exchange.record);
+    }
+    let Exchange {
+        mut head,
+        body,
+        upgrade,
+        received,
+        record,
+    } = exchange;
+    if let Some((protocol, _)) = &upgrade {
+        upgrade::write(&mut head.headers, protocol.clone());
+    }
+    let body = RequestBody::new(body, Rc::clone(&received));
+    match send(
+        core,
+        session,
+        &chosen,
+        ready,
+        Request::from_parts(head, body),
+    )
+    .await
+    {
+        Ok((response, lease)) => {
+            let answer = Answer {
+                response,
+                lease,
+                load,
+            };
+            respond(
+                answer,
+                routed,
+                upgrade.map(|(_, client)| (client, received)),
+                record,
+            )
+        }
+        Err(error) => {
+            tracing::debug!(%error, "no response");
+            let reason = format!("the endpoint ended the connection: {error}");
+            Reply::failure(StatusCode::SERVICE_UNAVAILABLE, TERMINATED, reason).respond(record)
+        }
+    }
+}
+
+/// Chooses an endpoint and connects to it; while nothing is sent, another may do better.
+async fn connect(
+    core: &Rc<Core>,
+    session: &Rc<Session>,
+    record: &mut Record,
+    to: &To,
+    http2: bool,
+) -> Result<(Chosen, Ready), Reply> {
+    let mut avoid = Vec::new();
+    let mut last = None;
+    while avoid.len() < ENDPOINTS {
+        let chosen = core.world.look(|world| {
+            let asking = balance::Asking {
+                load: &core.load,
+                avoid: &avoid,
+                like: session.client.address,
+                http2,
+            };
+            ROLL.with_borrow_mut(|roll| balance::pick(world, to, &asking, roll))
+        });
+        let Some(chosen) = chosen else { break };
+        record.upstream(to, &chosen);
+        match core
+            .upstream
+            .ready(&chosen.hop, session.key(), || {
+                session.onward(chosen.hop.target)
+            })
+            .await
+        {
+            Ok(ready) => return Ok((chosen, ready)),
+            Err(error) => {
+                tracing::info!(endpoint = %chosen.hop.uid, code = error.code(), %error, "endpoint not reached");
+                avoid.push(chosen.hop.uid);
+                last = Some(error);
+            }
+        }
+    }
+    Err(match last {
+        Some(error) => {
+            record.failed(UNREACHABLE, &error);
+            let reason = format!("no endpoint of {to} can be reached: {}", error.code());
+            Reply::failure(StatusCode::SERVICE_UNAVAILABLE, UNREACHABLE, reason)
+        }
+        None => {
+            let reason = format!("{to} has no healthy endpoint");
+            Reply::failure(StatusCode::SERVICE_UNAVAILABLE, NO_ENDPOINT, reason)
+        }
+    })
+}
+
+/// Sends; once more where a kept connection turned out dead and sending again repeats nothing.
+async fn send(
+    core: &Rc<Core>,
+    session: &Rc<Session>,
+    chosen: &Chosen,
+    ready: Ready,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Option<Lease>), String> {
+    // Where only the connection's end shows that it had ended, a safe request may still go again (RFC 9110 §9.2.2).
+    let safe = ready.is_reused() && request.method().is_safe() && request.body().is_end_stream();
+    let copy = safe.then(|| {
+        let mut copy = Request::new(RequestBody::empty());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    });
+    let failed = match ready.send(request).await {
+        Ok(answer) => return Ok(answer),
+        Err(failed) => failed,
+    };
+    let Failed {
+        error,
+        unsent,
+        reused,
+    } = failed;
+    let dead =
+        error.is_closed() || error.is_canceled() || error.is_incomplete_message() || is_io(&error);
+    let again = unsent.map(|unsent| *unsent).or(copy.filter(|_| dead));
+    let Some(request) = again.filter(|_| reused) else {
+        return Err(error.to_string());
+    };
+    tracing::debug!(%error, "a kept connection had ended: once more");
+    let ready = core
+        .upstream
+        .fresh(&chosen.hop, session.key(), || {
+            session.onward(chosen.hop.target)
+        })
+        .await;
+    let ready = ready.map_err(|error| error.to_string())?;
+    ready
+        .send(request)
+        .await
+        .map_err(|failed| failed.error.to_string())
+}
+
+/// Whether the connection below HTTP failed.
+fn is_io(error: &hyper::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
+/// The client's answer from the endpoint's.
+fn respond(
+    answer: Answer,
+    routed: Option<&Routed>,
+    upgrade: Option<(OnUpgrade, Rc<Cell<u64>>)>,
+    mut record: Record,
+) -> Response<ResponseBody> {
+    let Answer {
+        mut response,
+        lease,
+        load,
+    } = answer;
+    record.status(response.status());
+    record.grpc_status(response.headers());
+    let granted = response.headers().get(header::UPGRADE).cloned();
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let endpoint = switched.then(|| hyper::upgrade::on(&mut response));
+    let (mut head, body) = response.into_parts();
+    headers::strip_hop_by_hop(&mut head.headers);
+    if let Some(routed) = routed {
+        filter::response(routed.filters(), &mut head.headers);
+    }
+    head.version = Version::default();
+    match (endpoint, upgrade, granted) {
+        (None, ..) => Response::from_parts(head, ResponseBody::upstream(body, record, load, lease)),
+        (Some(endpoint), Some((client, received)), Some(protocol)) => {
+            upgrade::write(&mut head.headers, protocol);
+            upgrade::splice(client, endpoint, record, load, received);
+            Response::from_parts(head, ResponseBody::switched())
+        }
+        (Some(_), ..) => {
+            let reason = "the endpoint changed the protocol unasked";
+            Reply::failure(StatusCode::BAD_GATEWAY, TERMINATED, reason).respond(record)
+        }
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// Reads the head; a request that cannot be passed on is answered.
+    fn begin(
+        core: &Rc<Core>,
+        session: &Rc<Session>,
+        mut incoming: Request<Incoming>,
+    ) -> Result<Self, Box<Response<ResponseBody>>> {
+        let received = Rc::new(Cell::new(0));
+        let record = Record::begin(core, session, &incoming, &received);
+        let upgrade = match headers::upgrade(incoming.headers()) {
+            Some(protocol) if incoming.version() == Version::HTTP_11 => {
+                Some((protocol, hyper::upgrade::on(&mut incoming)))
+            }
+            _ => None,
+        };
+        let (mut head, body) = incoming.into_parts();
+        let refused = if head.method == Method::CONNECT {
+            Some(Reply::failure(
+                StatusCode::NOT_IMPLEMENTED,
+                BAD_REQUEST,
+                "CONNECT is not supported here",
+            ))
+        } else {
+            let bad = headers::unify_host(&mut head).err();
+            bad.map(|bad| Reply::failure(StatusCode::BAD_REQUEST, BAD_REQUEST, bad.to_string()))
+        };
+        match refused {
+            Some(reply) => Err(Box::new(reply.respond(record))),
+            None => Ok(Self {
+                head,
+                body,
+                upgrade,
+                received,
+                record,
+            }),
+        }
+    }
+}
+
+// === impl LocalExec ===
+
+impl<F> Executor<F> for LocalExec
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

@@ -1,0 +1,198 @@
+//! Bodies that pass through: counted, never held.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::reply::TERMINATED;
+use crate::access_log::Record;
+use crate::balance::InFlight;
+use crate::upstream::Lease;
+
+/// The client's body on its way to an endpoint.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    /// None: empty.
+    inner: Option<Incoming>,
+    bytes: Rc<Cell<u64>>,
+}
+
+/// What the client gets; when it has ended, or is dropped, the request is over and logged.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    payload: Payload,
+    /// None after a change of protocol: the request is over when the other protocol is.
+    record: Option<Record>,
+    /// Given back at the end of the body.
+    _held: Option<(InFlight, Option<Lease>)>,
+}
+
+#[derive(Debug)]
+enum Payload {
+    /// From an endpoint.
+    Upstream(Incoming),
+    /// Our own words.
+    Text(Option<Bytes>),
+}
+
+// === impl RequestBody ===
+
+impl RequestBody {
+    pub(crate) fn new(inner: Incoming, bytes: Rc<Cell<u64>>) -> Self {
+        Self {
+            inner: Some(inner),
+            bytes,
+        }
+    }
+
+    /// Of a request that is sent once more: it had none.
+    pub(crate) fn empty() -> Self {
+        Self {
+            inner: None,
+            bytes: Rc::default(),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.bytes.set(self.bytes.get() + data.remaining() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    /// An endpoint's answer.
+    pub(crate) fn upstream(
+        body: Incoming,
+        record: Record,
+        load: InFlight,
+        lease: Option<Lease>,
+    ) -> Self {
+        Self {
+            payload: Payload::Upstream(body),
+            record: Some(record),
+            _held: Some((load, lease)),
+        }
+    }
+
+    /// Of a 101: nothing.
+    pub(crate) fn switched() -> Self {
+        Self {
+            payload: Payload::Text(None),
+            record: None,
+            _held: None,
+        }
+    }
+
+    /// Our own answer.
+    pub(crate) fn text(text: impl Into<Bytes>, mut record: Record) -> Self {
+        let text = text.into();
+        record.sent(text.len() as u64);
+        record.complete();
+        Self {
+            payload: Payload::Text(Some(text).filter(|text| !text.is_empty())),
+            record: Some(record),
+            _held: None,
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let body = match &mut this.payload {
+            Payload::Text(text) => {
+                return Poll::Ready(text.take().map(|text| Ok(Frame::data(text))));
+            }
+            Payload::Upstream(body) => body,
+        };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let Some(record) = &mut this.record else {
+            return Poll::Ready(frame);
+        };
+        match &frame {
+            None => record.complete(),
+            Some(Err(error)) => record.failed(TERMINATED, error),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    record.sent(data.remaining() as u64);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    record.grpc_status(trailers);
+                    record.complete();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.payload {
+            Payload::Upstream(body) => body.is_end_stream(),
+            Payload::Text(text) => text.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.payload {
+            Payload::Upstream(body) => body.size_hint(),
+            Payload::Text(text) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // A body whose end is known in advance is not asked for it.
+        if self.is_end_stream()
+            && let Some(record) = &mut self.record
+        {
+            record.complete();
+        }
+    }
+}
+
+/// The number in `grpc-status`.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,14 @@
+//! The L7 proxy: takes the tunnels of clients, routes their requests, and sends them on through tunnels.
+
+mod access_log;
+pub mod app;
+mod balance;
+pub mod config;
+mod http;
+mod listener;
+pub mod metrics;
+mod opaque;
+mod pipe;
+pub mod proxy;
+mod session;
+mod upstream;

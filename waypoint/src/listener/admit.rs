@@ -1,0 +1,201 @@
+//! DECISION: is a tunnel's target this waypoint's business, and is it HTTP?
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hbone::{Refusal, Target};
+use http::StatusCode;
+use mesh::names::ServiceName;
+use mesh::service::{AppProtocol, Service};
+use mesh::workload::WaypointRef;
+use mesh::world::Snapshot;
+
+use crate::proxy::Me;
+use crate::session::To;
+
+/// A tunnel that may be opened. Only [`admit`] makes one.
+#[derive(Clone, Debug)]
+pub(crate) struct Admitted {
+    to: To,
+    http: bool,
+}
+
+/// Why a tunnel is not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotAdmitted {
+    /// Nothing in the mesh has this address or name.
+    Unknown(Target),
+    /// It is in the mesh, but not behind this waypoint.
+    NotBound(Arc<str>),
+    /// The service has no such port.
+    NoPort(ServiceName, u16),
+}
+
+/// Judges a target from what the mesh knows.
+///
+/// `lately(service)` says that the service was bound to this waypoint until just now: its clients
+/// hear of the change at another time than we do, and lose nothing in between.
+pub(crate) fn admit(
+    world: &Snapshot,
+    me: &Me,
+    target: &Target,
+    lately: impl Fn(&ServiceName) -> bool,
+) -> Result<Admitted, NotAdmitted> {
+    let (service, port) = match target {
+        Target::Addr(addr) => match world.service_at(addr.ip().to_canonical()) {
+            Some(service) => (service, addr.port()),
+            None => return workload(world, me, target, addr.ip().to_canonical(), addr.port()),
+        },
+        Target::Host { host, port } => {
+            let named = service_name(host).and_then(|name| world.service(&name));
+            (
+                named.ok_or_else(|| NotAdmitted::Unknown(target.clone()))?,
+                *port,
+            )
+        }
+    };
+    let bound = match &service.waypoint {
+        Some(at) => is_me(world, me, at),
+        None => lately(&service.id),
+    };
+    if !bound {
+        return Err(NotAdmitted::NotBound(Arc::from(service.id.to_string())));
+    }
+    let Some(declared) = protocol(service, port) else {
+        return Err(NotAdmitted::NoPort(service.id.clone(), port));
+    };
+    let http = match declared {
+        declared if is_http(declared) => true,
+        // Never guessed from the bytes: a server that speaks first would wait for ever.
+        AppProtocol::Unknown => world.routes(&service.id, port).is_some(),
+        _ => false,
+    };
+    Ok(Admitted {
+        to: To::Service {
+            service: Arc::clone(service),
+            port,
+        },
+        http,
+    })
+}
+
+fn workload(
+    world: &Snapshot,
+    me: &Me,
+    target: &Target,
+    ip: IpAddr,
+    port: u16,
+) -> Result<Admitted, NotAdmitted> {
+    let workload = world
+        .workload_at(ip)
+        .ok_or_else(|| NotAdmitted::Unknown(target.clone()))?;
+    if !workload
+        .waypoint
+        .as_ref()
+        .is_some_and(|at| is_me(world, me, at))
+    {
+        return Err(NotAdmitted::NotBound(Arc::from(workload.uid.to_string())));
+    }
+    let http = workload.services.iter().any(|(name, ports)| {
+        let service = world.service(name);
+        let served = ports.iter().filter(|map| map.target == port);
+        service.is_some_and(|service| {
+            served
+                .into_iter()
+                .any(|map| protocol(service, map.service).is_some_and(is_http))
+        })
+    });
+    Ok(Admitted {
+        to: To::Workload {
+            workload: Arc::clone(workload),
+            port,
+        },
+        http,
+    })
+}
+
+/// The declared protocol of a port; `None`: there is no such port.
+pub(crate) fn protocol(service: &Service, port: u16) -> Option<AppProtocol> {
+    service
+        .ports
+        .iter()
+        .find(|known| known.port == port)
+        .map(|known| known.protocol)
+}
+
+/// Whether a declared protocol is one of HTTP's.
+fn is_http(declared: AppProtocol) -> bool {
+    matches!(
+        declared,
+        AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc
+    )
+}
+
+fn is_me(world: &Snapshot, me: &Me, at: &WaypointRef) -> bool {
+    match at {
+        WaypointRef::Service(name, _) => *name == me.service,
+        WaypointRef::Address(addr) => {
+            let ip = addr.ip().to_canonical();
+            me.address == Some(ip)
+                || world
+                    .service_at(ip)
+                    .is_some_and(|service| service.id == me.service)
+        }
+    }
+}
+
+/// `name.namespace.svc.…` names its own namespace.
+fn service_name(host: &str) -> Option<ServiceName> {
+    let mut labels = host.split('.');
+    let (_, namespace, svc) = (labels.next()?, labels.next()?, labels.next()?);
+    (svc == "svc").then(|| ServiceName {
+        namespace: Arc::from(namespace),
+        hostname: Arc::from(host),
+    })
+}
+
+// === impl Admitted ===
+
+impl Admitted {
+    /// What the tunnel is for.
+    pub(crate) fn to(&self) -> &To {
+        &self.to
+    }
+
+    /// Whether the bytes in it are HTTP.
+    pub(crate) fn is_http(&self) -> bool {
+        self.http
+    }
+}
+
+// === impl NotAdmitted ===
+
+impl NotAdmitted {
+    /// Whether a change that is under way may still admit it.
+    pub(crate) fn may_change(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::NotBound(_))
+    }
+
+    /// What the client's side is told.
+    pub(crate) fn refusal(&self) -> Refusal {
+        let (code, reason) = match self {
+            Self::Unknown(target) => (
+                "unknown_destination",
+                format!("nothing in the mesh is at {target}"),
+            ),
+            Self::NotBound(who) => (
+                "not_bound_here",
+                format!("{who} is not behind this waypoint"),
+            ),
+            Self::NoPort(service, port) => {
+                ("unknown_port", format!("{service} has no port {port}"))
+            }
+        };
+        Refusal {
+            status: StatusCode::BAD_REQUEST,
+            code: Cow::Borrowed(code),
+            reason,
+        }
+    }
+}

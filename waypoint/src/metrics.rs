@@ -1,0 +1,407 @@
+//! What the waypoint counts, under the mesh's standard names and labels.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hbone::SpiffeId;
+use mesh::names::{ServiceName, Uid};
+use mesh::workload::Workload;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::session::{Client, Session, To};
+
+/// Series that one core keeps at hand; beyond it the cache starts anew, the series themselves stay.
+const MAX_CACHED: usize = 4096;
+
+/// What existing dashboards expect where nothing is known.
+const UNKNOWN: &str = "unknown";
+
+const MILLISECONDS: [f64; 20] = [
+    0.5, 1., 5., 10., 25., 50., 100., 250., 500., 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6,
+    3.6e6, 1e7,
+];
+const BYTES: [f64; 10] = [1., 100., 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
+
+/// The process's counters. Registered once, shared by all cores.
+#[derive(Debug)]
+pub struct Metrics {
+    requests: Family<Labels, Counter>,
+    duration: Family<Labels, Histogram, fn() -> Histogram>,
+    request_bytes: Family<Labels, Histogram, fn() -> Histogram>,
+    response_bytes: Family<Labels, Histogram, fn() -> Histogram>,
+    opened: Family<TcpLabels, Counter>,
+    closed: Family<TcpLabels, Counter>,
+    received: Family<TcpLabels, Counter>,
+    sent: Family<TcpLabels, Counter>,
+    refused_tunnels: Family<Refused, Counter>,
+    refused_connections: Family<Refused, Counter>,
+}
+
+/// One core's way to them: the labels of a series are written once, not per request.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    shared: Arc<Metrics>,
+    cache: RefCell<HashMap<Key, Rc<Series>>>,
+}
+
+/// What a request was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    Http,
+    Grpc,
+}
+
+/// A request at its end.
+pub(crate) struct Ended<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) to: &'a To,
+    pub(crate) upstream: Option<&'a Workload>,
+    pub(crate) protocol: Protocol,
+    pub(crate) code: u16,
+    pub(crate) grpc: Option<u16>,
+    pub(crate) flags: &'static str,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) duration: Duration,
+}
+
+/// The counters of one opaque connection.
+pub(crate) struct Tcp {
+    closed: Counter,
+    received: Counter,
+    sent: Counter,
+}
+
+/// What tells one series from another, short.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    client: (SpiffeId, Option<Uid>),
+    service: Option<ServiceName>,
+    upstream: Option<Uid>,
+    protocol: Protocol,
+    code: u16,
+    grpc: Option<u16>,
+    flags: &'static str,
+}
+
+#[derive(Debug)]
+struct Series {
+    requests: Counter,
+    duration: Histogram,
+    request_bytes: Histogram,
+    response_bytes: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    #[prometheus(flatten)]
+    common: Common,
+    response_code: u16,
+    grpc_response_status: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TcpLabels {
+    #[prometheus(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Common {
+    reporter: &'static str,
+    source_workload: String,
+    source_workload_namespace: String,
+    source_canonical_service: String,
+    source_canonical_revision: String,
+    source_principal: String,
+    source_app: String,
+    source_version: String,
+    source_cluster: String,
+    destination_workload: String,
+    destination_workload_namespace: String,
+    destination_canonical_service: String,
+    destination_canonical_revision: String,
+    destination_principal: String,
+    destination_app: String,
+    destination_version: String,
+    destination_cluster: String,
+    destination_service: String,
+    destination_service_name: String,
+    destination_service_namespace: String,
+    request_protocol: &'static str,
+    response_flags: &'static str,
+    connection_security_policy: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    reason: String,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers everything; counters are named without the `_total` that they are shown with.
+    pub fn register(registry: &mut Registry) -> Arc<Self> {
+        let bytes: fn() -> Histogram = || Histogram::new(BYTES);
+        let metrics = Self {
+            requests: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(MILLISECONDS)),
+            request_bytes: Family::new_with_constructor(bytes),
+            response_bytes: Family::new_with_constructor(bytes),
+            opened: Family::default(),
+            closed: Family::default(),
+            received: Family::default(),
+            sent: Family::default(),
+            refused_tunnels: Family::default(),
+            refused_connections: Family::default(),
+        };
+        let mut counter = |name, help, family: &Family<TcpLabels, Counter>| {
+            registry.register(name, help, family.clone());
+        };
+        counter(
+            "istio_tcp_connections_opened",
+            "Connections opened",
+            &metrics.opened,
+        );
+        counter(
+            "istio_tcp_connections_closed",
+            "Connections closed",
+            &metrics.closed,
+        );
+        counter(
+            "istio_tcp_received_bytes",
+            "Bytes from clients",
+            &metrics.received,
+        );
+        counter("istio_tcp_sent_bytes", "Bytes to clients", &metrics.sent);
+        registry.register(
+            "istio_requests",
+            "Requests answered",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "istio_request_duration_milliseconds",
+            "From the head of a request to the end of its answer",
+            metrics.duration.clone(),
+        );
+        registry.register(
+            "istio_request_bytes",
+            "Bytes of request bodies",
+            metrics.request_bytes.clone(),
+        );
+        registry.register(
+            "istio_response_bytes",
+            "Bytes of response bodies",
+            metrics.response_bytes.clone(),
+        );
+        registry.register(
+            "ambit_waypoint_tunnels_refused",
+            "Tunnels refused",
+            metrics.refused_tunnels.clone(),
+        );
+        registry.register(
+            "ambit_waypoint_connections_refused",
+            "Connections whose client was not proved",
+            metrics.refused_connections.clone(),
+        );
+        Arc::new(metrics)
+    }
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    pub(crate) fn new(shared: Arc<Metrics>) -> Self {
+        Self {
+            shared,
+            cache: RefCell::default(),
+        }
+    }
+
+    /// A request is over.
+    pub(crate) fn request(&self, ended: &Ended<'_>) {
+        let series = self.series(ended);
+        series.requests.inc();
+        series.duration.observe(ended.duration.as_secs_f64() * 1e3);
+        series.request_bytes.observe(ended.received as f64);
+        series.response_bytes.observe(ended.sent as f64);
+    }
+
+    /// An opaque connection has begun.
+    pub(crate) fn opened(&self, session: &Session, upstream: &Workload) -> Tcp {
+        let labels = TcpLabels {
+            common: common(&session.client, &session.to, Some(upstream), "tcp", "-"),
+        };
+        self.shared.opened.get_or_create(&labels).inc();
+        Tcp {
+            closed: self.shared.closed.get_or_create(&labels).clone(),
+            received: self.shared.received.get_or_create(&labels).clone(),
+            sent: self.shared.sent.get_or_create(&labels).clone(),
+        }
+    }
+
+    /// A tunnel was not opened.
+    pub(crate) fn refused_tunnel(&self, code: &str) {
+        let labels = Refused {
+            reason: code.to_owned(),
+        };
+        self.shared.refused_tunnels.get_or_create(&labels).inc();
+    }
+
+    /// A client was not proved.
+    pub(crate) fn refused_connection(&self, code: &str) {
+        let labels = Refused {
+            reason: code.to_owned(),
+        };
+        self.shared.refused_connections.get_or_create(&labels).inc();
+    }
+
+    fn series(&self, ended: &Ended<'_>) -> Rc<Series> {
+        let client = &ended.session.client;
+        let key = Key {
+            client: (
+                client.id.clone(),
+                client
+                    .workload
+                    .as_ref()
+                    .map(|workload| workload.uid.clone()),
+            ),
+            service: ended.to.service().map(|service| service.id.clone()),
+            upstream: ended.upstream.map(|workload| workload.uid.clone()),
+            protocol: ended.protocol,
+            code: ended.code,
+            grpc: ended.grpc,
+            flags: ended.flags,
+        };
+        if let Some(series) = self.cache.borrow().get(&key) {
+            return Rc::clone(series);
+        }
+        let labels = Labels {
+            common: common(
+                client,
+                ended.to,
+                ended.upstream,
+                ended.protocol.as_str(),
+                ended.flags,
+            ),
+            response_code: ended.code,
+            grpc_response_status: ended.grpc.map(|code| code.to_string()).unwrap_or_default(),
+        };
+        let series = Rc::new(Series {
+            requests: self.shared.requests.get_or_create(&labels).clone(),
+            duration: self.shared.duration.get_or_create(&labels).clone(),
+            request_bytes: self.shared.request_bytes.get_or_create(&labels).clone(),
+            response_bytes: self.shared.response_bytes.get_or_create(&labels).clone(),
+        });
+        let mut cache = self.cache.borrow_mut();
+        if cache.len() >= MAX_CACHED {
+            cache.clear();
+        }
+        cache.insert(key, Rc::clone(&series));
+        series
+    }
+}
+
+// === impl Tcp ===
+
+impl Tcp {
+    /// Bytes that moved since the last call.
+    pub(crate) fn moved(&self, received: u64, sent: u64) {
+        self.received.inc_by(received);
+        self.sent.inc_by(sent);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.closed.inc();
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+// === labels ===
+
+fn common(
+    client: &Client,
+    to: &To,
+    upstream: Option<&Workload>,
+    protocol: &'static str,
+    flags: &'static str,
+) -> Common {
+    let from = client.workload.as_deref();
+    let said = &client.baggage;
+    let source = |known: fn(&Workload) -> &str, said: Option<&Arc<str>>| {
+        let known = from.map(known).or(said.map(|said| &**said));
+        known
+            .filter(|known| !known.is_empty())
+            .unwrap_or(UNKNOWN)
+            .to_owned()
+    };
+    let destination = |known: fn(&Workload) -> &str| {
+        upstream
+            .map(known)
+            .filter(|known| !known.is_empty())
+            .unwrap_or(UNKNOWN)
+            .to_owned()
+    };
+    let service = to.service();
+    let app = source(
+        |workload| &workload.canonical_name,
+        said.service_name.as_ref(),
+    );
+    let version = source(
+        |workload| &workload.canonical_revision,
+        said.service_version.as_ref(),
+    );
+    Common {
+        reporter: "waypoint",
+        source_workload: source(
+            |workload| &workload.workload_name,
+            said.workload_name.as_ref(),
+        ),
+        source_workload_namespace: source(|workload| &workload.namespace, said.namespace.as_ref()),
+        source_canonical_service: app.clone(),
+        source_canonical_revision: version.clone(),
+        source_principal: client.id.to_string(),
+        source_app: app,
+        source_version: version,
+        source_cluster: source(|workload| &workload.cluster, said.cluster.as_ref()),
+        destination_workload: destination(|workload| &workload.workload_name),
+        destination_workload_namespace: destination(|workload| &workload.namespace),
+        destination_canonical_service: destination(|workload| &workload.canonical_name),
+        destination_canonical_revision: destination(|workload| &workload.canonical_revision),
+        destination_principal: upstream.map_or_else(
+            || UNKNOWN.to_owned(),
+            |workload| workload.identity().to_string(),
+        ),
+        destination_app: destination(|workload| &workload.canonical_name),
+        destination_version: destination(|workload| &workload.canonical_revision),
+        destination_cluster: destination(|workload| &workload.cluster),
+        destination_service: service
+            .map_or(UNKNOWN, |service| &service.id.hostname)
+            .to_owned(),
+        destination_service_name: service.map_or(UNKNOWN, |service| &service.name).to_owned(),
+        destination_service_namespace: service
+            .map_or(UNKNOWN, |service| &service.id.namespace)
+            .to_owned(),
+        request_protocol: protocol,
+        response_flags: flags,
+        connection_security_policy: "mutual_tls",
+    }
+}

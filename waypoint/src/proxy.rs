@@ -1,0 +1,147 @@
+//! One core's share of the waypoint: what all of its connections have in common.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hbone::{Acceptor, Credentials, ServerLimits, TrustDomain};
+use mesh::names::ServiceName;
+use mesh::world::World;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::balance::Load;
+use crate::listener;
+use crate::metrics::{Metrics, Recorder};
+use crate::upstream::Upstream;
+
+/// After a service was unbound, tunnels of clients that have not heard of it are still taken.
+const UNBOUND_GRACE: Duration = Duration::from_secs(10);
+
+/// Services remembered as bound; beyond it the memory starts anew, which costs only the grace.
+const MAX_REMEMBERED: usize = 4096;
+
+/// Who this waypoint is.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Its own service, by which others are bound to it.
+    pub service: ServiceName,
+    /// Its pod's address.
+    pub address: Option<IpAddr>,
+    /// Clients must be of this trust domain.
+    pub trust_domain: TrustDomain,
+}
+
+/// How far the process is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It serves.
+    Serving,
+    /// Clients are asked to go elsewhere; who still comes is served.
+    Draining,
+    /// No new connections; what runs may finish.
+    Closing,
+}
+
+/// What every core of the process needs; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Who this waypoint is.
+    pub me: Me,
+    /// The mesh as the controller tells it.
+    pub world: World,
+    /// This waypoint's own certificate.
+    pub credentials: Credentials,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How far the process is on its way out.
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// One core's share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) me: Me,
+    pub(crate) world: World,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) upstream: Upstream,
+    pub(crate) load: Load,
+    pub(crate) metrics: Recorder,
+    pub(crate) bound: Bound,
+    phase: watch::Receiver<Phase>,
+}
+
+/// Which services were bound to this waypoint, and since when one was found to be no longer.
+#[derive(Debug, Default)]
+pub(crate) struct Bound(RefCell<HashMap<ServiceName, Option<Instant>>>);
+
+/// Serves on this thread, which must be in a `LocalSet`; returns when the process has closed and every connection has ended.
+pub async fn serve(shared: Shared, listeners: Vec<TcpListener>) {
+    let core = Rc::new(Core::new(shared));
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        serving.spawn_local(listener::serve(Rc::clone(&core), listener));
+    }
+    while serving.join_next().await.is_some() {}
+}
+
+// === impl Core ===
+
+impl Core {
+    fn new(shared: Shared) -> Self {
+        let Shared {
+            me,
+            world,
+            credentials,
+            metrics,
+            phase,
+        } = shared;
+        let trust = [me.trust_domain.clone()];
+        Self {
+            acceptor: Acceptor::new(credentials.clone(), trust, ServerLimits::default()),
+            upstream: Upstream::new(credentials),
+            load: Load::default(),
+            metrics: Recorder::new(metrics),
+            bound: Bound::default(),
+            me,
+            world,
+            phase,
+        }
+    }
+
+    /// A watch of its own on the way out.
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    /// Whether clients are asked to go elsewhere.
+    pub(crate) fn is_leaving(&self) -> bool {
+        *self.phase.borrow() != Phase::Serving
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// It is bound now.
+    pub(crate) fn seen(&self, service: &ServiceName) {
+        let mut all = self.0.borrow_mut();
+        if all.len() >= MAX_REMEMBERED {
+            all.clear();
+        }
+        all.insert(service.clone(), None);
+    }
+
+    /// Whether it was bound until just now; to be asked only about a service that no longer is.
+    pub(crate) fn lately(&self, service: &ServiceName) -> bool {
+        let mut all = self.0.borrow_mut();
+        let Some(unbound) = all.get_mut(service) else {
+            return false;
+        };
+        unbound.get_or_insert_with(Instant::now).elapsed() < UNBOUND_GRACE
+    }
+}

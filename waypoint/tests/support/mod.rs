@@ -1,0 +1,460 @@
+//! A mesh in one thread: a throw-away CA, a waypoint, backends behind tunnels, and clients that open them.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of this"
+)]
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use hbone::{
+    Credentials, Destination, Error, Expect, Forwarded, Identity, Opened, Pool, PoolLimits,
+    Request, Target, TcpDial, TrustDomain, credentials,
+};
+use mesh::names::ServiceName;
+use mesh::process::telemetry::{self, LogFormat};
+use mesh::proto::{waypoint as routes, workload as words};
+use mesh::world::{WorldWriter, world};
+use mesh::xds::{ADDRESS_TYPE, ROUTE_TYPE, Update};
+use prometheus_client::registry::Registry;
+use prost::Message;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, SanType,
+};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tracing::subscriber::DefaultGuard;
+use waypoint::metrics::Metrics;
+use waypoint::proxy::{self, Me, Phase, Shared};
+
+pub mod app;
+
+/// Longer than any test takes; what hangs fails with this.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The client's pod.
+pub const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
+pub const CLIENT_ADDR: &str = "10.1.0.7:40000";
+pub const WAYPOINT: &str = "spiffe://cluster.local/ns/shop/sa/waypoint";
+
+/// Each test has a loopback network of its own, because tunnels have one port only.
+static NETWORK: AtomicU8 = AtomicU8::new(1);
+
+/// Runs a test as the data plane runs: one thread, one `LocalSet`.
+pub fn local<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let limited = async {
+        tokio::time::timeout(PATIENCE, test)
+            .await
+            .expect("the test hangs")
+    };
+    LocalSet::new().block_on(&runtime, limited)
+}
+
+/// A mesh with one waypoint.
+pub struct Mesh {
+    network: [u8; 2],
+    issuer: Issuer<'static, KeyPair>,
+    root: String,
+    writer: RefCell<WorldWriter>,
+    pub phase: watch::Sender<Phase>,
+    pub waypoint: JoinHandle<()>,
+    pub registry: Registry,
+    log: Log,
+    _logging: DefaultGuard,
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+pub struct Log(Arc<parking::Lines>);
+
+mod parking {
+    //! Lines from any thread.
+    #[derive(Default)]
+    pub struct Lines(pub tokio::sync::Mutex<Vec<u8>>, pub tokio::sync::Notify);
+}
+
+/// A service of the tests' namespace.
+pub struct Service<'a> {
+    pub name: &'a str,
+    pub vip: &'a str,
+    pub ports: &'a [(u16, words::AppProtocol)],
+    pub bound: bool,
+}
+
+/// A pod of the tests' namespace.
+pub struct Pod<'a> {
+    pub name: &'a str,
+    pub account: &'a str,
+    pub ip: IpAddr,
+    /// Names of services, whose every port is served on 8080.
+    pub services: &'a [&'a str],
+    pub meshed: bool,
+    pub healthy: bool,
+}
+
+pub fn hostname(name: &str) -> String {
+    format!("{name}.shop.svc.cluster.local")
+}
+
+impl Mesh {
+    pub async fn start() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key).expect("a root").pem();
+        let issuer = Issuer::new(params, key);
+        // The process's id keeps test programs apart that run at once.
+        let high = u8::try_from(std::process::id() % 200).expect("small") + 20;
+        let network = [high, NETWORK.fetch_add(1, Ordering::Relaxed)];
+
+        let log = Log::default();
+        let (subscriber, _) =
+            telemetry::subscriber(LogFormat::Json, "debug,h2=off", log.clone()).expect("logging");
+        let logging = tracing::subscriber::set_default(subscriber);
+
+        let (writer, world) = world();
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let mut registry = Registry::default();
+        let mut mesh = Self {
+            network,
+            issuer,
+            root,
+            writer: RefCell::new(writer),
+            phase,
+            waypoint: spawn_local(async {}),
+            registry: Registry::default(),
+            log,
+            _logging: logging,
+        };
+        let shared = Shared {
+            me: Me {
+                service: service_name("waypoint"),
+                address: None,
+                trust_domain: TrustDomain::default(),
+            },
+            world,
+            credentials: mesh.credentials(WAYPOINT),
+            metrics: Metrics::register(&mut registry),
+            phase: phases,
+        };
+        mesh.registry = registry;
+        let listener = TcpListener::bind(mesh.waypoint_addr())
+            .await
+            .expect("the waypoint's port");
+        mesh.waypoint = spawn_local(proxy::serve(shared, vec![listener]));
+        mesh.pod(&Pod {
+            name: "client-1",
+            account: "client",
+            ip: CLIENT_ADDR.parse::<SocketAddr>().expect("an address").ip(),
+            services: &[],
+            meshed: true,
+            healthy: true,
+        });
+        mesh
+    }
+
+    /// An address of this test's own.
+    pub fn ip(&self, host: u8) -> IpAddr {
+        Ipv4Addr::new(127, self.network[0], self.network[1], host).into()
+    }
+
+    pub fn waypoint_addr(&self) -> SocketAddr {
+        (self.ip(1), hbone::PORT).into()
+    }
+
+    pub fn credentials(&self, id: &str) -> Credentials {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().expect("an id"))];
+        let leaf = params.signed_by(&key, &self.issuer).expect("a leaf").pem();
+        let identity =
+            Identity::from_pem(&leaf, &key.serialize_pem(), &self.root).expect("an identity");
+        credentials(identity).1
+    }
+
+    /// Tells the proxy something, as the controller would.
+    pub fn tell(&self, type_url: &'static str, name: &str, message: &impl Message) {
+        let updated = vec![(name.to_owned(), message.encode_to_vec().into())];
+        let update = Update {
+            type_url,
+            updated,
+            removed: vec![],
+        };
+        self.writer
+            .borrow_mut()
+            .apply(&update)
+            .expect("a valid resource");
+    }
+
+    pub fn forget(&self, type_url: &'static str, name: &str) {
+        let update = Update {
+            type_url,
+            updated: vec![],
+            removed: vec![name.to_owned()],
+        };
+        self.writer.borrow_mut().apply(&update).expect("a removal");
+    }
+
+    pub fn service(&self, service: &Service<'_>) {
+        let ip: IpAddr = service.vip.parse().expect("an address");
+        let waypoint = words::GatewayAddress {
+            destination: Some(words::gateway_address::Destination::Hostname(
+                words::NamespacedHostname {
+                    namespace: "shop".into(),
+                    hostname: hostname("waypoint"),
+                },
+            )),
+            hbone_mtls_port: 15008,
+        };
+        let ports = service.ports.iter().map(|(port, protocol)| words::Port {
+            service_port: u32::from(*port),
+            target_port: 8080,
+            app_protocol: (*protocol).into(),
+        });
+        let message = words::Service {
+            name: service.name.into(),
+            namespace: "shop".into(),
+            hostname: hostname(service.name),
+            addresses: vec![words::NetworkAddress {
+                address: bytes(ip).to_vec(),
+                ..Default::default()
+            }],
+            ports: ports.collect(),
+            waypoint: service.bound.then_some(waypoint),
+            ..Default::default()
+        };
+        let address = words::Address {
+            r#type: Some(words::address::Type::Service(message)),
+        };
+        self.tell(
+            ADDRESS_TYPE,
+            &format!("shop/{}", hostname(service.name)),
+            &address,
+        );
+    }
+
+    pub fn pod(&self, pod: &Pod<'_>) {
+        let ports = |service: u32| words::Port {
+            service_port: service,
+            target_port: 8080,
+            ..Default::default()
+        };
+        let message = words::Workload {
+            uid: uid(pod.name),
+            name: pod.name.into(),
+            namespace: "shop".into(),
+            addresses: vec![bytes(pod.ip)],
+            tunnel_protocol: if pod.meshed {
+                words::TunnelProtocol::Hbone
+            } else {
+                words::TunnelProtocol::None
+            }
+            .into(),
+            service_account: pod.account.into(),
+            canonical_name: pod.account.into(),
+            workload_name: pod.account.into(),
+            cluster_id: "Kubernetes".into(),
+            services: pod
+                .services
+                .iter()
+                .map(|service| {
+                    (
+                        format!("shop/{}", hostname(service)),
+                        words::PortList {
+                            ports: vec![ports(80)],
+                        },
+                    )
+                })
+                .collect(),
+            status: if pod.healthy {
+                words::WorkloadStatus::Healthy
+            } else {
+                words::WorkloadStatus::Unhealthy
+            }
+            .into(),
+            ..Default::default()
+        };
+        let address = words::Address {
+            r#type: Some(words::address::Type::Workload(message)),
+        };
+        self.tell(ADDRESS_TYPE, &uid(pod.name), &address);
+    }
+
+    /// A bound service `web` at 10.96.0.1:80 with one healthy pod per name, at `ip(10)`, `ip(11)`, ...
+    pub fn web(&self, protocol: words::AppProtocol, pods: &[&str]) {
+        self.service(&Service {
+            name: "web",
+            vip: "10.96.0.1",
+            ports: &[(80, protocol)],
+            bound: true,
+        });
+        for (host, name) in (10..).zip(pods) {
+            let ip = self.ip(host);
+            self.pod(&Pod {
+                name,
+                account: name,
+                ip,
+                services: &["web"],
+                meshed: true,
+                healthy: true,
+            });
+        }
+    }
+
+    pub fn route(&self, name: &str, rules: Vec<routes::Rule>) {
+        let route = routes::Route {
+            namespace: "shop".into(),
+            name: name.into(),
+            created: 1,
+            parents: vec![routes::Parent {
+                namespace: "shop".into(),
+                hostname: hostname("web"),
+                port: 0,
+            }],
+            rules,
+        };
+        self.tell(ROUTE_TYPE, &format!("shop/{name}"), &route);
+    }
+
+    pub fn unroute(&self, name: &str) {
+        self.forget(ROUTE_TYPE, &format!("shop/{name}"));
+    }
+
+    /// A node proxy's pool in the name of a pod.
+    pub fn pool(&self, id: &str) -> Pool<TcpDial> {
+        Pool::new(self.credentials(id), TcpDial, PoolLimits::default())
+    }
+
+    /// Asks the waypoint for a tunnel.
+    pub async fn open(&self, pool: &Pool<TcpDial>, target: &str) -> Result<Opened, Error> {
+        let to = Destination {
+            addr: self.waypoint_addr(),
+            expect: Expect::one(WAYPOINT.parse().expect("an id")),
+            workload: Arc::from("waypoint"),
+        };
+        let mut request = Request::to(target.parse::<Target>().expect("a target"));
+        request.forwarded = Some(Forwarded {
+            client: CLIENT_ADDR.parse().expect("an address"),
+            host: None,
+        });
+        pool.open(&to, &request).await
+    }
+
+    /// Waits until a line with all of these words was logged.
+    pub async fn logged(&self, words: &[&str]) -> String {
+        loop {
+            let more = self.log.0.1.notified();
+            if let Some(line) = self
+                .lines()
+                .iter()
+                .find(|line| words.iter().all(|word| line.contains(word)))
+            {
+                return line.clone();
+            }
+            if tokio::time::timeout(PATIENCE / 3, more).await.is_err() {
+                panic!("not logged: {words:?}\n{}", self.lines().join("\n"));
+            }
+        }
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        let bytes = self.log.0.0.try_lock().expect("one thread");
+        String::from_utf8_lossy(&bytes)
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("metrics");
+        text
+    }
+}
+
+pub fn service_name(name: &str) -> ServiceName {
+    ServiceName {
+        namespace: "shop".into(),
+        hostname: hostname(name).into(),
+    }
+}
+
+pub fn uid(name: &str) -> String {
+    format!("Kubernetes//Pod/shop/{name}")
+}
+
+fn bytes(ip: IpAddr) -> bytes::Bytes {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec().into(),
+        IpAddr::V6(ip) => ip.octets().to_vec().into(),
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0
+            .0
+            .try_lock()
+            .expect("one thread")
+            .extend_from_slice(line);
+        self.0.1.notify_waiters();
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'w> tracing_subscriber::fmt::MakeWriter<'w> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'w self) -> Self {
+        self.clone()
+    }
+}
+
+// === rules ===
+
+/// A backend that is a port 80 of a service.
+pub fn backend(name: &str, weight: u32) -> routes::Backend {
+    routes::Backend {
+        weight,
+        to: Some(routes::backend::To::Service(routes::ServicePort {
+            namespace: "shop".into(),
+            hostname: hostname(name),
+            port: 80,
+        })),
+        filters: vec![],
+    }
+}
+
+/// A rule for paths below `prefix`.
+pub fn rule(prefix: &str, backends: Vec<routes::Backend>) -> routes::Rule {
+    routes::Rule {
+        matches: vec![routes::Match {
+            path: Some(routes::PathMatch {
+                kind: Some(routes::path_match::Kind::Prefix(prefix.into())),
+            }),
+            ..Default::default()
+        }],
+        backends,
+        ..Default::default()
+    }
+}
+
+/// What a backend saw of the tunnels to it.
+pub type Seen = Rc<RefCell<Vec<Request>>>;
