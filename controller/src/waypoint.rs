@@ -229,7 +229,7 @@ async fn make_class(client: &Client, name: &'static str) -> kube::Result<()> {
         "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "ambit"}},
         "spec": {
             "controllerName": CONTROLLER_NAME,
-            "description": "An L7 proxy for the services and workloads that name it with istio.io/use-waypoint",
+            "description": "L7 proxy for what names it with istio.io/use-waypoint",
         },
     });
     let class: DynamicObject = serde_json::from_value(class).map_err(kube::Error::SerdeError)?;

@@ -35,13 +35,21 @@ pub(super) struct Route {
     status: Vec<Value>,
 }
 
+/// Why the traffic of a Service does not go through a waypoint.
+enum NoWaypoint {
+    /// Nobody asked for one.
+    Unasked,
+    /// The Service's own status says it.
+    Refused(String),
+}
+
 /// One parent, looked up.
 enum Attachment {
-    /// A Service, at one port (or 0: all), with its waypoint if it has one.
+    /// A Service, at one port (or 0: all), with its waypoint or why it has none.
     Service {
         service: Key,
         port: u16,
-        waypoint: Option<Key>,
+        waypoint: Result<Key, NoWaypoint>,
     },
     /// It cannot be attached to.
     Refused {
@@ -179,8 +187,9 @@ impl State {
             (named, numbered) => numbered.or(named).unwrap_or(0),
         };
         let waypoint = match self.service_binding(key, service) {
-            Binding::Bound(gateway) => Some(gateway),
-            _ => None,
+            Binding::Bound(gateway) => Ok(gateway),
+            Binding::Unasked | Binding::OptedOut => Err(NoWaypoint::Unasked),
+            Binding::Refused { message, .. } => Err(NoWaypoint::Refused(message)),
         };
         Attachment::Service {
             service: key.clone(),
@@ -257,7 +266,7 @@ impl State {
             let Attachment::Service {
                 service,
                 port,
-                waypoint: Some(waypoint),
+                waypoint: Ok(waypoint),
             } = self.attach(key, parent)
             else {
                 continue;
@@ -312,21 +321,24 @@ impl State {
                 let told = condition::find(seen, condition.kind).is_some_and(|seen| {
                     seen["status"] == "False" && seen["message"] == *condition.message
                 });
-                if !told {
-                    notices.push(Notice {
+                // What its Service's status says is told there.
+                if !told && condition.reason != "WaypointNotBound" {
+                    let notice = Notice {
                         target: target.clone(),
                         uid: route.uid.clone(),
                         warning: true,
                         reason: condition.reason.to_string(),
                         note: condition.message.clone(),
-                    });
+                    };
+                    if !notices.contains(&notice) {
+                        notices.push(notice);
+                    }
                 }
             }
             wanted.push(
                 json!({"parentRef": raw, "controllerName": CONTROLLER_NAME, "conditions": json}),
             );
         }
-        notices.dedup();
         if ours.len() == wanted.len()
             && ours
                 .iter()
@@ -413,14 +425,19 @@ impl State {
         } = &attachment
         {
             conditions.push(match waypoint {
-                Some(waypoint) => {
-                    Condition::yes("ResolvedWaypoints", "ResolvedWaypoints", format!("applied by waypoint {waypoint}"))
+                Ok(waypoint) => {
+                    let message = format!("applied by waypoint {waypoint}");
+                    Condition::yes("ResolvedWaypoints", "ResolvedWaypoints", message)
                 }
-                None => Condition::no(
-                    "ResolvedWaypoints",
-                    "NoWaypoint",
-                    format!("Service {service} has no waypoint (label istio.io/use-waypoint), so the route does nothing"),
-                ),
+                Err(NoWaypoint::Unasked) => {
+                    let message = format!(
+                        "Service {service} uses no waypoint (label istio.io/use-waypoint), so the route does nothing"
+                    );
+                    Condition::no("ResolvedWaypoints", "NoWaypoint", message)
+                }
+                Err(NoWaypoint::Refused(message)) => {
+                    Condition::no("ResolvedWaypoints", "WaypointNotBound", format!("Service {service}: {message}"))
+                }
             });
         }
         Some(conditions)

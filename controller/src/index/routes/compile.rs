@@ -9,7 +9,7 @@ use crate::gateway_api as api;
 
 /// A field that asks for what a waypoint does not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
+#[error("{field} {problem}")]
 pub(super) struct Unsupported {
     field: String,
     problem: String,
@@ -138,14 +138,15 @@ fn matching(at: &str, from: &api::HttpMatch) -> Result<Match> {
 
 fn path_match(at: &str, from: &api::PathMatch) -> Result<PathMatch> {
     let value = from.value.clone().unwrap_or_else(|| "/".to_owned());
-    if !value.starts_with('/') {
-        return unsupported(&format!("{at}.value"), "must begin with a slash");
-    }
+    let slash = value.starts_with('/');
     let kind = match from.kind.as_deref().unwrap_or("PathPrefix") {
         "Exact" => path_match::Kind::Exact(value),
         "PathPrefix" => path_match::Kind::Prefix(value),
         other => return unsupported(&format!("{at}.type"), &format!("{other} is not supported")),
     };
+    if !slash {
+        return unsupported(&format!("{at}.value"), "must begin with a slash");
+    }
     Ok(PathMatch { kind: Some(kind) })
 }
 

@@ -1,0 +1,490 @@
+//! Pods and services in; workloads, enrolments and pod status out; and silence where nothing changed.
+
+mod support;
+
+use controller::index::Input;
+use controller::index::changes::Kind;
+use mesh::proto::node::Capture;
+use mesh::proto::node::enrolment_report::State;
+use mesh::proto::workload::{
+    AppProtocol, NetworkMode, TunnelProtocol, WorkloadStatus, WorkloadType,
+};
+use serde_json::json;
+
+use support::{World, namespace, pod, service};
+
+const AMBIENT: &str = "istio.io/dataplane-mode";
+
+#[test]
+fn a_pod_is_enrolled_by_labels_and_announced_only_after_its_node_says_so() {
+    let mut world = World::new();
+    let changes = world.apply([
+        namespace("shop", json!({AMBIENT: "ambient"})),
+        pod("shop", "a", "10.0.0.1", json!({})),
+    ]);
+    let told = world.write(changes);
+    assert!(told.is_empty(), "waiting is no news: {told:?}");
+    assert_eq!(
+        world
+            .enrolment("n1", "a")
+            .expect("told to its node")
+            .capture(),
+        Capture::In
+    );
+    assert_eq!(
+        world
+            .workload("Pod/shop/a")
+            .expect("known")
+            .tunnel_protocol(),
+        TunnelProtocol::None
+    );
+    assert_eq!(
+        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
+        "False Pending"
+    );
+
+    let changes = world.report("n2", "a", State::Enrolled, "");
+    assert!(
+        changes.resources.is_empty() && changes.writes.is_empty(),
+        "another node's word counts for nothing"
+    );
+
+    let changes = world.report("n1", "a", State::Enrolled, "");
+    assert_eq!(
+        world
+            .workload("Pod/shop/a")
+            .expect("known")
+            .tunnel_protocol(),
+        TunnelProtocol::Hbone
+    );
+    assert_eq!(
+        world.write(changes),
+        ["Enrolled: traffic is redirected to the node's ztunnel"]
+    );
+    assert_eq!(
+        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
+        "True Enrolled"
+    );
+    let annotations = &world.objects[&(Kind::Pod, controller::index::names::Key::new("shop", "a"))]
+        ["metadata"]["annotations"];
+    assert_eq!(annotations["ambient.istio.io/redirection"], "enabled");
+
+    let changes = world.report("n1", "a", State::Enrolled, "");
+    assert!(
+        changes.resources.is_empty() && changes.writes.is_empty(),
+        "nothing new"
+    );
+}
+
+#[test]
+fn leaving_takes_hbone_back_at_once_and_the_condition_when_the_node_is_done() {
+    let mut world = World::new();
+    world.apply([
+        namespace("shop", json!({AMBIENT: "ambient"})),
+        pod("shop", "a", "10.0.0.1", json!({})),
+    ]);
+    let changes = world.report("n1", "a", State::Enrolled, "");
+    world.write(changes);
+
+    let changes = world.apply([namespace("shop", json!({}))]);
+    assert_eq!(
+        world.enrolment("n1", "a").expect("still told").capture(),
+        Capture::Out
+    );
+    assert_eq!(
+        world
+            .workload("Pod/shop/a")
+            .expect("known")
+            .tunnel_protocol(),
+        TunnelProtocol::None
+    );
+    world.write(changes);
+    assert_eq!(
+        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
+        "True Enrolled"
+    );
+
+    let changes = world.report("n1", "a", State::Removed, "");
+    assert_eq!(
+        world.write(changes),
+        ["LeftMesh: traffic is no longer redirected"]
+    );
+    assert_eq!(
+        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
+        "absent"
+    );
+}
+
+#[test]
+fn a_controller_that_starts_anew_believes_the_status_it_wrote() {
+    let mut known = pod("shop", "a", "10.0.0.1", json!({}));
+    known["status"]["conditions"] = json!([
+        {"type": "Ready", "status": "True"},
+        {"type": "ambit.mesh/InMesh", "status": "True", "reason": "Enrolled",
+         "message": "traffic is redirected to the node's ztunnel"},
+    ]);
+    known["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
+    let mut world = World::new();
+    let changes = world.apply([namespace("shop", json!({AMBIENT: "ambient"})), known]);
+    assert_eq!(
+        world
+            .workload("Pod/shop/a")
+            .expect("known")
+            .tunnel_protocol(),
+        TunnelProtocol::Hbone
+    );
+    assert!(changes.writes.is_empty(), "{:?}", changes.writes);
+
+    let changes = world.report("n1", "a", State::Failed, "NoNetns");
+    assert_eq!(
+        world
+            .workload("Pod/shop/a")
+            .expect("known")
+            .tunnel_protocol(),
+        TunnelProtocol::None
+    );
+    assert_eq!(world.write(changes), ["NoNetns: because NoNetns"]);
+}
+
+#[test]
+fn a_report_may_come_before_its_pod() {
+    let mut world = World::new();
+    world.apply([namespace("shop", json!({AMBIENT: "ambient"}))]);
+    world.report("n1", "a", State::Enrolled, "");
+    world.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    assert_eq!(
+        world
+            .workload("Pod/shop/a")
+            .expect("known")
+            .tunnel_protocol(),
+        TunnelProtocol::Hbone
+    );
+    // The next pod of that name is another pod.
+    let mut next = pod("shop", "a", "10.0.0.2", json!({}));
+    next["metadata"]["uid"] = json!("b");
+    world.apply([next]);
+    assert_eq!(
+        world
+            .workload("Pod/shop/a")
+            .expect("known")
+            .tunnel_protocol(),
+        TunnelProtocol::None
+    );
+    assert!(world.enrolment("n1", "a").is_none());
+    assert!(world.enrolment("n1", "b").is_some());
+}
+
+#[test]
+fn who_is_enrolled() {
+    let ambient = json!({AMBIENT: "ambient"});
+    let none = json!({AMBIENT: "none"});
+    let unset = json!({});
+    for (namespace_labels, pod_labels, change, wanted) in [
+        (&ambient, &unset, json!({}), Capture::In),
+        (&ambient, &none, json!({}), Capture::Out),
+        (&unset, &ambient, json!({}), Capture::In),
+        (&unset, &unset, json!({}), Capture::Out),
+        (&none, &ambient, json!({}), Capture::In),
+        (
+            &ambient,
+            &unset,
+            json!({"spec": {"hostNetwork": true}}),
+            Capture::Out,
+        ),
+        (
+            &ambient,
+            &unset,
+            json!({"metadata": {"annotations": {"sidecar.istio.io/status": "{}"}}}),
+            Capture::Out,
+        ),
+        (
+            &ambient,
+            &json!({AMBIENT: "Ambient"}),
+            json!({}),
+            Capture::Out,
+        ),
+    ] {
+        let mut one = pod("shop", "a", "10.0.0.1", pod_labels.clone());
+        if let Some(host) = change["spec"].get("hostNetwork") {
+            one["spec"]["hostNetwork"] = host.clone();
+        }
+        one["metadata"]["annotations"] = change["metadata"]["annotations"].clone();
+        let mut world = World::new();
+        world.apply([namespace("shop", namespace_labels.clone()), one]);
+        let enrolment = world.enrolment("n1", "a").expect("told");
+        assert_eq!(
+            enrolment.capture(),
+            wanted,
+            "{namespace_labels} {pod_labels} {change}"
+        );
+    }
+    let mut world = World::new();
+    world.apply([
+        namespace("kube-system", ambient),
+        pod("kube-system", "a", "10.0.0.1", json!({})),
+    ]);
+    assert_eq!(
+        world.enrolment("n1", "a").expect("told").capture(),
+        Capture::Out
+    );
+}
+
+#[test]
+fn a_label_that_means_nothing_is_named_on_namespace_and_pod() {
+    let mut world = World::new();
+    let changes = world.apply([
+        namespace("shop", json!({AMBIENT: "enabled"})),
+        pod("shop", "a", "10.0.0.1", json!({AMBIENT: "yes"})),
+    ]);
+    let told = world.write(changes);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told.iter()
+            .all(|note| note.starts_with("UnknownDataplaneMode")),
+        "{told:?}"
+    );
+    assert!(told.iter().any(|note| note.contains("\"yes\"")), "{told:?}");
+    assert_eq!(
+        world.condition(Kind::Namespace, "", "shop", "ambit.mesh/InMesh"),
+        "False UnknownDataplaneMode"
+    );
+    assert_eq!(
+        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
+        "False UnknownDataplaneMode"
+    );
+
+    let changes = world.apply([namespace("shop", json!({}))]);
+    world.write(changes);
+    assert_eq!(
+        world.condition(Kind::Namespace, "", "shop", "ambit.mesh/InMesh"),
+        "absent"
+    );
+}
+
+#[test]
+fn a_workload_says_whose_it_is_and_which_ports_it_serves() {
+    let mut one = pod(
+        "shop",
+        "cart-abc-1",
+        "10.0.0.1",
+        json!({"app": "cart", "version": "v2", "pod-template-hash": "abc"}),
+    );
+    one["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "cart-abc", "uid": "r", "controller": true}]);
+    one["spec"]["serviceAccountName"] = json!("buyer");
+    one["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+    let mut world = World::new();
+    world.apply([
+        namespace("shop", json!({})),
+        one.clone(),
+        service("shop", "cart", "10.96.0.1", "cart", json!({})),
+        service("shop", "other", "10.96.0.2", "other", json!({})),
+        service("elsewhere", "cart", "10.96.0.3", "cart", json!({})),
+        json!({"kind": "Node", "apiVersion": "v1",
+               "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}}),
+    ]);
+    let workload = world.workload("Pod/shop/cart-abc-1").expect("known");
+    assert_eq!(
+        (workload.workload_type(), &*workload.workload_name),
+        (WorkloadType::Deployment, "cart")
+    );
+    assert_eq!(
+        (&*workload.canonical_name, &*workload.canonical_revision),
+        ("cart", "v2")
+    );
+    assert_eq!(
+        (
+            &*workload.service_account,
+            &*workload.trust_domain,
+            &*workload.node
+        ),
+        ("buyer", "", "n1")
+    );
+    assert_eq!(
+        workload
+            .addresses
+            .iter()
+            .map(|ip| ip.len())
+            .collect::<Vec<_>>(),
+        [4, 16]
+    );
+    assert_eq!(
+        workload.locality.as_ref().map(|place| &*place.zone),
+        Some("z1")
+    );
+    assert_eq!(
+        workload.services.keys().collect::<Vec<_>>(),
+        ["shop/cart.shop.svc.cluster.local"]
+    );
+    let ports = &workload.services["shop/cart.shop.svc.cluster.local"].ports;
+    assert_eq!((ports[0].service_port, ports[0].target_port), (80, 8080));
+    assert_eq!(workload.status(), WorkloadStatus::Healthy);
+
+    one["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    world.apply([one.clone()]);
+    assert_eq!(
+        world
+            .workload("Pod/shop/cart-abc-1")
+            .expect("known")
+            .status(),
+        WorkloadStatus::Unhealthy
+    );
+    one["status"]["phase"] = json!("Succeeded");
+    world.apply([one]);
+    assert!(world.workload("Pod/shop/cart-abc-1").is_none());
+    assert!(world.enrolment("n1", "cart-abc-1").is_none());
+}
+
+#[test]
+fn services_say_what_is_spoken() {
+    let mut one = service("shop", "cart", "10.96.0.1", "cart", json!({}));
+    one["spec"]["clusterIPs"] = json!(["10.96.0.1", "fd00:96::1"]);
+    one["spec"]["ports"] = json!([
+        {"name": "http-web", "port": 80, "targetPort": 8080},
+        {"name": "grpc", "port": 81},
+        {"name": "x", "port": 82, "appProtocol": "kubernetes.io/h2c"},
+        {"name": "tls-x", "port": 83},
+        {"name": "mysql", "port": 84},
+        {"name": "other", "port": 85, "targetPort": "web"},
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+    ]);
+    let mut world = World::new();
+    world.apply([one]);
+    let service = world.service("shop", "cart").expect("known");
+    assert_eq!(service.addresses.len(), 2);
+    let ports: Vec<_> = service
+        .ports
+        .iter()
+        .map(|p| (p.service_port, p.target_port, p.app_protocol()))
+        .collect();
+    assert_eq!(
+        ports,
+        [
+            (80, 8080, AppProtocol::Http11),
+            (81, 81, AppProtocol::Grpc),
+            (82, 82, AppProtocol::Http2),
+            (83, 83, AppProtocol::Tls),
+            (84, 84, AppProtocol::Tcp),
+            (85, 0, AppProtocol::Unknown),
+        ]
+    );
+    let mut headless = support::service("shop", "pods", "None", "cart", json!({}));
+    headless["spec"]["clusterIPs"] = json!(["None"]);
+    let mut alias = support::service("shop", "alias", "", "cart", json!({}));
+    alias["spec"]["type"] = json!("ExternalName");
+    world.apply([headless, alias]);
+    assert!(
+        world
+            .service("shop", "pods")
+            .expect("known")
+            .addresses
+            .is_empty()
+    );
+    assert!(world.service("shop", "alias").is_none());
+}
+
+#[test]
+fn endpoints_that_are_no_pods_are_workloads() {
+    let mut outside = service("default", "kubernetes", "10.96.0.1", "-", json!({}));
+    outside["spec"]["selector"] = json!(null);
+    outside["spec"]["ports"] = json!([{"name": "https", "port": 443, "targetPort": 6443}]);
+    let slice = json!({
+        "kind": "EndpointSlice",
+        "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {"namespace": "default", "name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["172.18.0.10"]}, {"addresses": ["10.0.0.7"]}],
+        "ports": [{"name": "https", "port": 6443}],
+    });
+    let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n1"},
+                      "status": {"addresses": [{"type": "InternalIP", "address": "172.18.0.10"}]}});
+    let mut world = World::new();
+    world.apply([outside, slice, node]);
+    let uid = |ip: &str| format!("discovery.k8s.io/EndpointSlice/default/kubernetes/{ip}");
+    let workload = world.workload(&uid("172.18.0.10")).expect("known");
+    assert_eq!(workload.network_mode(), NetworkMode::HostNetwork);
+    let ports = &workload.services["default/kubernetes.default.svc.cluster.local"].ports;
+    assert_eq!((ports[0].service_port, ports[0].target_port), (443, 6443));
+    assert!(world.workload(&uid("10.0.0.7")).is_some());
+
+    // A pod at that address is the endpoint; there must not be two workloads at one address.
+    world.apply([pod("default", "p", "10.0.0.7", json!({}))]);
+    assert!(world.workload(&uid("10.0.0.7")).is_none());
+    let workload = world.workload("Pod/default/p").expect("known");
+    assert_eq!(
+        workload.services["default/kubernetes.default.svc.cluster.local"].ports[0].target_port,
+        6443
+    );
+}
+
+#[test]
+fn what_does_not_matter_is_silent() {
+    let mut world = World::new();
+    let mut one = pod("shop", "a", "10.0.0.1", json!({"app": "cart"}));
+    world.apply([
+        namespace("shop", json!({})),
+        one.clone(),
+        service("shop", "cart", "10.96.0.1", "cart", json!({})),
+    ]);
+    one["metadata"]["resourceVersion"] = json!("99");
+    one["metadata"]["annotations"] = json!({"someone": "else"});
+    one["status"]["startTime"] = json!("2026-01-01T00:00:00Z");
+    let changes = world.apply([
+        one,
+        namespace("shop", json!({"team": "red"})),
+        service("shop", "cart", "10.96.0.1", "cart", json!({"team": "red"})),
+    ]);
+    assert!(changes.resources.is_empty(), "{:?}", changes.resources);
+    assert!(changes.writes.is_empty() && changes.places.is_empty() && changes.waypoints.is_empty());
+}
+
+#[test]
+fn a_reset_takes_away_what_is_no_longer_there() {
+    let mut world = World::new();
+    world.apply([
+        pod("shop", "a", "10.0.0.1", json!({})),
+        pod("shop", "b", "10.0.0.2", json!({})),
+    ]);
+    let left = serde_json::from_value(pod("shop", "b", "10.0.0.2", json!({}))).expect("a pod");
+    let changes = world.input(Input::Pod(controller::index::Event::Reset(vec![left])));
+    assert!(world.workload("Pod/shop/a").is_none());
+    assert!(world.workload("Pod/shop/b").is_some());
+    assert_eq!(changes.places.len(), 1);
+}
+
+#[test]
+fn uninstalling_takes_everything_back() {
+    let mut world = World::new();
+    let changes = world.apply([
+        namespace("ambit-system", json!({})),
+        namespace("shop", json!({AMBIENT: "ambient"})),
+        pod("shop", "a", "10.0.0.1", json!({})),
+    ]);
+    world.write(changes);
+    let changes = world.report("n1", "a", State::Enrolled, "");
+    world.write(changes);
+    let mut going = namespace("ambit-system", json!({}));
+    going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let changes = world.apply([going]);
+    assert_eq!(
+        world.enrolment("n1", "a").expect("told").capture(),
+        Capture::Out
+    );
+    assert_eq!(
+        world
+            .workload("Pod/shop/a")
+            .expect("known")
+            .tunnel_protocol(),
+        TunnelProtocol::None
+    );
+    world.write(changes);
+    assert_eq!(
+        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
+        "absent"
+    );
+    assert!(
+        !world
+            .resources
+            .keys()
+            .any(|(scope, _)| *scope == controller::index::changes::Scope::Namespaces)
+    );
+}

@@ -1,0 +1,337 @@
+//! A cluster written as YAML-like JSON, fed to the index without any cluster.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "each test file uses its part"
+)]
+
+use std::collections::BTreeMap;
+
+use controller::index::changes::{Changes, Kind, Scope};
+use controller::index::names::Key;
+use controller::index::{Event, Index, Input, Settings};
+use mesh::proto::node::{Enrolment, EnrolmentReport, enrolment_report::State as Reported};
+use mesh::proto::waypoint::Route;
+use mesh::proto::workload::{Address, Service, Workload, address};
+use mesh::xds::Encoded;
+use prost::Message;
+use serde_json::{Value, json};
+
+/// An index, and what the proxies would have by now.
+pub struct World {
+    index: Index,
+    pub resources: BTreeMap<(Scope, String), Encoded>,
+    pub objects: BTreeMap<(Kind, Key), Value>,
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        trust_domain: "cluster.local".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        cluster_id: "Kubernetes".to_owned(),
+        excluded_namespaces: vec!["kube-system".to_owned()],
+        system_namespace: "ambit-system".to_owned(),
+    }
+}
+
+impl World {
+    /// Nothing in it; what happens at the very start is swallowed.
+    pub fn new() -> Self {
+        let mut world = Self {
+            index: Index::new(settings()),
+            resources: BTreeMap::new(),
+            objects: BTreeMap::new(),
+        };
+        world.settle();
+        world
+    }
+
+    /// Puts objects in and says what changed.
+    pub fn apply(&mut self, objects: impl IntoIterator<Item = Value>) -> Changes {
+        for object in objects {
+            self.put(object);
+        }
+        self.settle()
+    }
+
+    fn put(&mut self, object: Value) {
+        fn read<K: serde::de::DeserializeOwned>(object: Value) -> Event<K> {
+            Event::Apply(Box::new(serde_json::from_value(object).expect("an object")))
+        }
+        let input = match object["kind"].as_str().expect("a kind") {
+            "Namespace" => Input::Namespace(read(self.remember(Kind::Namespace, object))),
+            "Pod" => Input::Pod(read(self.remember(Kind::Pod, object))),
+            "Service" => Input::Service(read(self.remember(Kind::Service, object))),
+            "GatewayClass" => Input::GatewayClass(read(self.remember(Kind::GatewayClass, object))),
+            "Gateway" => Input::Gateway(read(self.remember(Kind::Gateway, object))),
+            "HTTPRoute" => Input::HttpRoute(read(self.remember(Kind::HttpRoute, object))),
+            "Node" => Input::Node(read(object)),
+            "EndpointSlice" => Input::EndpointSlice(read(object)),
+            other => panic!("no such kind: {other}"),
+        };
+        self.index.apply(input);
+    }
+
+    fn remember(&mut self, kind: Kind, object: Value) -> Value {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        self.objects.insert(
+            (kind, Key::new(text("namespace"), text("name"))),
+            object.clone(),
+        );
+        object
+    }
+
+    pub fn input(&mut self, input: Input) -> Changes {
+        self.index.apply(input);
+        self.settle()
+    }
+
+    pub fn report(&mut self, node: &str, uid: &str, state: Reported, reason: &str) -> Changes {
+        let report = EnrolmentReport {
+            uid: uid.to_owned(),
+            state: state.into(),
+            reason: reason.to_owned(),
+            message: format!("because {reason}"),
+        };
+        self.input(Input::Report {
+            node: node.into(),
+            report,
+        })
+    }
+
+    pub fn settle(&mut self) -> Changes {
+        let changes = self.index.settle("2026-01-01T00:00:00Z");
+        for change in &changes.resources {
+            let at = (change.scope.clone(), change.name.to_string());
+            match &change.resource {
+                Some(resource) => self.resources.insert(at, resource.clone()),
+                None => self.resources.remove(&at),
+            };
+        }
+        changes
+    }
+
+    /// Makes the writes that were asked for, as the API server would, until nothing more is asked for.
+    pub fn write(&mut self, mut changes: Changes) -> Vec<String> {
+        let mut told = Vec::new();
+        for round in 0.. {
+            assert!(round < 5, "writes never end: {:?}", changes.writes);
+            let writes: Vec<_> = changes
+                .writes
+                .drain(..)
+                .filter_map(|(target, write)| Some((target, write?)))
+                .collect();
+            if writes.is_empty() {
+                return told;
+            }
+            for (target, write) in writes {
+                told.extend(
+                    write
+                        .notices
+                        .iter()
+                        .map(|notice| format!("{}: {}", notice.reason, notice.note)),
+                );
+                let mut object = self.objects[&(target.kind, target.key.clone())].clone();
+                match target.kind {
+                    Kind::Pod | Kind::Namespace | Kind::Service => merge(&mut object, &write.body),
+                    _ => object["status"] = write.body["status"].clone(),
+                }
+                self.put(object);
+            }
+            changes = self.settle();
+        }
+        told
+    }
+
+    fn address(&self, name: &str) -> Option<address::Type> {
+        let encoded = self.resources.get(&(Scope::Addresses, name.to_owned()))?;
+        Address::decode(&*any(encoded)).expect("an Address").r#type
+    }
+
+    pub fn workload(&self, uid: &str) -> Option<Workload> {
+        match self
+            .address(&format!("Kubernetes//{uid}"))
+            .or_else(|| self.address(&format!("Kubernetes/{uid}")))?
+        {
+            address::Type::Workload(workload) => Some(workload),
+            address::Type::Service(_) => panic!("{uid} is a service"),
+        }
+    }
+
+    pub fn service(&self, namespace: &str, name: &str) -> Option<Service> {
+        match self.address(&format!("{namespace}/{name}.{namespace}.svc.cluster.local"))? {
+            address::Type::Service(service) => Some(service),
+            address::Type::Workload(_) => panic!("{name} is a workload"),
+        }
+    }
+
+    pub fn enrolment(&self, node: &str, uid: &str) -> Option<Enrolment> {
+        let encoded = self
+            .resources
+            .get(&(Scope::Node(node.into()), uid.to_owned()))?;
+        Some(Enrolment::decode(&*any(encoded)).expect("an Enrolment"))
+    }
+
+    pub fn route(&self, gateway: (&str, &str), name: &str) -> Option<Route> {
+        let scope = Scope::Waypoint(Key::new(gateway.0, gateway.1));
+        let encoded = self.resources.get(&(scope, name.to_owned()))?;
+        Some(Route::decode(&*any(encoded)).expect("a Route"))
+    }
+
+    /// `status reason` of a condition of an object.
+    pub fn condition(&self, kind: Kind, namespace: &str, name: &str, condition: &str) -> String {
+        let status = &self.objects[&(kind, Key::new(namespace, name))]["status"];
+        said(&status["conditions"], condition)
+    }
+
+    pub fn parent(&self, namespace: &str, route: &str, parent: usize, condition: &str) -> String {
+        let status = &self.objects[&(Kind::HttpRoute, Key::new(namespace, route))]["status"];
+        said(&status["parents"][parent]["conditions"], condition)
+    }
+}
+
+fn said(conditions: &Value, kind: &str) -> String {
+    let found = conditions
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == kind);
+    found.map_or("absent".to_owned(), |found| {
+        format!(
+            "{} {}",
+            found["status"].as_str().unwrap_or("?"),
+            found["reason"].as_str().unwrap_or("?")
+        )
+    })
+}
+
+/// Lists of conditions by type; everything of ours is replaced, everything else is kept.
+fn merge(object: &mut Value, body: &Value) {
+    let ours = |condition: &Value| {
+        let kind = condition["type"].as_str().unwrap_or_default();
+        kind.starts_with("ambit.mesh/") || kind.starts_with("istio.io/")
+    };
+    let now = object["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let kept = now.into_iter().filter(|condition| !ours(condition));
+    let put = body["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    object["status"]["conditions"] = kept.chain(put).collect();
+    if object["kind"] == "Pod" {
+        let redirection = "ambient.istio.io/redirection";
+        match body["metadata"]["annotations"][redirection].as_str() {
+            Some(value) => object["metadata"]["annotations"][redirection] = json!(value),
+            None => {
+                if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+                    annotations.remove(redirection);
+                }
+            }
+        }
+    }
+}
+
+fn any(encoded: &Encoded) -> Vec<u8> {
+    prost_types::Any::decode(encoded.any().clone())
+        .expect("an Any")
+        .value
+}
+
+pub fn namespace(name: &str, labels: Value) -> Value {
+    json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name, "uid": format!("ns-{name}"), "labels": labels}})
+}
+
+/// A ready pod on node n1; its UID is its name.
+pub fn pod(namespace: &str, name: &str, ip: &str, labels: Value) -> Value {
+    json!({
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {"namespace": namespace, "name": name, "uid": name, "labels": labels},
+        "spec": {
+            "nodeName": "n1",
+            "serviceAccountName": "default",
+            "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": ip,
+            "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    })
+}
+
+pub fn service(namespace: &str, name: &str, ip: &str, app: &str, labels: Value) -> Value {
+    json!({
+        "kind": "Service",
+        "apiVersion": "v1",
+        "metadata": {"namespace": namespace, "name": name, "uid": name, "labels": labels},
+        "spec": {
+            "clusterIP": ip,
+            "clusterIPs": [ip],
+            "ipFamilies": ["IPv4"],
+            "selector": {"app": app},
+            "ports": [{"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP"}],
+        },
+    })
+}
+
+pub fn class(name: &str, controller: &str) -> Value {
+    json!({
+        "kind": "GatewayClass",
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "metadata": {"name": name, "uid": name, "generation": 1},
+        "spec": {"controllerName": controller},
+    })
+}
+
+pub fn our_class() -> Value {
+    class("ambit-waypoint", "ambit.mesh/waypoint-controller")
+}
+
+pub fn gateway(namespace: &str, name: &str) -> Value {
+    json!({
+        "kind": "Gateway",
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "metadata": {"namespace": namespace, "name": name, "uid": format!("gw-{name}"), "generation": 1, "labels": {}},
+        "spec": {
+            "gatewayClassName": "ambit-waypoint",
+            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+        },
+    })
+}
+
+/// What the deployer and Kubernetes make of a Gateway: its Service and one ready pod.
+pub fn waypoint(namespace: &str, name: &str) -> [Value; 2] {
+    let labels = json!({
+        "gateway.networking.k8s.io/gateway-name": name,
+        "gateway.istio.io/managed": "ambit.mesh-waypoint-controller",
+        "istio.io/dataplane-mode": "none",
+    });
+    let mut service = service(namespace, name, "10.96.0.99", "-", json!({}));
+    service["spec"]["selector"] = json!({"gateway.networking.k8s.io/gateway-name": name});
+    service["spec"]["ports"] = json!([{"name": "mesh", "port": 15008, "targetPort": 15008}]);
+    let mut pod = pod(namespace, &format!("{name}-0"), "10.244.9.9", labels);
+    pod["spec"]["serviceAccountName"] = json!(name);
+    [service, pod]
+}
+
+pub fn route(namespace: &str, name: &str, parents: Value, rules: Value) -> Value {
+    json!({
+        "kind": "HTTPRoute",
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "metadata": {
+            "namespace": namespace,
+            "name": name,
+            "uid": format!("route-{name}"),
+            "generation": 1,
+            "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"parentRefs": parents, "rules": rules},
+    })
+}

@@ -1,0 +1,56 @@
+//! What is applied for a Gateway, as a whole.
+
+use std::collections::BTreeMap;
+
+use controller::index::changes::WaypointPlan;
+use controller::index::names::Key;
+use controller::waypoint::render::{Mesh, all};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+
+fn rendered() -> BTreeMap<&'static str, serde_json::Value> {
+    let mesh = Mesh {
+        image: "ambit/waypoint:test".to_owned(),
+        pull_policy: "IfNotPresent".to_owned(),
+        xds_address: "ambit-controller.ambit-system.svc:15012".to_owned(),
+        trust_domain: "cluster.local".to_owned(),
+        cluster_id: "Kubernetes".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        log_format: "text".to_owned(),
+    };
+    let plan = WaypointPlan {
+        uid: "u1".into(),
+        class: "ambit-waypoint".into(),
+        // A Gateway may pass labels on, and not take ours away.
+        labels: BTreeMap::from([
+            ("team".to_owned(), "red".to_owned()),
+            ("gateway.istio.io/managed".to_owned(), "me".to_owned()),
+            ("istio.io/dataplane-mode".to_owned(), "ambient".to_owned()),
+        ]),
+        annotations: BTreeMap::from([("note".to_owned(), "hello".to_owned())]),
+    };
+    all(&mesh, &Key::new("shop", "gate"), &plan, 2).into()
+}
+
+#[test]
+fn what_is_applied_is_as_reviewed() {
+    insta::assert_yaml_snapshot!(rendered());
+}
+
+#[test]
+fn kubernetes_would_read_it() {
+    let objects = rendered();
+    let deployment: Deployment =
+        serde_json::from_value(objects["deployments"].clone()).expect("a Deployment");
+    serde_json::from_value::<Service>(objects["services"].clone()).expect("a Service");
+    serde_json::from_value::<ServiceAccount>(objects["serviceaccounts"].clone())
+        .expect("a ServiceAccount");
+    let template = deployment.spec.expect("a spec").template;
+    let labels = template.metadata.expect("metadata").labels.expect("labels");
+    assert_eq!(
+        labels["gateway.istio.io/managed"],
+        "ambit.mesh-waypoint-controller"
+    );
+    assert_eq!(labels["istio.io/dataplane-mode"], "none");
+    assert_eq!(labels["team"], "red");
+}
