@@ -217,7 +217,7 @@ async fn deploy(
             .await
             .map_err(Box::new)?;
     }
-    tracing::info!(%gateway, "waypoint applied");
+    tracing::debug!(%gateway, "waypoint applied");
     Ok(())
 }
 

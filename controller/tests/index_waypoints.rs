@@ -392,6 +392,11 @@ fn what_is_not_supported_is_refused_whole_and_the_last_good_one_stays() {
             json!([{"filters": [{"type": "RequestRedirect", "requestRedirect": {"statusCode": 418}}]}]),
             "statusCode 418",
         ),
+        (
+            json!([{"filters": [{"type": "RequestHeaderModifier",
+                "requestHeaderModifier": {"set": [{"name": "a b", "value": "c"}]}}]}]),
+            "a b",
+        ),
         (json!([{"newThing": 1}]), "newThing"),
         (json!([{"backendRefs": "nonsense"}]), "cannot be read"),
     ] {
@@ -453,4 +458,25 @@ fn a_route_whose_parents_cannot_be_read_is_told_once() {
     );
     let changes = world.apply([one]);
     assert!(changes.notices.is_empty());
+}
+
+#[test]
+fn a_route_for_another_namespaces_service_is_refused() {
+    let mut world = shop();
+    let theirs = json!([{"group": "", "kind": "Service", "name": "cart", "namespace": "shop"}]);
+    let rules = json!([{"backendRefs": [{"name": "mine", "port": 80}]}]);
+    let changes = world.apply([
+        namespace("thief", json!({})),
+        route("thief", "r", theirs, rules),
+    ]);
+    assert!(changes.resources.is_empty(), "{:?}", changes.resources);
+    let told = world.write(changes);
+    assert_eq!(
+        world.parent("thief", "r", 0, "Accepted"),
+        "False UnsupportedValue"
+    );
+    assert!(
+        told.iter().any(|note| note.contains("consumer routes")),
+        "{told:?}"
+    );
 }

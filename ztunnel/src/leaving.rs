@@ -58,15 +58,21 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MOST_BYTES: usize = 4 << 20;
 
 impl ApiServer {
-    /// Asks whether DaemonSet `name` stays. A server that cannot be asked says nothing about that, and a restart is
+    /// Asks whether DaemonSet `name` and its namespace stay: deleted together, the pods may be told before the DaemonSet
+    /// is. A server that cannot be asked says nothing about that, and a restart is
     /// the case in which doing nothing is right.
     pub async fn leaving(&self, namespace: &str, name: &str) -> Leaving {
-        let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}");
-        let asked = timeout(PATIENCE, self.get(&path))
+        let space = format!("/api/v1/namespaces/{namespace}");
+        let set = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}");
+        let both = async { tokio::try_join!(self.get(&space), self.get(&set)) };
+        let asked = timeout(PATIENCE, both)
             .await
             .unwrap_or(Err(AskError::Timeout));
-        match asked.and_then(|(status, body)| judge(status, &body)) {
-            Ok(leaving) => leaving,
+        let judged =
+            asked.and_then(|(space, set)| Ok([judge(space.0, &space.1)?, judge(set.0, &set.1)?]));
+        match judged {
+            Ok([Leaving::Restart, Leaving::Restart]) => Leaving::Restart,
+            Ok(_) => Leaving::ForGood,
             Err(error) => {
                 tracing::warn!(%error, "cannot ask the API server whether ztunnel goes for good; it does not, then");
                 Leaving::Restart

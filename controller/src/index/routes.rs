@@ -79,7 +79,8 @@ impl Route {
                     message: String::new(),
                 })
             };
-            compile::rules(&spec, unknown).map_err(|error| error.to_string())?;
+            let rules = compile::rules(&spec, unknown).map_err(|error| error.to_string())?;
+            readable(rules).map_err(|error| error.to_string())?;
             Ok(spec)
         });
         let generation = object.metadata.generation.unwrap_or(0);
@@ -128,6 +129,18 @@ impl Route {
     }
 }
 
+/// Whether a waypoint would take these rules: what it would refuse must not leave here.
+fn readable(rules: Vec<Rule>) -> Result<(), mesh::route::InvalidRoute> {
+    let (namespace, name) = ("namespace".to_owned(), "name".to_owned());
+    mesh::route::Route::try_from(WireRoute {
+        namespace,
+        name,
+        rules,
+        ..WireRoute::default()
+    })
+    .map(drop)
+}
+
 // === impl State ===
 
 impl State {
@@ -139,6 +152,13 @@ impl State {
             &parent.name,
         );
         match (group, kind) {
+            // Such a route is for the clients of its own namespace alone (GEP-1294); for all of them it would be theft.
+            ("" | "core", "Service") if key.namespace != route.namespace => Attachment::Refused {
+                reason: "UnsupportedValue",
+                message: format!(
+                    "Service {key} is in another namespace: consumer routes are not supported"
+                ),
+            },
             ("" | "core", "Service") => self.attach_to_service(&key, parent),
             (GROUP, "Gateway") if self.waypoints.contains_key(&key) => Attachment::Refused {
                 reason: "NotAllowedByListeners",
