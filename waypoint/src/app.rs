@@ -43,6 +43,14 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Between two attempts to get the first certificate.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What the control thread has for the workers.
+struct Household {
+    world: World,
+    stream: client::Handle,
+    certificates: Certificates,
+    metrics: Arc<Metrics>,
+}
+
 /// Runs until a signal comes or something that must live dies.
 pub fn run(config: Config) -> anyhow::Result<Exit> {
     let filter = telemetry::init(config.log_format, &config.log_filter)?;
@@ -55,59 +63,16 @@ pub fn run(config: Config) -> anyhow::Result<Exit> {
 }
 
 async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyhow::Result<Exit> {
-    let signals = Signals::new().context("signals")?;
-    let mut supervisor = Supervisor::new();
+    let mut signals = Signals::new().context("signals")?;
     let readiness = Readiness::new();
-    let mut registry = registry("waypoint");
-    let metrics = Metrics::register(&mut registry);
-
-    let (mut writer, world) = world();
-    let (discovery, stream) = Client::new(discovery(&config), move |update| writer.apply(update));
-    discovery.metrics().register(&mut registry);
-    let authority = CertificateClient::new(
-        endpoint(&config, &config.ca_address),
-        config.cluster.clone(),
-        Caller::Workload,
-    );
-    let (certificates, keeper) = Certificates::new(authority, Clock::system());
-    keeper.metrics().register(&mut registry);
-
-    let pages = Admin {
-        registry: Arc::new(registry),
-        ready: readiness.clone(),
-        filter,
-        debug: debug(&config, &world, &stream, &certificates),
-    };
-    for address in admin_addresses() {
-        let listener = listen(address).with_context(|| format!("admin on {address}"))?;
-        let Some(listener) = listener else { continue };
-        supervisor.must_live(
-            format!("admin on {address}"),
-            admin::serve(listener, pages.clone()),
-        );
-    }
-    supervisor.must_live("certificates", keeper.run());
-    supervisor.must_live("discovery", discovery.run());
+    let starting = readiness.wait_for("first certificate and state of the mesh");
+    let mut supervisor = Supervisor::new();
+    let household = household(&config, filter, &readiness, &mut supervisor)?;
 
     let (phase, phases) = watch::channel(Phase::Serving);
-    let (running, mut ended) = mpsc::channel::<()>(1);
-    let starting = readiness.wait_for("first certificate and state of the mesh");
-    let ready = readiness.clone();
-    let serving = async {
-        let credentials = first_certificate(&certificates, &config).await;
-        // Fails only when the client has ended, which ends the process.
-        let _ = stream.synced().wait_for(|synced| *synced).await;
-        Shared {
-            me: me(&config),
-            world: world.clone(),
-            credentials,
-            metrics,
-            phase: phases,
-        }
-    };
-    let mut signals = signals;
+    let (running, ended) = mpsc::channel(1);
     let shared = tokio::select! {
-        shared = serving => shared,
+        shared = household.shared(&config, phases) => shared,
         signal = signals.next() => return Ok(Exit::Drained(signal)),
     };
     for index in 0..config.threads {
@@ -121,21 +86,73 @@ async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyh
             .must_live_thread(format!("worker {index}"), body)
             .context("a worker thread")?;
     }
-    drop((shared, running));
-    drop(starting);
+    drop((shared, running, starting));
     tracing::info!(id = %config.id, threads = config.threads, "serving");
 
-    let draining = supervisor.draining();
+    let begun = supervisor.draining();
     let drain = async {
-        draining.cancelled().await;
-        let _leaving = ready.wait_for("the end: draining");
-        phase.send_replace(Phase::Draining);
-        tokio::time::sleep(LINGER.min(config.drain / 2)).await;
-        phase.send_replace(Phase::Closing);
-        // Every worker holds a sender until its last connection has ended.
-        let _ = ended.recv().await;
+        begun.cancelled().await;
+        drain(&readiness, &phase, ended, config.drain).await;
     };
     Ok(supervisor.run(signals, drain, config.drain).await)
+}
+
+/// Everything that is not a client's: discovery, certificates, pages.
+fn household(
+    config: &Config,
+    filter: telemetry::FilterHandle,
+    readiness: &Readiness,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<Household> {
+    let mut registry = registry("waypoint");
+    let metrics = Metrics::register(&mut registry);
+    let (mut writer, world) = world();
+    let (discovery, stream) = Client::new(discovery(config), move |update| writer.apply(update));
+    discovery.metrics().register(&mut registry);
+    let authority = CertificateClient::new(
+        endpoint(config, &config.ca_address),
+        config.cluster.clone(),
+        Caller::Workload,
+    );
+    let (certificates, keeper) = Certificates::new(authority, Clock::system());
+    keeper.metrics().register(&mut registry);
+    let pages = Admin {
+        registry: Arc::new(registry),
+        ready: readiness.clone(),
+        filter,
+        debug: debug(config, &world, &stream, &certificates),
+    };
+    for address in admin_addresses() {
+        let listener = listen(address).with_context(|| format!("admin on {address}"))?;
+        let Some(listener) = listener else { continue };
+        supervisor.must_live(
+            format!("admin on {address}"),
+            admin::serve(listener, pages.clone()),
+        );
+    }
+    supervisor.must_live("certificates", keeper.run());
+    supervisor.must_live("discovery", discovery.run());
+    Ok(Household {
+        world,
+        stream,
+        certificates,
+        metrics,
+    })
+}
+
+/// Asks clients to go elsewhere, serves who still comes for a while, and waits for what runs.
+async fn drain(
+    readiness: &Readiness,
+    phase: &watch::Sender<Phase>,
+    mut ended: mpsc::Receiver<()>,
+    deadline: Duration,
+) {
+    let _leaving = readiness.wait_for("the end: draining");
+    phase.send_replace(Phase::Draining);
+    tokio::time::sleep(LINGER.min(deadline / 2)).await;
+    phase.send_replace(Phase::Closing);
+    // Every worker holds a sender until its last connection has ended.
+    let _ = ended.recv().await;
 }
 
 /// One core: its own runtime, listeners and connections.
@@ -151,25 +168,41 @@ fn worker(shared: Shared) -> io::Result<()> {
     })
 }
 
-async fn first_certificate(certificates: &Certificates, config: &Config) -> Credentials {
-    loop {
-        match certificates.get(&config.id).await {
-            Ok(credentials) => return credentials,
-            Err(error) => {
-                tracing::warn!(%error, "no certificate yet");
-                tokio::time::sleep(RETRY).await;
+// === impl Household ===
+
+impl Household {
+    /// What every core needs, once there is a certificate and the controller has told all of the mesh.
+    async fn shared(&self, config: &Config, phase: watch::Receiver<Phase>) -> Shared {
+        let credentials = self.first_certificate(config).await;
+        // Fails only when the client has ended, which ends the process.
+        let _ = self.stream.synced().wait_for(|synced| *synced).await;
+        Shared {
+            me: Me {
+                service: config.service(),
+                address: Some(config.ip),
+                trust_domain: config.trust_domain.clone(),
+            },
+            world: self.world.clone(),
+            credentials,
+            metrics: Arc::clone(&self.metrics),
+            phase,
+        }
+    }
+
+    async fn first_certificate(&self, config: &Config) -> Credentials {
+        loop {
+            match self.certificates.get(&config.id).await {
+                Ok(credentials) => return credentials,
+                Err(error) => {
+                    tracing::warn!(%error, "no certificate yet");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     }
 }
 
-fn me(config: &Config) -> Me {
-    Me {
-        service: config.service(),
-        address: Some(config.ip),
-        trust_domain: config.trust_domain.clone(),
-    }
-}
+// === what each part is told ===
 
 fn endpoint(config: &Config, address: &str) -> Control {
     Control {

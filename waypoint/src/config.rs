@@ -35,6 +35,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// `CLUSTER_ID` (Kubernetes)
     pub cluster: String,
+    /// `CLUSTER_DOMAIN` (cluster.local)
+    pub cluster_domain: String,
     /// `XDS_ADDRESS`
     pub xds_address: String,
     /// `CA_ADDRESS`; the same as `XDS_ADDRESS` where not given.
@@ -101,6 +103,7 @@ impl Config {
             node: env.required("NODE_NAME")?,
             ip: env.required("POD_IP").and_then(|ip| parse("POD_IP", &ip))?,
             cluster: env.or("CLUSTER_ID", "Kubernetes"),
+            cluster_domain: env.or("CLUSTER_DOMAIN", CLUSTER_DOMAIN),
             ca_address: env.or("CA_ADDRESS", &xds_address),
             root: env
                 .or("XDS_ROOT_CA", "/var/run/secrets/ambit/root/root-cert.pem")
@@ -125,11 +128,14 @@ impl Config {
     /// This waypoint's own service.
     pub fn service(&self) -> ServiceName {
         let Self {
-            namespace, gateway, ..
+            namespace,
+            gateway,
+            cluster_domain,
+            ..
         } = self;
         ServiceName {
             namespace: Arc::from(namespace.as_str()),
-            hostname: Arc::from(format!("{gateway}.{namespace}.svc.{CLUSTER_DOMAIN}")),
+            hostname: Arc::from(format!("{gateway}.{namespace}.svc.{cluster_domain}")),
         }
     }
 
