@@ -50,7 +50,7 @@ use crate::{
     config::{Config, EXIT_USAGE},
     leaving::{ApiServer, Leaving},
     metrics::Metrics,
-    pods::{Pods, enrol::Node},
+    pods::{Pods, node::Node},
     proxy::Shared,
     workers::{Run, Workers},
 };
@@ -156,7 +156,7 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
         }
     });
     let grace = drain_time(config.grace);
-    let drain = leave(config, pods, plugin, grace);
+    let drain = Box::pin(leave(config, pods, plugin, grace));
     Ok(supervisor
         .run(signals, drain, grace + LAST_RESORT)
         .await
@@ -296,8 +296,10 @@ async fn keep_installed(installer: Installer, awaits: Pending, draining: Cancell
     let mut awaits = Some(awaits);
     let keep = async || {
         let kept = installer.keep(|outcome| match outcome {
-            Ok(Installed::Ready { config, .. }) => {
-                tracing::info!(config = %config.display(), "the CNI plugin is installed");
+            Ok(Installed::Ready { config, changed }) => {
+                if *changed || awaits.is_some() {
+                    tracing::info!(config = %config.display(), "the CNI plugin is installed");
+                }
                 awaits = None;
             }
             Ok(Installed::Waiting) => tracing::info!("waiting for the node's CNI configuration"),

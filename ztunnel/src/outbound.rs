@@ -66,6 +66,7 @@ async fn open(
     let dst = socket::original_dst(app).map_err(Failure::OriginalDestination)?;
     session.facts.dst = Some(dst.0);
     let mut tried: Vec<Uid> = Vec::new();
+    let mut last = None;
     loop {
         let source = Source {
             pod: proxy.pod(),
@@ -76,17 +77,24 @@ async fn open(
             .world
             .look(|world| decide(source, dst, world, &tried))?;
         let endpoint = route.to.as_ref().map(|w| w.uid.clone());
-        match try_route(proxy, client, dst, route, session).await {
-            Err(failure) if failure.may_try_another() && tried.len() + 1 < MOST_TRIES => {
-                // Tried twice: the mesh knows no other.
-                match endpoint.filter(|uid| session.facts.service.is_some() && !tried.contains(uid))
-                {
-                    Some(uid) => tried.push(uid),
-                    None => return Err(failure),
-                }
+        if let Some(failure) = last.take()
+            && endpoint.as_ref().is_none_or(|uid| tried.contains(uid))
+        {
+            // The mesh knows no other.
+            return Err(failure);
+        }
+        match (
+            try_route(proxy, client, dst, route, session).await,
+            endpoint,
+        ) {
+            (Err(failure), Some(uid))
+                if failure.may_try_another() && tried.len() + 1 < MOST_TRIES =>
+            {
                 tracing::debug!(%failure, "trying another endpoint");
+                tried.push(uid);
+                last = Some(failure);
             }
-            way => return way,
+            (way, _) => return way,
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod enrol;
 pub mod find;
 pub mod netns;
 pub mod newcomer;
+pub mod node;
 
 use std::{
     cell::RefCell,
@@ -25,8 +26,9 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use self::{
-    enrol::{Node, Place, Status, Wish},
+    enrol::{Status, Wish},
     netns::PodNetns,
+    node::{Node, Place},
 };
 use crate::cni::{enrolled::Enrolled, protocol::Sandbox};
 
@@ -148,6 +150,14 @@ impl Pods {
                 .map(|ns| ns.to_string())
                 .collect(),
         );
+    }
+
+    /// Why a pod is not as it should be, if it is not.
+    pub(crate) fn failure(&self, uid: &PodUid) -> Option<String> {
+        match &*self.known.borrow().get(uid)?.status.borrow() {
+            Status::Failed(reason) => Some(reason.clone()),
+            _ => None,
+        }
     }
 
     /// The sandbox of a pod is captured; or why not.

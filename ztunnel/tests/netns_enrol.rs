@@ -12,9 +12,10 @@ use std::{
 };
 
 use support::{
-    fabric::{ECHO, Fabric, Outcome, SERVICE, TestPod, exchange},
+    fabric::{ECHO, Fabric, SERVICE, TestPod, exchange},
     log,
     net::{PATIENCE, connect},
+    node::Outcome,
 };
 use ztunnel::{
     cni::{enrolled::Enrolled, protocol::Answer},

@@ -4,78 +4,38 @@
 //! led where nobody answers. Out: redirection first, then the listeners once nobody is led there any more,
 //! then what is left of the rules when the last connection has ended.
 
+mod error;
+
 use std::{
-    cell::RefCell,
     fmt, io,
-    net::IpAddr,
-    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use hbone::InvalidSpiffeId;
 use mesh::{
-    certs::{CertError, Certificates},
     enrolment::{Enrolment, PodUid},
     proto::node::{EnrolmentReport, enrolment_report::State},
 };
 use tokio::{
     sync::watch,
-    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::error::EnrolError;
 use super::{
     Pod,
     capture::{self, CaptureError, Families, Spec},
-    find::{FindError, Running},
     netns::{NetnsId, PodNetns},
+    node::{Node, Place},
 };
 use crate::{
     ports,
-    proxy::{Listeners, Serving, Shared},
+    proxy::{Listeners, Serving},
     socket,
-    workers::{Run, WorkerError, Workers},
+    workers::Run,
 };
-
-/// What all pods of the node share.
-pub struct Node {
-    /// What every proxy shares.
-    pub shared: Arc<Shared>,
-    /// The data plane.
-    pub workers: Arc<Workers>,
-    /// Where certificates come from.
-    pub certificates: Certificates,
-    /// Tells the control plane what became of a pod.
-    pub report: Box<dyn Fn(EnrolmentReport)>,
-    /// There is nothing to tell of a pod any more.
-    pub forget: Box<dyn Fn(&str)>,
-    /// The node's process table.
-    pub proc: PathBuf,
-    /// Whether the control plane can be reached now.
-    pub connected: watch::Receiver<bool>,
-    /// Whether the control plane has told us everything once.
-    pub synced: watch::Receiver<bool>,
-    /// Ends what has not ended by itself when the process must go.
-    pub end: CancellationToken,
-    /// The last run.
-    pub runs: RefCell<Run>,
-    /// The processes as of a moment ago.
-    pub running: RefCell<Option<(Instant, Arc<Running>)>>,
-}
-
-/// A sandbox that the CNI plugin told us of.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// Its network namespace.
-    pub netns: PodNetns,
-    /// The addresses it was given.
-    pub ips: Vec<IpAddr>,
-    /// Its container ID.
-    pub container: String,
-}
 
 /// What shall become of a pod.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,25 +68,6 @@ pub(crate) enum Status {
     Out,
     /// It is not as it should be.
     Failed(String),
-}
-
-/// Why a pod is not in the mesh.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EnrolError {
-    #[error("its service account makes no identity: {0}")]
-    Identity(#[from] InvalidSpiffeId),
-    #[error(transparent)]
-    Find(#[from] FindError),
-    #[error(transparent)]
-    Certificate(#[from] CertError),
-    #[error("its network namespace cannot be entered: {0}")]
-    Namespace(#[source] io::Error),
-    #[error("cannot listen in its network namespace: {0}")]
-    Listen(#[source] io::Error),
-    #[error(transparent)]
-    Serve(#[from] WorkerError),
-    #[error("cannot redirect its connections: {0}")]
-    Capture(#[from] CaptureError),
 }
 
 /// One pod's task.
@@ -169,9 +110,6 @@ const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// First and last wait after a failure; doubled in between.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-
-/// A process table this old still answers for the pods that are enrolled together.
-const FRESH: Duration = Duration::from_secs(1);
 
 // === impl Task ===
 
@@ -515,38 +453,6 @@ impl Task {
     }
 }
 
-// === impl Node ===
-
-impl Node {
-    /// Finds a running pod's namespace. One look at the process table serves the pods that ask together.
-    async fn find(&self, uid: &PodUid, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
-        let fresh = self
-            .running
-            .borrow()
-            .as_ref()
-            .and_then(|(at, running)| (at.elapsed() < FRESH).then(|| running.clone()));
-        let (proc, uid, ips) = (self.proc.clone(), uid.to_string(), ips.to_vec());
-        let look = move || -> Result<(PodNetns, Arc<Running>), FindError> {
-            if let Some(running) = fresh
-                && let Ok(netns) = running.netns(&uid, &ips)
-            {
-                return Ok((netns, running));
-            }
-            let running = Arc::new(Running::scan(proc)?);
-            Ok((running.netns(&uid, &ips)?, running))
-        };
-        let unreachable = |source| FindError::Unreachable {
-            uid: String::new(),
-            source,
-        };
-        let (netns, running) = spawn_blocking(look)
-            .await
-            .map_err(|e| unreachable(io::Error::other(e)))??;
-        *self.running.borrow_mut() = Some((Instant::now(), running));
-        Ok(netns)
-    }
-}
-
 async fn inside<T: Send + 'static>(
     netns: &PodNetns,
     f: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
@@ -575,30 +481,6 @@ async fn quiet(serving: &Serving) {
             return;
         }
         sleep(QUIET - quiet_for).await;
-    }
-}
-
-// === impl EnrolError ===
-
-impl EnrolError {
-    /// The reason for a condition or an Event.
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Identity(_) => "InvalidIdentity",
-            Self::Find(_) => "NamespaceNotFound",
-            Self::Certificate(_) => "NoCertificate",
-            Self::Namespace(_) => "NamespaceUnreachable",
-            Self::Listen(_) | Self::Serve(_) => "ListenersFailed",
-            Self::Capture(_) => "RedirectionFailed",
-        }
-    }
-}
-
-// === impl Place ===
-
-impl PartialEq for Place {
-    fn eq(&self, other: &Self) -> bool {
-        self.netns.id() == other.netns.id() && self.ips == other.ips
     }
 }
 

@@ -55,9 +55,11 @@ impl Pods {
         match timeout_at(deadline, self.capture(&enrolment, sandbox)).await {
             Ok(Ok(())) => Answer::Proceed,
             Ok(Err(reason)) => Answer::Hold { reason },
-            Err(_) => Answer::Hold {
-                reason: "the pod could not be captured in time".into(),
-            },
+            Err(_) => {
+                let reason = self.failure(&enrolment.uid);
+                let reason = reason.unwrap_or_else(|| "it could not be captured in time".into());
+                Answer::Hold { reason }
+            }
         }
     }
 

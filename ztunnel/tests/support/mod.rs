@@ -10,3 +10,4 @@ pub(crate) mod ca;
 pub(crate) mod fabric;
 pub(crate) mod log;
 pub(crate) mod net;
+pub(crate) mod node;

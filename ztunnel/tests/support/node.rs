@@ -1,0 +1,260 @@
+//! One node of the fabric: the whole program but for its control plane clients.
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    os::fd::AsRawFd,
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use hbone::TrustDomain;
+use mesh::{
+    certs::{Certificates, Clock},
+    proto::node::{EnrolmentReport, enrolment_report::State as Reported},
+    world::{World, WorldWriter, world},
+    xds::Update,
+};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::{sync::watch, task::LocalSet};
+use tokio_util::sync::CancellationToken;
+use ztunnel::{
+    cni::protocol::{Answer, Request, Sandbox},
+    metrics::Metrics,
+    pods::{Pods, node::Node},
+    proxy::Shared,
+    workers::{Run, Workers},
+};
+
+use super::{
+    ca::Ca,
+    fabric::{NAMESPACE, TestPod},
+    log,
+    net::PATIENCE,
+};
+
+/// One node: the whole program but for its control plane clients.
+pub(crate) struct TestNode {
+    proc: tempfile::TempDir,
+    state: tempfile::TempDir,
+    writer: Mutex<WorldWriter>,
+    world: World,
+    reports: Mutex<mpsc::Receiver<EnrolmentReport>>,
+    /// Reports that came while one about another pod was waited for.
+    early: Mutex<Vec<EnrolmentReport>>,
+    report: mpsc::Sender<EnrolmentReport>,
+    connected: watch::Sender<bool>,
+    running: Mutex<Option<Running>>,
+    files: Mutex<Vec<fs::File>>,
+}
+
+struct Running {
+    asks: tokio::sync::mpsc::UnboundedSender<(Request, mpsc::Sender<Answer>)>,
+    leave: tokio::sync::mpsc::UnboundedSender<bool>,
+    thread: thread::JoinHandle<()>,
+}
+
+// === impl TestNode ===
+
+/// What a report says, without the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Enrolled,
+    Removed,
+    Failed,
+}
+
+impl TestNode {
+    pub(super) fn new(ca: &Ca) -> Self {
+        let (writer, world) = world();
+        let (report, reports) = mpsc::channel();
+        let proc = tempfile::tempdir().unwrap();
+        // The host is somewhere else.
+        fs::create_dir_all(proc.path().join("1/ns")).unwrap();
+        std::os::unix::fs::symlink("/proc/self/ns/net", proc.path().join("1/ns/net")).unwrap();
+        let node = Self {
+            proc,
+            state: tempfile::tempdir().unwrap(),
+            writer: Mutex::new(writer),
+            world,
+            reports: Mutex::new(reports),
+            early: Mutex::default(),
+            report,
+            connected: watch::channel(true).0,
+            running: Mutex::default(),
+            files: Mutex::default(),
+        };
+        node.start(ca);
+        node
+    }
+
+    /// The file that the CNI plugin reads.
+    pub(crate) fn namespaces_file(&self) -> PathBuf {
+        self.state.path().join("namespaces.json")
+    }
+
+    pub(crate) fn connected(&self, connected: bool) {
+        self.connected.send_replace(connected);
+    }
+
+    /// What the controller says.
+    pub(super) fn tell(&self, update: &Update) {
+        self.writer.lock().apply(update).unwrap();
+    }
+
+    pub(super) fn add_process(&self, pod: &TestPod, pid: usize) {
+        let process = self.proc.path().join(pid.to_string());
+        fs::create_dir_all(process.join("ns")).unwrap();
+        fs::write(
+            process.join("cgroup"),
+            format!("0::/kubepods/pod{}/1\n", pod.uid()),
+        )
+        .unwrap();
+        let file = pod
+            .ns
+            .run(|| fs::File::open("/proc/thread-self/ns/net").unwrap())
+            .unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        std::os::unix::fs::symlink(path, process.join("ns/net")).unwrap();
+        // The link names the open file.
+        self.files.lock().push(file);
+    }
+
+    /// Starts (again) what the program starts.
+    pub(crate) fn start(&self, ca: &Ca) {
+        let (asks, mut asked) =
+            tokio::sync::mpsc::unbounded_channel::<(Request, mpsc::Sender<Answer>)>();
+        let (leave, mut leaving) = tokio::sync::mpsc::unbounded_channel();
+        let metrics = Metrics::register(&mut Registry::default());
+        let shared = Arc::new(Shared {
+            world: self.world.clone(),
+            metrics,
+            trust_domain: TrustDomain::default(),
+            cluster: "Kubernetes".into(),
+        });
+        let (ca, proc) = (ca.clone(), self.proc.path().to_owned());
+        let (report, connected) = (self.report.clone(), self.connected.subscribe());
+        let file = self.namespaces_file();
+        let thread = thread::spawn(move || {
+            let cores = NonZeroUsize::new(2).unwrap();
+            let spawn = |name, body| thread::Builder::new().name(name).spawn(body).map(drop);
+            let workers = Arc::new(Workers::start(cores, &shared, spawn).unwrap());
+            let (certificates, keeper) = Certificates::new(ca, Clock::system());
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            LocalSet::new().block_on(&runtime, async move {
+                let node = Node {
+                    shared,
+                    workers,
+                    certificates,
+                    report: Box::new(move |r| drop(report.send(r))),
+                    forget: Box::new(|_| ()),
+                    proc,
+                    connected,
+                    synced: watch::channel(true).1,
+                    end: CancellationToken::new(),
+                    runs: std::cell::RefCell::new(Run::NONE),
+                    running: std::cell::RefCell::default(),
+                };
+                let pods = Pods::new(node, file);
+                let for_good = tokio::select! {
+                    _ = keeper.run() => return,
+                    () = pods.run() => return,
+                    () = async {
+                        while let Some((request, answer)) = asked.recv().await {
+                            let pods: Rc<Pods> = pods.clone();
+                            tokio::task::spawn_local(async move {
+                                let _ = answer.send(pods.answer(request).await);
+                            });
+                        }
+                        std::future::pending::<()>().await;
+                    } => return,
+                    for_good = leaving.recv() => for_good.unwrap_or(false),
+                };
+                pods.leave(for_good, Duration::from_secs(1)).await;
+            });
+        });
+        *self.running.lock() = Some(Running {
+            asks,
+            leave,
+            thread,
+        });
+    }
+
+    /// Ends the program; `for_good` cleans up.
+    pub(crate) fn stop(&self, for_good: bool) {
+        let running = self.running.lock().take().unwrap();
+        running.leave.send(for_good).unwrap();
+        running.thread.join().unwrap();
+    }
+
+    /// Asks as the CNI plugin does.
+    pub(crate) fn cni_add(&self, pod: &TestPod) -> Answer {
+        let file = pod
+            .ns
+            .run(|| fs::File::open("/proc/thread-self/ns/net").unwrap())
+            .unwrap();
+        let netns = PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            file.as_raw_fd()
+        ));
+        let sandbox = Sandbox {
+            uid: Some(pod.uid()),
+            name: pod.name.clone(),
+            namespace: NAMESPACE.into(),
+            container_id: pod.name.clone(),
+            netns,
+            ips: vec![pod.v4, pod.v6],
+        };
+        let (answer, answered) = mpsc::channel();
+        let running = self.running.lock();
+        running
+            .as_ref()
+            .unwrap()
+            .asks
+            .send((Request::Add(sandbox), answer))
+            .unwrap();
+        answered.recv_timeout(PATIENCE).expect("no answer")
+    }
+
+    /// Waits for a report about a pod.
+    pub(crate) fn wait_for(&self, pod: &TestPod, wanted: Outcome) -> EnrolmentReport {
+        let of_pod = |report: &EnrolmentReport| report.uid == pod.uid();
+        let mut early = self.early.lock();
+        let reports = self.reports.lock();
+        loop {
+            let report = match early.iter().position(of_pod) {
+                Some(at) => Ok(early.remove(at)),
+                None => reports.recv_timeout(PATIENCE),
+            };
+            let Ok(report) = report else {
+                panic!("{}: not {wanted:?}\n{}", pod.name, log::dump());
+            };
+            let state = match report.state() {
+                Reported::Enrolled => Outcome::Enrolled,
+                Reported::Removed => Outcome::Removed,
+                _ => Outcome::Failed,
+            };
+            if !of_pod(&report) {
+                early.push(report);
+            } else if state == wanted {
+                return report;
+            }
+        }
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        if self.running.lock().is_some() {
+            self.stop(true);
+        }
+    }
+}
