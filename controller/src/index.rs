@@ -237,14 +237,19 @@ impl Index {
     /// For people: how much of each kind is known.
     pub fn summary(&self) -> Value {
         let state = &self.state;
+        let pending = self.pending.keys().take(20);
         serde_json::json!({
-            "namespaces": state.namespaces.keys().count(),
-            "nodes": state.nodes.keys().count(),
-            "pods": state.pods.keys().count(),
-            "services": state.services.keys().count(),
-            "gateways": state.gateways.keys().map(ToString::to_string).collect::<Vec<_>>(),
-            "routes": state.routes.keys().map(ToString::to_string).collect::<Vec<_>>(),
-            "pendingWrites": self.pending.keys().map(|t| format!("{:?} {}", t.kind, t.key)).collect::<Vec<_>>(),
+            "namespaces": state.namespaces.len(),
+            "nodes": state.nodes.len(),
+            "pods": state.pods.len(),
+            "services": state.services.len(),
+            "endpointSlices": state.slices.len(),
+            "gateways": state.gateways.len(),
+            "waypoints": state.waypoints.len(),
+            "routes": state.routes.len(),
+            "reports": state.reports.len(),
+            "pendingWrites": self.pending.len(),
+            "firstPendingWrites": pending.map(|t| format!("{:?} {}", t.kind, t.key)).collect::<Vec<_>>(),
             "leaving": state.leaving,
         })
     }

@@ -43,6 +43,7 @@ pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
     tasks.must_live(
         "watch namespaces",
         watch(
+            "namespaces",
             Api::<core::Namespace>::all(client.clone()),
             to.clone(),
             Input::Namespace,
@@ -51,6 +52,7 @@ pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
     tasks.must_live(
         "watch nodes",
         watch(
+            "nodes",
             Api::<core::Node>::all(client.clone()),
             to.clone(),
             Input::Node,
@@ -59,6 +61,7 @@ pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
     tasks.must_live(
         "watch pods",
         watch(
+            "pods",
             Api::<core::Pod>::all(client.clone()),
             to.clone(),
             Input::Pod,
@@ -67,6 +70,7 @@ pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
     tasks.must_live(
         "watch services",
         watch(
+            "services",
             Api::<core::Service>::all(client.clone()),
             to.clone(),
             Input::Service,
@@ -75,6 +79,7 @@ pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
     tasks.must_live(
         "watch slices",
         watch(
+            "slices",
             Api::<EndpointSlice>::all(client.clone()),
             to.clone(),
             Input::EndpointSlice,
@@ -83,6 +88,7 @@ pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
     tasks.must_live(
         "watch classes",
         watch(
+            "classes",
             gateway("GatewayClass", "gatewayclasses"),
             to.clone(),
             Input::GatewayClass,
@@ -90,11 +96,17 @@ pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
     );
     tasks.must_live(
         "watch gateways",
-        watch(gateway("Gateway", "gateways"), to.clone(), Input::Gateway),
+        watch(
+            "gateways",
+            gateway("Gateway", "gateways"),
+            to.clone(),
+            Input::Gateway,
+        ),
     );
     tasks.must_live(
         "watch routes",
         watch(
+            "routes",
             gateway("HTTPRoute", "httproutes"),
             to.clone(),
             Input::HttpRoute,
@@ -102,12 +114,10 @@ pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
     );
 }
 
-async fn watch<K>(api: Api<K>, to: Sender<Told>, input: fn(Event<K>) -> Input)
+async fn watch<K>(kind: &'static str, api: Api<K>, to: Sender<Told>, input: fn(Event<K>) -> Input)
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let url = api.resource_url().to_owned();
-    let kind: &'static str = url.rsplit('/').next().unwrap_or_default().to_owned().leak();
     let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
     let mut all = Vec::new();
     let mut whole = false;
@@ -124,7 +134,8 @@ where
             Ok(watcher::Event::InitDone) => Event::Reset(std::mem::take(&mut all)),
             Ok(watcher::Event::Apply(object)) => Event::Apply(Box::new(object)),
             Ok(watcher::Event::Delete(object)) => Event::Delete(Key::of(object.meta())),
-            Err(error) if absent(&error) => {
+            // Later, it is an API server that does not know its kinds yet: what is known stays.
+            Err(error) if absent(&error) && !whole => {
                 tracing::warn!(
                     kind,
                     "this kind is not installed: the mesh works without it, and looks for it again"

@@ -101,10 +101,15 @@ impl Deployer {
                 self.due.insert(key, Instant::now());
             }
             Task::Plan(key, None) => {
-                // What was made for a Gateway that is gone goes with it: it is the owner.
-                self.plans.remove(&key);
                 self.due.remove(&key);
                 self.taken.remove(&key);
+                // What was made for a Gateway that is gone goes with it: it is the owner. This is for one that stays
+                // and is no longer ours.
+                if let Some(plan) = self.plans.remove(&key)
+                    && let Err(error) = remove(&self.client, &key, &plan).await
+                {
+                    tracing::warn!(gateway = %key, %error, "what was made for it is left until it is deleted");
+                }
             }
             Task::Class(name) => {
                 self.classes.insert(name);
@@ -239,6 +244,21 @@ async fn make_class(client: &Client, name: &'static str) -> kube::Result<()> {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Takes back what was made for one Gateway, and nothing of the same name.
+async fn remove(client: &Client, gateway: &Key, plan: &WaypointPlan) -> kube::Result<()> {
+    for plural in ["deployments", "services", "serviceaccounts"] {
+        let api = children(client, plural, Some(gateway));
+        let Some(there) = api.get_metadata_opt(&gateway.name).await? else {
+            continue;
+        };
+        let owners = there.metadata.owner_references.unwrap_or_default();
+        if owners.iter().any(|owner| *owner.uid == *plan.uid) {
+            gone(api.delete(&gateway.name, &DeleteParams::default()).await)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes back what was made: waypoints and classes.

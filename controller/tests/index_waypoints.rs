@@ -480,3 +480,45 @@ fn a_route_for_another_namespaces_service_is_refused() {
         "{told:?}"
     );
 }
+
+#[test]
+fn a_waypoint_is_not_its_own_and_pods_are_told_of_theirs() {
+    let mut world = shop();
+    let mut gate = waypoint("shop", "gate")[0].clone();
+    gate["metadata"]["labels"] =
+        json!({"gateway.istio.io/managed": "ambit.mesh-waypoint-controller"});
+    let labels = json!({"app": "cart", USE: "gate"});
+    let changes = world.apply([
+        namespace("shop", bound()),
+        gate,
+        pod("shop", "a", "10.0.0.1", labels),
+    ]);
+    world.write(changes);
+    assert_eq!(bound_to(&world, "gate"), None);
+    assert!(bound_to(&world, "plain").is_some());
+    assert_eq!(
+        world.condition(Kind::Pod, "shop", "a", "istio.io/WaypointBound"),
+        "False UnsupportedTrafficType"
+    );
+    let changes = world.apply([pod("shop", "a", "10.0.0.1", json!({"app": "cart"}))]);
+    world.write(changes);
+    assert_eq!(
+        world.condition(Kind::Pod, "shop", "a", "istio.io/WaypointBound"),
+        "absent"
+    );
+}
+
+#[test]
+fn a_gateway_that_was_wrong_when_the_controller_started_still_serves_what_it_served() {
+    let ready = shop();
+    let mut wrong = ready.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
+    wrong["spec"]["listeners"] = json!([]);
+    let mut world = World::new();
+    world.apply([
+        namespace("shop", json!({})),
+        our_class(),
+        wrong,
+        service("shop", "cart", "10.96.0.1", "cart", bound()),
+    ]);
+    assert!(bound_to(&world, "cart").is_some());
+}

@@ -51,6 +51,14 @@ impl Condition {
         }
     }
 
+    /// Whether the object already says so.
+    pub(super) fn says(&self, seen: &Value) -> bool {
+        let status = if self.on { "True" } else { "False" };
+        seen["status"] == status
+            && seen["reason"] == *self.reason
+            && seen["message"] == *self.message
+    }
+
     /// The condition as JSON; its time is kept from `seen` unless its status flips.
     pub(super) fn json(&self, seen: &Value, generation: Option<i64>) -> Value {
         let status = if self.on { "True" } else { "False" };

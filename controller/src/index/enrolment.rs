@@ -1,14 +1,13 @@
 //! Who is in the mesh: what labels ask for, what the node reports, what the pod's status says of it.
 
-use std::sync::Arc;
-
 use mesh::proto::node::{Capture, Enrolment, EnrolmentReport, enrolment_report};
 use serde_json::json;
 
 use super::State;
+use super::binding::{Binding, Traffic};
 use super::changes::{How, Kind, Notice, Target, Write};
 use super::condition::{self, Condition};
-use super::names::{IN_MESH, Key, REDIRECTION};
+use super::names::{IN_MESH, Key, REDIRECTION, USE_WAYPOINT, WAYPOINT_BOUND};
 use super::namespaces::{Mode, unknown_mode};
 use super::pods::Pod;
 use super::services::octets;
@@ -156,39 +155,64 @@ impl State {
         })
     }
 
+    /// A pod's own label that names a waypoint which does not serve it; what namespaces say is told on services.
+    fn pod_waypoint_condition(&self, key: &Key, pod: &Pod) -> Option<Condition> {
+        if self.leaving || pod.native_tunnel() || !pod.labels.contains_key(USE_WAYPOINT) {
+            return None;
+        }
+        match self.binding(&key.namespace, &pod.labels, Traffic::Workload) {
+            Binding::Unasked | Binding::OptedOut => None,
+            Binding::Bound(gateway) => {
+                let message = format!("attached to waypoint {gateway}");
+                Some(Condition::yes(WAYPOINT_BOUND, "WaypointAccepted", message))
+            }
+            Binding::Refused { reason, message } => {
+                Some(Condition::no(WAYPOINT_BOUND, reason, message))
+            }
+        }
+    }
+
     pub(super) fn pod_status(&self, key: &Key) -> Option<Write> {
         let pod = self.pods.get(key)?;
         if pod.finished && !self.leaving {
             return None;
         }
-        let wanted = self.pod_condition(key, pod);
-        let redirected = wanted.as_ref().is_some_and(|condition| condition.on);
-        let seen = condition::find(&pod.conditions, IN_MESH);
-        let conditions = wanted
-            .as_ref()
-            .map(|condition| condition.json(&pod.conditions, None));
-        let same = match (&conditions, seen) {
-            (None, None) => true,
-            (Some(wanted), Some(seen)) => ["status", "reason", "message"]
-                .iter()
-                .all(|field| wanted[field] == seen[field]),
-            _ => false,
-        };
-        if same && redirected == pod.redirected {
+        let enrolled = self.pod_condition(key, pod);
+        let redirected = enrolled.as_ref().is_some_and(|condition| condition.on);
+        let waypoint = self.pod_waypoint_condition(key, pod);
+        let same =
+            [(IN_MESH, &enrolled), (WAYPOINT_BOUND, &waypoint)].map(|(kind, wanted)| {
+                match (wanted, condition::find(&pod.conditions, kind)) {
+                    (None, None) => true,
+                    (Some(wanted), Some(seen)) => wanted.says(seen),
+                    _ => false,
+                }
+            });
+        if same == [true, true] && redirected == pod.redirected {
             return None;
         }
         let mut body = Target::new(Kind::Pod, key).patch(&pod.uid);
         if redirected {
             body["metadata"]["annotations"] = json!({REDIRECTION: "enabled"});
         }
-        if let Some(condition) = conditions {
-            body["status"]["conditions"] = json!([condition]);
+        let wanted = [&enrolled, &waypoint].into_iter().flatten();
+        let conditions: Vec<_> = wanted.map(|one| one.json(&pod.conditions, None)).collect();
+        if !conditions.is_empty() {
+            body["status"]["conditions"] = json!(conditions);
         }
-        let notices = if same {
-            Vec::new()
-        } else {
-            pod_notice(key, pod, wanted)
-        };
+        let mut notices = Vec::new();
+        if !same[0] {
+            notices.extend(enrolment_notice(key, pod, enrolled));
+        }
+        if let (false, Some(waypoint)) = (same[1], waypoint) {
+            notices.push(notice(
+                key,
+                pod,
+                !waypoint.on,
+                waypoint.reason.into_owned(),
+                waypoint.message,
+            ));
+        }
         Some(Write {
             how: How::Apply,
             body,
@@ -197,31 +221,36 @@ impl State {
     }
 }
 
-fn pod_notice(key: &Key, pod: &Pod, condition: Option<Condition>) -> Vec<Notice> {
+fn enrolment_notice(key: &Key, pod: &Pod, condition: Option<Condition>) -> Option<Notice> {
     let was_in = condition::holds(&pod.conditions, IN_MESH);
-    let (warning, reason, note) = match condition {
-        Some(condition) if condition.reason == "Pending" => return Vec::new(),
-        Some(condition) => (
+    match condition {
+        // Waiting is no news.
+        Some(condition) if condition.reason == "Pending" => None,
+        Some(condition) => Some(notice(
+            key,
+            pod,
             !condition.on,
             condition.reason.into_owned(),
             condition.message,
-        ),
-        None if was_in => (
-            false,
-            "LeftMesh".to_owned(),
-            "traffic is no longer redirected".to_owned(),
-        ),
-        None => return Vec::new(),
-    };
-    let uid: Arc<str> = pod.uid.clone();
-    vec![Notice {
-        target: Target {
-            kind: Kind::Pod,
-            key: key.clone(),
-        },
-        uid,
+        )),
+        None => was_in.then(|| {
+            notice(
+                key,
+                pod,
+                false,
+                "LeftMesh".to_owned(),
+                "traffic is no longer redirected".to_owned(),
+            )
+        }),
+    }
+}
+
+fn notice(key: &Key, pod: &Pod, warning: bool, reason: String, note: String) -> Notice {
+    Notice {
+        target: Target::new(Kind::Pod, key),
+        uid: pod.uid.clone(),
         warning,
         reason,
         note,
-    }]
+    }
 }

@@ -296,9 +296,12 @@ impl State {
         let ready = gateway.had_address() || !self.addresses(key).is_empty();
         let spec = gateway.spec.as_ref().ok();
         let listener = spec.and_then(|spec| accept(spec).ok()).map(accept_listener);
-        let Some(Ok(allowed)) = listener else {
-            // What was bound while the Gateway could be read stays bound.
-            return self.waypoints.get(key).cloned();
+        let before = self.waypoints.get(key).map(|before| before.allowed.clone());
+        let allowed = match listener {
+            Some(Ok(allowed)) => allowed,
+            // What was bound while the Gateway could be read stays bound; so it does after our restart.
+            _ if ready => before.unwrap_or(Allowed::Same),
+            _ => return None,
         };
         let serves = self.serves(gateway, class).unwrap_or(Serves {
             services: true,

@@ -16,7 +16,7 @@ use super::binding::{Binding, Traffic};
 use super::changes::{Place, Scope};
 use super::names::{
     BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, REDIRECTION,
-    SIDECAR_STATUS, TUNNEL,
+    SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
 };
 use super::services::{Service, ServicePort, TargetPort, octets};
 
@@ -63,7 +63,7 @@ impl Pod {
             .any(|one| one.type_ == "Ready" && one.status == "True");
         let ours = conditions
             .iter()
-            .filter(|one| one.type_ == IN_MESH)
+            .filter(|one| one.type_ == IN_MESH || one.type_ == WAYPOINT_BOUND)
             .map(|one| json!(one))
             .collect();
         Self {

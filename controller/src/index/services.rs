@@ -15,7 +15,7 @@ use super::State;
 use super::binding::{Binding, Traffic};
 use super::changes::{How, Kind, Notice, Scope, Target, Write};
 use super::condition::{self, Condition};
-use super::names::{Key, WAYPOINT_BOUND};
+use super::names::{Key, MANAGED, MANAGED_BY_US, WAYPOINT_BOUND};
 
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,6 +193,15 @@ impl State {
     }
 
     pub(super) fn service_binding(&self, key: &Key, service: &Service) -> Binding {
+        // A waypoint's own Service would lead in a circle; an alias has no traffic of its own.
+        if service.alias
+            || service
+                .labels
+                .get(MANAGED)
+                .is_some_and(|by| by == MANAGED_BY_US)
+        {
+            return Binding::Unasked;
+        }
         self.binding(&key.namespace, &service.labels, Traffic::Service)
     }
 

@@ -35,6 +35,10 @@ impl<S> Table<S> {
         self.0.get(key)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Puts what is there now, and gives what was.
     pub(super) fn put(&mut self, key: Key, value: Option<S>) -> Option<S> {
         match value {
