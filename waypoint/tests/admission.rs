@@ -6,7 +6,7 @@ use hbone::{Error, Opened, TunnelIo};
 use hyper::StatusCode;
 use mesh::proto::workload::AppProtocol;
 use support::app::{self, Client};
-use support::{CLIENT, Mesh, Service, backend, local, rule};
+use support::{CLIENT, Mesh, Pod, Service, backend, local, rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -64,6 +64,36 @@ fn only_what_is_bound_here_is_served() {
         let pool = mesh.pool(CLIENT);
         let mut client = Client::h1(&mesh, &pool, "web.shop.svc.cluster.local:80").await;
         assert_eq!(client.get("/", &[]).await.body, "v1");
+    });
+}
+
+#[test]
+fn a_pod_behind_the_waypoint_is_served_as_such() {
+    local(async {
+        let mesh = Mesh::start().await;
+        mesh.web(AppProtocol::Http11, &["other"]);
+        let ip = mesh.ip(20);
+        mesh.pod(&Pod {
+            name: "v1",
+            account: "v1",
+            ip,
+            services: &["web"],
+            meshed: true,
+            healthy: true,
+            bound: true,
+        });
+        app::pod(&mesh, 20, "v1").await;
+        // Its service's routes are not for who dials the pod.
+        mesh.route("r", vec![rule("/", vec![])]);
+        let pool = mesh.pool(CLIENT);
+        let mut client = Client::h1(&mesh, &pool, &format!("{ip}:8080")).await;
+        assert_eq!(client.get("/", &[]).await.body, "v1");
+        mesh.logged(&[
+            "\"target\":\"access\"",
+            "\"dst.workload\":\"v1\"",
+            "\"status\":200",
+        ])
+        .await;
     });
 }
 

@@ -44,6 +44,7 @@ async fn two_versions() -> Mesh {
             services,
             meshed: true,
             healthy: true,
+            bound: false,
         });
         app::pod(&mesh, host, name).await;
     }
@@ -224,6 +225,7 @@ fn without_an_endpoint_the_answer_is_503() {
             services: &["web"],
             meshed: true,
             healthy: false,
+            bound: false,
         };
         mesh.pod(&sick);
         let pool = mesh.pool(CLIENT);
@@ -237,6 +239,7 @@ fn without_an_endpoint_the_answer_is_503() {
         // Healthy, but nobody listens.
         mesh.pod(&Pod {
             healthy: true,
+            bound: false,
             ..sick
         });
         let answer = client.get("/", &[]).await;

@@ -278,6 +278,7 @@ fn an_endpoint_outside_the_mesh_is_reached_plainly() {
             services: &["web"],
             meshed: false,
             healthy: true,
+            bound: false,
         });
         app::plain(SocketAddr::new(ip, 8080), app::named("old")).await;
         let pool = mesh.pool(CLIENT);

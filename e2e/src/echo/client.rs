@@ -325,7 +325,12 @@ impl Shared {
         match self {
             Self::Fresh => ask.once().await,
             Self::Kept(idle) => {
-                let kept = idle.lock().await.pop();
+                let kept = {
+                    let mut idle = idle.lock().await;
+                    // A server may close a connection between two requests.
+                    idle.retain(http::Connection::is_open);
+                    idle.pop()
+                };
                 let mut connection = match kept {
                     Some(connection) => connection,
                     None => http::Connection::open(ask).await?,

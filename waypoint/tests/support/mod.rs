@@ -102,6 +102,8 @@ pub struct Pod<'a> {
     pub services: &'a [&'a str],
     pub meshed: bool,
     pub healthy: bool,
+    /// Whether it is behind the waypoint itself.
+    pub bound: bool,
 }
 
 pub fn hostname(name: &str) -> String {
@@ -161,6 +163,7 @@ impl Mesh {
             services: &[],
             meshed: true,
             healthy: true,
+            bound: false,
         });
         mesh
     }
@@ -210,15 +213,6 @@ impl Mesh {
 
     pub fn service(&self, service: &Service<'_>) {
         let ip: IpAddr = service.vip.parse().expect("an address");
-        let waypoint = words::GatewayAddress {
-            destination: Some(words::gateway_address::Destination::Hostname(
-                words::NamespacedHostname {
-                    namespace: "shop".into(),
-                    hostname: hostname("waypoint"),
-                },
-            )),
-            hbone_mtls_port: 15008,
-        };
         let ports = service.ports.iter().map(|(port, protocol)| words::Port {
             service_port: u32::from(*port),
             target_port: 8080,
@@ -233,7 +227,7 @@ impl Mesh {
                 ..Default::default()
             }],
             ports: ports.collect(),
-            waypoint: service.bound.then_some(waypoint),
+            waypoint: service.bound.then(waypoint),
             ..Default::default()
         };
         let address = words::Address {
@@ -267,6 +261,7 @@ impl Mesh {
             canonical_name: pod.account.into(),
             workload_name: pod.account.into(),
             cluster_id: "Kubernetes".into(),
+            waypoint: pod.bound.then(waypoint),
             services: pod
                 .services
                 .iter()
@@ -310,6 +305,7 @@ impl Mesh {
                 services: &["web"],
                 meshed: true,
                 healthy: true,
+                bound: false,
             });
         }
     }
@@ -394,6 +390,19 @@ pub fn service_name(name: &str) -> ServiceName {
 
 pub fn uid(name: &str) -> String {
     format!("Kubernetes//Pod/shop/{name}")
+}
+
+/// How a binding to the waypoint is told.
+fn waypoint() -> words::GatewayAddress {
+    words::GatewayAddress {
+        destination: Some(words::gateway_address::Destination::Hostname(
+            words::NamespacedHostname {
+                namespace: "shop".into(),
+                hostname: hostname("waypoint"),
+            },
+        )),
+        hbone_mtls_port: 15008,
+    }
 }
 
 fn bytes(ip: IpAddr) -> bytes::Bytes {

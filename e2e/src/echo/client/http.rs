@@ -23,6 +23,14 @@ pub(super) enum Connection {
 }
 
 impl Connection {
+    /// Whether the other side still takes requests on it, as far as it has said.
+    pub(super) fn is_open(&self) -> bool {
+        match self {
+            Self::Http1(sender) => !sender.is_closed(),
+            Self::Http2(sender) => !sender.is_closed(),
+        }
+    }
+
     /// Opens a connection of the kind that `ask` wants.
     pub(super) async fn open(ask: &Ask) -> Result<Self> {
         match (ask.scheme, ask.http2) {
