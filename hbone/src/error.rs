@@ -190,6 +190,11 @@ impl Error {
         }
     }
 
+    /// A reset that says, after an answer's end, that the rest of the request is not wanted: no failure.
+    pub(crate) fn is_farewell(&self) -> bool {
+        matches!(self, Self::Reset { reason, .. } if &**reason == "NO_ERROR")
+    }
+
     pub(crate) fn lost(reason: &str, sent: bool) -> Self {
         Self::ConnectionLost {
             reason: Arc::from(reason),

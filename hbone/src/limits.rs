@@ -52,6 +52,13 @@ pub(crate) const MAX_FRAME: u32 = 64 << 10;
 /// Bytes of one stream that may wait for the tunnel's socket on the sending side.
 pub(crate) const SEND_BUFFER: usize = 256 << 10;
 
+/// How long a client may take to end a tunnel whose server has said all: longer than any client needs
+/// that reads the end. Looked at with every ping.
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(10);
+
+/// What such a client may still say before it is stopped: a window full.
+pub(crate) const LINGER_BYTES: usize = STREAM_WINDOW as usize;
+
 /// Decoded header list of a CONNECT; ours take about 1 KiB.
 pub(crate) const MAX_HEADER_LIST: u32 = 16 << 10;
 

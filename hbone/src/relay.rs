@@ -26,12 +26,12 @@ const SMALL: usize = 4;
 
 pub(crate) async fn run(mut halves: Halves, app: TcpStream, meter: &Meter) -> Ended {
     let mut app = Socket::new(app);
-    let ended = {
+    let ended = if let Some(recv) = &mut halves.recv {
         let (mut read, mut write) = app.split();
         let sent_end = Cell::new(false);
         let mut received_end = false;
         let mut up = pin!(uplink(&mut read, &mut halves.send, &sent_end, meter));
-        let mut down = pin!(downlink(&mut halves.recv, &mut write, meter));
+        let mut down = pin!(downlink(recv, &mut write, meter));
         poll_fn(|cx| {
             // First what has arrived, then whether a reset came after it.
             if !received_end {
@@ -42,7 +42,10 @@ pub(crate) async fn run(mut halves: Halves, app: TcpStream, meter: &Meter) -> En
                 }
             }
             if let Poll::Ready(ended) = up.as_mut().poll(cx) {
-                return Poll::Ready(ended);
+                return Poll::Ready(match ended {
+                    Ended::Peer(error) if received_end && error.is_farewell() => Ended::Finished,
+                    ended => ended,
+                });
             }
             match sent_end.get() && received_end {
                 true => Poll::Ready(Ended::Finished),
@@ -50,6 +53,8 @@ pub(crate) async fn run(mut halves: Halves, app: TcpStream, meter: &Meter) -> En
             }
         })
         .await
+    } else {
+        Ended::Finished
     };
     if matches!(ended, Ended::Finished) {
         app.finish();

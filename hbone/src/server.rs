@@ -12,12 +12,13 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use crate::client::prepare;
 use crate::keepalive::{IdleEnd, InUse, Keepalive, Usage};
-use crate::stream::{Halves, Tunnel};
+use crate::stream::{Halves, Tunnel, Unheard};
 use crate::tls::{self, Proved};
 use crate::{
     Credentials, Error, Identity, Peer, Refusal, Request, Response, ServerLimits, TrustDomain,
@@ -45,6 +46,10 @@ pub struct Connection {
     idle: IdleEnd,
     /// The end of the client's certificate: no new streams afterwards.
     expiry: Pin<Box<Sleep>>,
+    /// Tunnels whose server is gone and whose clients have not ended yet: no more than there are streams.
+    unheard: Vec<Unheard>,
+    left: mpsc::UnboundedReceiver<Unheard>,
+    leave: mpsc::UnboundedSender<Unheard>,
     state: State,
 }
 
@@ -66,6 +71,7 @@ pub struct Incoming {
     respond: SendResponse<Bytes>,
     recv: RecvStream,
     in_use: InUse,
+    leave: mpsc::UnboundedSender<Unheard>,
 }
 
 // === impl Acceptor ===
@@ -155,8 +161,12 @@ impl Connection {
             .not_after
             .duration_since(SystemTime::now())
             .unwrap_or(Duration::ZERO);
+        let (leave, arrive) = mpsc::unbounded_channel();
         Ok(Self {
             h2,
+            unheard: Vec::new(),
+            left: arrive,
+            leave,
             peer: proved.peer,
             keepalive: Keepalive::new(pings, limits.ping_interval, limits.ping_timeout),
             idle: IdleEnd::new(usage.clone(), limits.idle_timeout),
@@ -203,6 +213,7 @@ impl Connection {
                     true,
                 ))));
             }
+            self.hear_out(cx);
             match ready!(self.h2.poll_accept(cx)) {
                 None => return self.over(None),
                 Some(Err(error)) => return self.over(Some(Err(Error::from_h2(&error)))),
@@ -213,6 +224,15 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Lets clients end whose servers are gone.
+    fn hear_out(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(unheard)) = self.left.poll_recv(cx) {
+            self.unheard.push(unheard);
+        }
+        self.unheard
+            .retain_mut(|u| !u.is_late() && u.poll_end(cx).is_pending());
     }
 
     fn over(
@@ -240,6 +260,7 @@ impl Connection {
                 respond,
                 recv,
                 in_use: self.usage.take(),
+                leave: self.leave.clone(),
             }),
             Err(invalid) => {
                 tracing::debug!(peer = %self.peer.id, reason = %invalid, "CONNECT not understood");
@@ -272,7 +293,8 @@ impl Incoming {
             .respond
             .send_response(response.encode(), false)
             .map_err(|e| Error::from_h2(&e))?;
-        Ok(Tunnel::new(Halves::new(send, self.recv, self.in_use)))
+        let halves = Halves::new(send, self.recv, self.in_use);
+        Ok(Tunnel::new(halves.lingering(self.leave)))
     }
 
     /// Refuses it, with the reason for the client's log.

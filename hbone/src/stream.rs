@@ -8,8 +8,11 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::keepalive::InUse;
+use crate::limits::{LINGER_BYTES, LINGER_TIME};
 use crate::{Ended, Error, Meter, relay};
 
 /// The most one write hands to the engine.
@@ -33,10 +36,21 @@ pub struct TunnelIo {
 /// Both directions of a stream, and whether each has ended in order.
 pub(crate) struct Halves {
     pub(crate) send: SendStream<Bytes>,
-    pub(crate) recv: RecvStream,
+    /// Nothing only while being dropped.
+    pub(crate) recv: Option<RecvStream>,
     pub(crate) sent_end: bool,
     pub(crate) received_end: bool,
+    in_use: Option<InUse>,
+    /// Where a server's half that has not heard the client's end goes.
+    lingers: Option<mpsc::UnboundedSender<Unheard>>,
+}
+
+/// The rest of what a client sends to a tunnel whose server has said all and gone.
+pub(crate) struct Unheard {
+    recv: RecvStream,
     _in_use: InUse,
+    room: usize,
+    until: Instant,
 }
 
 // === impl Tunnel ===
@@ -133,11 +147,18 @@ impl Halves {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, in_use: InUse) -> Self {
         Self {
             send,
-            recv,
+            recv: Some(recv),
             sent_end: false,
             received_end: false,
-            _in_use: in_use,
+            in_use: Some(in_use),
+            lingers: None,
         }
+    }
+
+    /// The server's, whose end does not cut off the client's.
+    pub(crate) fn lingering(mut self, at: mpsc::UnboundedSender<Unheard>) -> Self {
+        self.lingers = Some(at);
+        self
     }
 
     /// The next bytes from the far side; nothing after END_STREAM.
@@ -145,17 +166,19 @@ impl Halves {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, Error>> {
-        if self.received_end {
+        let Some(recv) = self.recv.as_mut().filter(|_| !self.received_end) else {
             return Poll::Ready(Ok(None));
-        }
-        let chunk = ready!(poll_chunk(&mut self.recv, cx));
+        };
+        let chunk = ready!(poll_chunk(recv, cx));
         self.received_end |= matches!(chunk, Ok(None));
         Poll::Ready(chunk)
     }
 
     /// Lets the far side send `n` more, because the application has taken as many.
     fn taken(&mut self, n: usize) {
-        taken(&mut self.recv, n);
+        if let Some(recv) = &mut self.recv {
+            taken(recv, n);
+        }
     }
 
     /// Ends our direction.
@@ -177,7 +200,44 @@ impl Drop for Halves {
         // client; a reset from here would cut off the end of an answer.
         if !self.sent_end {
             self.send.send_reset(Reason::CANCEL);
+            return;
         }
+        // And the engine's own reset may overtake the end of the answer at the client. As a kernel does with
+        // a closed socket, the client's end is awaited, though nobody reads what it still says.
+        if let Some(at) = self.lingers.take()
+            && !self.received_end
+            && let (Some(recv), Some(in_use)) = (self.recv.take(), self.in_use.take())
+        {
+            // Fails where the connection is gone, and the stream with it.
+            let _ = at.send(Unheard {
+                recv,
+                _in_use: in_use,
+                room: LINGER_BYTES,
+                until: Instant::now() + LINGER_TIME,
+            });
+        }
+    }
+}
+
+// === impl Unheard ===
+
+impl Unheard {
+    /// Discards what comes; ready when the client has ended too, or has had its chance.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A reset is an end, too.
+        while let Some(chunk) = ready!(poll_chunk(&mut self.recv, cx)).unwrap_or_default() {
+            taken(&mut self.recv, chunk.len());
+            let Some(room) = self.room.checked_sub(chunk.len()) else {
+                return Poll::Ready(());
+            };
+            self.room = room;
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether its time is over.
+    pub(crate) fn is_late(&self) -> bool {
+        Instant::now() >= self.until
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use hbone::{Ended, Error, Meter, relay_plain};
+use hbone::{Ended, Error, Meter, PoolLimits, ServerLimits, relay_plain};
 use support::{Lab, Relayed, ends, is_reset, local, pair, passes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
@@ -208,5 +208,58 @@ fn plain_relay_passes_resets_on() {
                 !near_resets
             );
         }
+    });
+}
+
+#[test]
+fn a_server_that_says_all_and_goes_ends_in_order() {
+    local(async {
+        let mut lab = Lab::new().await;
+        // More than once: whether the end or the engine's reset is seen first is a race.
+        for _ in 0..50 {
+            let (near, far) = lab.tunnels().await;
+            let (mut app, socket) = support::pair().await;
+            let ended = spawn_local(async move { near.relay(socket, &Meter::new()).await });
+            app.write_all(b"question").await.unwrap();
+            let mut far = far.into_io();
+            far.read_exact(&mut [0; 8]).await.unwrap();
+            // As an HTTP server does that closes: it does not wait for its client's end.
+            let answer = vec![7; 200_000];
+            far.write_all(&answer).await.unwrap();
+            far.shutdown().await.unwrap();
+            drop(far);
+            let mut got = Vec::new();
+            app.read_to_end(&mut got).await.unwrap();
+            assert!(got == answer);
+            app.write_all(b"unheard").await.unwrap();
+            drop(app);
+            let ended = ended.await.unwrap();
+            assert!(matches!(ended, Ended::Finished), "{ended:?}");
+        }
+    });
+}
+
+#[test]
+fn a_client_that_does_not_end_is_stopped() {
+    local(async {
+        let limits = ServerLimits {
+            ping_interval: std::time::Duration::from_millis(50),
+            ..ServerLimits::default()
+        };
+        let mut lab = Lab::with(PoolLimits::default(), limits).await;
+        let (near, far) = lab.tunnels().await;
+        let (mut near, mut far) = (near.into_io(), far.into_io());
+        far.shutdown().await.unwrap();
+        drop(far);
+        assert_eq!(near.read(&mut [0; 1]).await.unwrap(), 0);
+        // Two windows full, into a void.
+        let chunk = vec![0; 1 << 16];
+        let stopped = async {
+            for _ in 0..32 {
+                near.write_all(&chunk).await?;
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        assert!(stopped.await.is_err());
     });
 }
