@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hbone::Meter;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use mesh::workload::Workload;
 
@@ -46,18 +47,16 @@ pub(crate) struct Record {
     complete: bool,
 }
 
-/// What is known about one opaque connection at its end.
+/// What is known about one opaque connection; logged when dropped.
 #[derive(Debug)]
 pub(crate) struct Opaque<'a> {
-    pub(crate) session: &'a Session,
-    pub(crate) started: Instant,
-    pub(crate) upstream: Option<(&'a Workload, SocketAddr)>,
-    /// From the client.
-    pub(crate) received: u64,
-    /// To the client.
-    pub(crate) sent: u64,
-    pub(crate) flags: &'static str,
-    pub(crate) error: Option<String>,
+    session: &'a Session,
+    started: Instant,
+    upstream: Option<(Arc<Workload>, SocketAddr)>,
+    /// From the client is received, to it is sent.
+    pub(crate) meter: Meter,
+    flags: &'static str,
+    error: Option<String>,
 }
 
 // === impl Record ===
@@ -215,11 +214,36 @@ impl Drop for Record {
 
 // === impl Opaque ===
 
-impl Opaque<'_> {
-    pub(crate) fn log(&self) {
+impl<'a> Opaque<'a> {
+    /// A tunnel was admitted.
+    pub(crate) fn begin(session: &'a Session) -> Self {
+        Self {
+            session,
+            started: Instant::now(),
+            upstream: None,
+            meter: Meter::new(),
+            flags: NO_FLAGS,
+            error: None,
+        }
+    }
+
+    /// It goes to this endpoint.
+    pub(crate) fn upstream(&mut self, chosen: &Chosen) {
+        self.upstream = Some((Arc::clone(&chosen.workload), chosen.hop.target));
+    }
+
+    /// What went wrong.
+    pub(crate) fn failed(&mut self, flags: &'static str, error: &(impl Display + ?Sized)) {
+        self.flags = flags;
+        self.error = Some(error.to_string());
+    }
+}
+
+impl Drop for Opaque<'_> {
+    fn drop(&mut self) {
         let client = &self.session.client;
         let from = client.workload.as_deref();
-        let to = self.upstream.map(|(workload, _)| workload);
+        let to = self.upstream.as_ref().map(|(workload, _)| workload);
         tracing::info!(
             target: "access",
             direction = "waypoint",
@@ -229,14 +253,14 @@ impl Opaque<'_> {
             src.identity = %client.id,
             dst.authority = %self.session.authority,
             dst.service = self.session.to.service().map(|service| &*service.id.hostname),
-            dst.addr = self.upstream.map(|(_, addr)| tracing::field::display(addr)),
+            dst.addr = self.upstream.as_ref().map(|(_, addr)| tracing::field::display(addr)),
             dst.workload = to.map(|workload| &*workload.name),
             dst.namespace = to.map(|workload| &*workload.namespace),
             dst.identity = to.map(|workload| tracing::field::display(workload.identity())),
             protocol = "tcp",
             response_flags = self.flags,
-            bytes_recv = self.received,
-            bytes_sent = self.sent,
+            bytes_recv = self.meter.received(),
+            bytes_sent = self.meter.sent(),
             duration = %millis(self.started.elapsed()),
             trace_id = self.session.trace.as_ref().map(|trace| tracing::field::display(trace.trace_id())),
             error = self.error,

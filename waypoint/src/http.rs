@@ -47,8 +47,9 @@ const MAX_BUFFER: usize = 128 << 10;
 /// Headers of an HTTP/1.1 request.
 const MAX_HEADERS: usize = 128;
 
-/// From the first byte of a head to its last. Idle connections are not bounded by it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// From one request to the end of the next one's head: the engine has one bound for both, and clients may keep
+/// a connection idle for long without losing the request that ends the silence.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// HTTP/2 windows towards a client, as towards endpoints.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -121,7 +122,7 @@ fn server() -> auto::Builder<LocalExec> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(IDLE_TIMEOUT)
         .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_BUFFER);
@@ -185,11 +186,11 @@ async fn forward(
 ) -> Response<ResponseBody> {
     // An upgrade is a word of HTTP/1.1.
     let http2 = http2 && exchange.upgrade.is_none();
-    let (chosen, ready) = match connect(core, session, &mut exchange.record, to, http2).await {
-        Ok(both) => both,
+    let found = connect(core, session, &mut exchange.record, to, http2).await;
+    let (chosen, ready, load) = match found {
+        Ok(found) => found,
         Err(reply) => return reply.respond(exchange.record),
     };
-    let load = core.load.take(chosen.hop.uid.clone());
     headers::strip_hop_by_hop(&mut exchange.head.headers);
     if let Some(routed) = routed {
         filter::request(routed.filters(), &mut exchange.head.headers);
@@ -208,31 +209,18 @@ async fn forward(
     if let Some((protocol, _)) = &upgrade {
         upgrade::write(&mut head.headers, protocol.clone());
     }
-    let body = RequestBody::new(body, Rc::clone(&received));
-    match send(
-        core,
-        session,
-        &chosen,
-        ready,
-        Request::from_parts(head, body),
-    )
-    .await
-    {
+    let request = Request::from_parts(head, RequestBody::new(body, Rc::clone(&received)));
+    match send(core, session, &chosen, ready, request).await {
         Ok((response, lease)) => {
+            let upgrade = upgrade.map(|(_, client)| (client, received));
             let answer = Answer {
                 response,
                 lease,
                 load,
             };
-            respond(
-                answer,
-                routed,
-                upgrade.map(|(_, client)| (client, received)),
-                record,
-            )
+            respond(answer, routed, upgrade, record)
         }
         Err(error) => {
-            tracing::debug!(%error, "no response");
             let reason = format!("the endpoint ended the connection: {error}");
             Reply::failure(StatusCode::SERVICE_UNAVAILABLE, TERMINATED, reason).respond(record)
         }
@@ -246,7 +234,7 @@ async fn connect(
     record: &mut Record,
     to: &To,
     http2: bool,
-) -> Result<(Chosen, Ready), Reply> {
+) -> Result<(Chosen, Ready, InFlight), Reply> {
     let mut avoid = Vec::new();
     let mut last = None;
     while avoid.len() < ENDPOINTS {
@@ -261,6 +249,7 @@ async fn connect(
         });
         let Some(chosen) = chosen else { break };
         record.upstream(to, &chosen);
+        let load = core.load.take(chosen.hop.uid.clone());
         match core
             .upstream
             .ready(&chosen.hop, session.key(), || {
@@ -268,7 +257,7 @@ async fn connect(
             })
             .await
         {
-            Ok(ready) => return Ok((chosen, ready)),
+            Ok(ready) => return Ok((chosen, ready, load)),
             Err(error) => {
                 tracing::info!(endpoint = %chosen.hop.uid, code = error.code(), %error, "endpoint not reached");
                 avoid.push(chosen.hop.uid);

@@ -163,55 +163,63 @@ impl Metrics {
             refused_tunnels: Family::default(),
             refused_connections: Family::default(),
         };
-        let mut counter = |name, help, family: &Family<TcpLabels, Counter>| {
+        let tcp = [
+            ("opened", "istio_tcp_connections_opened", &metrics.opened),
+            ("closed", "istio_tcp_connections_closed", &metrics.closed),
+            (
+                "from clients",
+                "istio_tcp_received_bytes",
+                &metrics.received,
+            ),
+            ("to clients", "istio_tcp_sent_bytes", &metrics.sent),
+        ];
+        for (what, name, family) in tcp {
+            registry.register(
+                name,
+                format!("TCP connections or bytes: {what}"),
+                family.clone(),
+            );
+        }
+        let http = [
+            (
+                "istio_request_duration_milliseconds",
+                "Head of a request to end of its answer",
+                &metrics.duration,
+            ),
+            (
+                "istio_request_bytes",
+                "Bytes of request bodies",
+                &metrics.request_bytes,
+            ),
+            (
+                "istio_response_bytes",
+                "Bytes of response bodies",
+                &metrics.response_bytes,
+            ),
+        ];
+        for (name, help, family) in http {
             registry.register(name, help, family.clone());
-        };
-        counter(
-            "istio_tcp_connections_opened",
-            "Connections opened",
-            &metrics.opened,
-        );
-        counter(
-            "istio_tcp_connections_closed",
-            "Connections closed",
-            &metrics.closed,
-        );
-        counter(
-            "istio_tcp_received_bytes",
-            "Bytes from clients",
-            &metrics.received,
-        );
-        counter("istio_tcp_sent_bytes", "Bytes to clients", &metrics.sent);
+        }
         registry.register(
             "istio_requests",
             "Requests answered",
             metrics.requests.clone(),
         );
-        registry.register(
-            "istio_request_duration_milliseconds",
-            "From the head of a request to the end of its answer",
-            metrics.duration.clone(),
-        );
-        registry.register(
-            "istio_request_bytes",
-            "Bytes of request bodies",
-            metrics.request_bytes.clone(),
-        );
-        registry.register(
-            "istio_response_bytes",
-            "Bytes of response bodies",
-            metrics.response_bytes.clone(),
-        );
-        registry.register(
-            "ambit_waypoint_tunnels_refused",
-            "Tunnels refused",
-            metrics.refused_tunnels.clone(),
-        );
-        registry.register(
-            "ambit_waypoint_connections_refused",
-            "Connections whose client was not proved",
-            metrics.refused_connections.clone(),
-        );
+        let refused = [
+            (
+                "ambit_waypoint_tunnels_refused",
+                "Tunnels refused",
+                &metrics.refused_tunnels,
+            ),
+            (
+                "ambit_waypoint_connections_refused",
+                "Clients not proved",
+                &metrics.refused_connections,
+            ),
+        ];
+        for (name, help, family) in refused {
+            registry.register(name, help, family.clone());
+        }
         Arc::new(metrics)
     }
 }
@@ -346,20 +354,11 @@ fn common(
 ) -> Common {
     let from = client.workload.as_deref();
     let said = &client.baggage;
-    let source = |known: fn(&Workload) -> &str, said: Option<&Arc<str>>| {
-        let known = from.map(known).or(said.map(|said| &**said));
-        known
-            .filter(|known| !known.is_empty())
-            .unwrap_or(UNKNOWN)
-            .to_owned()
+    let source = |of: fn(&Workload) -> &str, said: Option<&Arc<str>>| {
+        known(from.map(of).or(said.map(|said| &**said)))
     };
-    let destination = |known: fn(&Workload) -> &str| {
-        upstream
-            .map(known)
-            .filter(|known| !known.is_empty())
-            .unwrap_or(UNKNOWN)
-            .to_owned()
-    };
+    let destination = |of: fn(&Workload) -> &str| known(upstream.map(of));
+    let identity = upstream.map(|workload| workload.identity().to_string());
     let service = to.service();
     let app = source(
         |workload| &workload.canonical_name,
@@ -386,22 +385,21 @@ fn common(
         destination_workload_namespace: destination(|workload| &workload.namespace),
         destination_canonical_service: destination(|workload| &workload.canonical_name),
         destination_canonical_revision: destination(|workload| &workload.canonical_revision),
-        destination_principal: upstream.map_or_else(
-            || UNKNOWN.to_owned(),
-            |workload| workload.identity().to_string(),
-        ),
+        destination_principal: known(identity.as_deref()),
         destination_app: destination(|workload| &workload.canonical_name),
         destination_version: destination(|workload| &workload.canonical_revision),
         destination_cluster: destination(|workload| &workload.cluster),
-        destination_service: service
-            .map_or(UNKNOWN, |service| &service.id.hostname)
-            .to_owned(),
-        destination_service_name: service.map_or(UNKNOWN, |service| &service.name).to_owned(),
-        destination_service_namespace: service
-            .map_or(UNKNOWN, |service| &service.id.namespace)
-            .to_owned(),
+        destination_service: known(service.map(|service| &*service.id.hostname)),
+        destination_service_name: known(service.map(|service| &*service.name)),
+        destination_service_namespace: known(service.map(|service| &*service.id.namespace)),
         request_protocol: protocol,
         response_flags: flags,
         connection_security_policy: "mutual_tls",
     }
+}
+
+/// A label, also where nothing is known.
+fn known(value: Option<&str>) -> String {
+    let value = value.filter(|value| !value.is_empty());
+    value.unwrap_or(UNKNOWN).to_owned()
 }

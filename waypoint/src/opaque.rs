@@ -1,16 +1,16 @@
 //! STORY: a connection that is not HTTP → balance → tunnel → copy, each half-close passed on → log.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hbone::{Ended, Incoming, Meter, Refusal, Response, Tunnel};
 use http::StatusCode;
+use mesh::world::Snapshot;
 use tokio::time::interval;
 
-use crate::access_log::{self, NO_FLAGS, Opaque};
+use crate::access_log::Opaque;
 use crate::balance::{self, Asking, Chosen};
-use crate::http::reply::{NO_ENDPOINT, TERMINATED, UNREACHABLE};
+use crate::http::reply::{CLIENT_GONE, NO_ENDPOINT, TERMINATED, UNREACHABLE};
 use crate::metrics::Tcp;
 use crate::pipe::pipe;
 use crate::proxy::Core;
@@ -25,25 +25,10 @@ const COUNT: Duration = Duration::from_secs(5);
 
 /// Serves one tunnel: the endpoint is connected first, so that a client learns of a failure as a refusal.
 pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, incoming: Incoming) {
-    let started = Instant::now();
-    let (chosen, wire) = match connect(&core, &session).await {
+    let mut record = Opaque::begin(&session);
+    let (chosen, wire) = match connect(&core, &session, &mut record).await {
         Ok(both) => both,
-        Err((refusal, flags, chosen)) => {
-            access_log::refused(&session.client, &session.authority, &refusal);
-            let upstream = chosen
-                .as_ref()
-                .map(|chosen| (&*chosen.workload, chosen.hop.target));
-            let error = Some(refusal.reason.clone());
-            Opaque {
-                session: &session,
-                started,
-                upstream,
-                received: 0,
-                sent: 0,
-                flags,
-                error,
-            }
-            .log();
+        Err(refusal) => {
             core.metrics.refused_tunnel(&refusal.code);
             incoming.reject(refusal);
             return;
@@ -51,90 +36,65 @@ pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, incoming: Incomi
     };
     let tunnel = match incoming.accept(Response::default()) {
         Ok(tunnel) => tunnel,
-        Err(error) => {
-            tracing::debug!(peer = %session.client.id, %error, "tunnel lost");
-            return;
-        }
+        Err(error) => return record.failed(CLIENT_GONE, &error),
     };
     let _load = core.load.take(chosen.hop.uid.clone());
     let tcp = core.metrics.opened(&session, &chosen.workload);
-    let meter = Meter::default();
-    let ended = counted(copy(tunnel, wire, &meter), &meter, &tcp).await;
+    let ended = counted(copy(tunnel, wire, &record.meter), &record.meter, &tcp).await;
     tcp.closed();
-    let upstream: Option<(_, SocketAddr)> = Some((&*chosen.workload, chosen.hop.target));
-    let (flags, error) = match ended {
-        Ended::Finished => (NO_FLAGS, None),
-        Ended::App(error) => (TERMINATED, Some(error.to_string())),
-        Ended::Peer(error) => (TERMINATED, Some(error.to_string())),
-    };
-    let (received, sent) = (meter.received(), meter.sent());
-    Opaque {
-        session: &session,
-        started,
-        upstream,
-        received,
-        sent,
-        flags,
-        error,
+    match ended {
+        Ended::Finished => {}
+        Ended::App(error) => record.failed(TERMINATED, &error),
+        Ended::Peer(error) => record.failed(TERMINATED, &error),
     }
-    .log();
 }
 
-type Unserved = (Refusal, &'static str, Option<Chosen>);
-
-async fn connect(core: &Rc<Core>, session: &Session) -> Result<(Chosen, Wire), Unserved> {
+/// Chooses an endpoint and connects to it; another may do better.
+async fn connect(
+    core: &Rc<Core>,
+    session: &Session,
+    record: &mut Opaque<'_>,
+) -> Result<(Chosen, Wire), Refusal> {
     let mut avoid = Vec::new();
     let mut last = None;
     while avoid.len() < ENDPOINTS {
-        let chosen = core.world.look(|world| {
-            let asking = Asking {
-                load: &core.load,
-                avoid: &avoid,
-                like: session.client.address,
-                http2: false,
-            };
-            balance::pick(world, &session.to, &asking, &mut fastrand::Rng::new())
-        });
-        let Some(chosen) = chosen else { break };
-        match core
-            .upstream
-            .connect(&chosen.hop, &session.onward(chosen.hop.target))
-            .await
-        {
+        let asking = Asking {
+            load: &core.load,
+            avoid: &avoid,
+            like: session.client.address,
+            http2: false,
+        };
+        let mut roll = fastrand::Rng::new();
+        let picked = |world: &Snapshot| balance::pick(world, &session.to, &asking, &mut roll);
+        let Some(chosen) = core.world.look(picked) else {
+            break;
+        };
+        record.upstream(&chosen);
+        let head = session.onward(chosen.hop.target);
+        match core.upstream.connect(&chosen.hop, &head).await {
             Ok(wire) => return Ok((chosen, wire)),
             Err(error) => {
                 tracing::info!(endpoint = %chosen.hop.uid, code = error.code(), %error, "endpoint not reached");
-                avoid.push(chosen.hop.uid.clone());
-                last = Some((error, chosen));
+                avoid.push(chosen.hop.uid);
+                last = Some(error);
             }
         }
     }
-    let status = StatusCode::SERVICE_UNAVAILABLE;
-    Err(match last {
-        Some((error, chosen)) => {
+    let (flags, code, reason) = match last {
+        Some(error) => {
             let reason = format!("no endpoint of {} can be reached: {error}", session.to);
-            (
-                Refusal {
-                    status,
-                    code: error.code().into(),
-                    reason,
-                },
-                UNREACHABLE,
-                Some(chosen),
-            )
+            (UNREACHABLE, error.code(), reason)
         }
         None => {
             let reason = format!("{} has no healthy endpoint", session.to);
-            (
-                Refusal {
-                    status,
-                    code: "no_healthy_endpoint".into(),
-                    reason,
-                },
-                NO_ENDPOINT,
-                None,
-            )
+            (NO_ENDPOINT, "no_healthy_endpoint", reason)
         }
+    };
+    record.failed(flags, &reason);
+    Err(Refusal {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code: code.into(),
+        reason,
     })
 }
 

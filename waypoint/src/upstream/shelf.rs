@@ -21,6 +21,9 @@ const IDLE_SHARED: Duration = Duration::from_secs(60);
 /// Idle HTTP/1.1 connections of one core.
 const MAX_IDLE: usize = 4096;
 
+/// Shared HTTP/2 connections of one core; one more serves only the request that it was made for.
+const MAX_SHARED: usize = 4096;
+
 /// Requests on one HTTP/2 connection; then another is opened. Common servers grant 100 or more.
 const MAX_STREAMS: usize = 100;
 
@@ -31,6 +34,8 @@ pub(super) struct Shelf {
     /// In all lists of `idle`.
     resting: usize,
     shared: HashMap<Key, Slot>,
+    /// In all slots of `shared`, at the last look.
+    sharing: usize,
 }
 
 #[derive(Debug)]
@@ -131,11 +136,11 @@ impl Shelf {
             streams: Cell::new(0),
             used: Cell::new(Instant::now()),
         });
-        self.shared
-            .entry(key)
-            .or_insert_with(Slot::new)
-            .connections
-            .push(Rc::clone(&shared));
+        if self.sharing < MAX_SHARED {
+            self.sharing += 1;
+            let slot = self.shared.entry(key).or_insert_with(Slot::new);
+            slot.connections.push(Rc::clone(&shared));
+        }
         Lease::new(shared)
     }
 
@@ -148,13 +153,16 @@ impl Shelf {
             !list.is_empty()
         });
         self.resting = resting;
+        let mut sharing = 0;
         self.shared.retain(|_, slot| {
             slot.connections.retain(|shared| {
                 let idle = shared.streams.get() == 0 && shared.used.get().elapsed() >= IDLE_SHARED;
                 !idle && !shared.sender.is_closed()
             });
+            sharing += slot.connections.len();
             !slot.connections.is_empty() || slot.used.elapsed() < IDLE_SHARED
         });
+        self.sharing = sharing;
     }
 }
 
