@@ -4,8 +4,6 @@ use std::{
     cell::RefCell,
     env, fs, io,
     net::{Ipv4Addr, Ipv6Addr},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     sync::Arc,
@@ -37,19 +35,17 @@ use tokio::{
     net::TcpListener,
     runtime::Builder,
     sync::{oneshot, watch},
-    task::{JoinHandle, LocalSet, spawn_local},
-    time::{Instant, sleep, timeout_at},
+    task::{LocalSet, spawn_local},
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cni::{
-        install::{InstallError, Installed, Installer},
-        server::Server,
-    },
+    cni::install::Installer,
     config::{Config, EXIT_USAGE},
     leaving::{ApiServer, Leaving},
     metrics::Metrics,
+    plugin::Plugin,
     pods::{Pods, node::Node},
     proxy::Shared,
     workers::{Run, Workers},
@@ -130,7 +126,15 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
         running: RefCell::default(),
     };
     let pods = Pods::new(node, config.paths.state.join("namespaces.json"));
-    let plugin = Plugin::start(&config, &pods, &mut supervisor, awaits_cni)?;
+    let installer = Installer {
+        system_namespace: config.pod_namespace.to_string(),
+        socket: config.paths.cni_socket.clone(),
+        enrolled: config.paths.state.join("namespaces.json"),
+        ..Installer::new(&config.paths.cni_conf, &config.paths.cni_bin)
+    };
+    let answering = pods.clone();
+    let answer = async move |request| answering.answer(request).await;
+    let plugin = Plugin::start(installer, answer, awaits_cni, supervisor.draining())?;
 
     let admin = Admin {
         registry: Arc::new(registry),
@@ -233,97 +237,6 @@ async fn on_sync(mut synced: watch::Receiver<bool>, awaits: Pending) {
     }
 }
 
-// === the CNI plugin ===
-
-/// The plugin's installation and the socket where it asks.
-struct Plugin {
-    installer: Installer,
-    keeping: JoinHandle<()>,
-    socket: PathBuf,
-    inode: Option<u64>,
-}
-
-impl Plugin {
-    fn start(
-        config: &Config,
-        pods: &Rc<Pods>,
-        supervisor: &mut Supervisor,
-        awaits: Pending,
-    ) -> io::Result<Self> {
-        let paths = &config.paths;
-        let server = Server::bind(&paths.cni_socket)?;
-        let answering = pods.clone();
-        must_live_local(supervisor, "cni socket", async move {
-            server
-                .run(async |request| answering.answer(request).await)
-                .await
-        });
-        let installer = Installer {
-            system_namespace: config.pod_namespace.to_string(),
-            socket: paths.cni_socket.clone(),
-            enrolled: paths.state.join("namespaces.json"),
-            ..Installer::new(&paths.cni_conf, &paths.cni_bin)
-        };
-        let keep = keep_installed(installer.clone(), awaits, supervisor.draining());
-        Ok(Self {
-            installer,
-            keeping: spawn_local(keep),
-            inode: inode(&paths.cni_socket),
-            socket: paths.cni_socket.clone(),
-        })
-    }
-
-    /// Whether another ztunnel of this node answers the plugin now.
-    fn has_successor(&self) -> bool {
-        inode(&self.socket) != self.inode
-    }
-
-    async fn remove(self, state: &Path) {
-        // Or it would be put back.
-        let _ = self.keeping.await;
-        let removed = tokio::task::spawn_blocking(move || self.installer.uninstall()).await;
-        match removed {
-            Ok(Ok(())) => tracing::info!("the CNI plugin is removed"),
-            Ok(Err(error)) => tracing::error!(%error, "cannot remove the CNI plugin"),
-            Err(error) => tracing::error!(%error, "cannot remove the CNI plugin"),
-        }
-        // Only if nothing else is in them.
-        let _ = fs::remove_dir(state);
-    }
-}
-
-async fn keep_installed(installer: Installer, awaits: Pending, draining: CancellationToken) {
-    let mut awaits = Some(awaits);
-    let keep = async || {
-        let kept = installer.keep(|outcome| match outcome {
-            Ok(Installed::Ready { config, changed }) => {
-                if *changed || awaits.is_some() {
-                    tracing::info!(config = %config.display(), "the CNI plugin is installed");
-                }
-                awaits = None;
-            }
-            Ok(Installed::Waiting) => tracing::info!("waiting for the node's CNI configuration"),
-            Err(error) => tracing::error!(%error, "the CNI plugin is not installed"),
-        });
-        let Err::<_, InstallError>(error) = kept.await;
-        tracing::error!(%error, "the CNI plugin is not watched; trying again");
-        sleep(PLUGIN_RETRY).await;
-    };
-    let mut keep = keep;
-    loop {
-        tokio::select! {
-            () = keep() => {}
-            () = draining.cancelled() => return,
-        }
-    }
-}
-
-fn inode(path: &Path) -> Option<u64> {
-    fs::symlink_metadata(path).ok().map(|m| m.ino())
-}
-
-const PLUGIN_RETRY: Duration = Duration::from_secs(5);
-
 // === leaving ===
 
 /// What the termination grace leaves for connections, after what the rest needs.
@@ -342,9 +255,6 @@ const LAST_RESORT: Duration = Duration::from_secs(3);
 /// Without a successor, new connections are served this much longer than not at all.
 const LATE_CONNECTIONS: Duration = Duration::from_secs(5);
 
-/// How often a successor is looked for.
-const LOOK: Duration = Duration::from_millis(250);
-
 async fn leave(config: Config, pods: Rc<Pods>, plugin: Plugin, grace: Duration) {
     let deadline = Instant::now() + grace;
     let leaving = match ApiServer::in_cluster() {
@@ -354,17 +264,14 @@ async fn leave(config: Config, pods: Rc<Pods>, plugin: Plugin, grace: Duration) 
     tracing::info!(?leaving, "leaving");
     match leaving {
         Leaving::ForGood => {
-            plugin.remove(&config.paths.state).await;
+            plugin.remove().await;
+            // Only if nothing else is in it.
+            let _ = fs::remove_dir(&config.paths.state);
             pods.leave(true, deadline - Instant::now()).await;
         }
         Leaving::Restart => {
             // Redirection stays. Until somebody else serves it, we do.
-            let successor = async {
-                while !plugin.has_successor() {
-                    sleep(LOOK).await;
-                }
-            };
-            let _ = timeout_at(deadline - LATE_CONNECTIONS.min(grace), successor).await;
+            let _ = timeout_at(deadline - LATE_CONNECTIONS.min(grace), plugin.succeeded()).await;
             pods.leave(false, deadline - Instant::now()).await;
         }
     }

@@ -17,6 +17,7 @@ mod failure;
 mod inbound;
 mod outbound;
 mod plaintext;
+mod plugin;
 #[cfg(test)]
 mod sample;
 mod sessions;

@@ -84,6 +84,10 @@ where
     let reading = limited.read_to_end(&mut bytes);
     let read: Result<_, _> = tokio::time::timeout(READ_TIMEOUT, reading).await;
     read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if bytes.is_empty() {
+        // Somebody only looked whether we are there.
+        return Ok(());
+    }
     let answer = match serde_json::from_slice(&bytes) {
         Ok(request) => handler(request).await,
         Err(error) => Answer::Hold {

@@ -1,0 +1,249 @@
+//! The node's CNI plugin as long as this ztunnel is the node's newest: installed, answered, handed over.
+//!
+//! During an upgrade two ztunnels live on a node. The newer one takes the socket and the plugin's files; the older
+//! one leaves both alone, and takes them back should the newer one die first.
+
+use std::{cell::Cell, fs, io, os::unix::fs::MetadataExt, path::Path, rc::Rc, time::Duration};
+
+use mesh::process::readiness::Pending;
+use tokio::{
+    net::UnixStream,
+    task::{JoinHandle, spawn_blocking, spawn_local},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::cni::{
+    install::{InstallError, Installed, Installer},
+    protocol::{Answer, Request},
+    server::Server,
+};
+
+/// The plugin in this ztunnel's hands.
+pub(crate) struct Plugin {
+    installer: Installer,
+    /// What tells our socket from another's at the same path.
+    ours: Rc<Cell<Option<u64>>>,
+    holding: JoinHandle<()>,
+}
+
+/// How often the socket is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How long nothing is tried after a failure.
+const RETRY: Duration = Duration::from_secs(5);
+
+// === impl Plugin ===
+
+impl Plugin {
+    /// Takes the socket, answers there through `answer`, and keeps the plugin installed, until `draining`.
+    pub(crate) fn start<A>(
+        installer: Installer,
+        answer: A,
+        awaits: Pending,
+        draining: CancellationToken,
+    ) -> io::Result<Self>
+    where
+        A: AsyncFn(Request) -> Answer + 'static,
+    {
+        let server = Server::bind(&installer.socket)?;
+        let ours = Rc::new(Cell::new(inode(&installer.socket)));
+        let hold = hold(installer.clone(), server, ours.clone(), answer, awaits);
+        let holding = spawn_local(async move {
+            tokio::select! {
+                () = hold => {}
+                () = draining.cancelled() => {}
+            }
+        });
+        Ok(Self {
+            installer,
+            ours,
+            holding,
+        })
+    }
+
+    /// Returns once another ztunnel of this node answers the plugin.
+    pub(crate) async fn succeeded(&self) {
+        let socket = &self.installer.socket;
+        loop {
+            taken(socket, &self.ours).await;
+            if !dead(socket).await {
+                return;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Leaves the node as it was without us, after draining began.
+    pub(crate) async fn remove(self) {
+        // Or it would be put back.
+        let _ = self.holding.await;
+        match spawn_blocking(move || self.installer.uninstall()).await {
+            Ok(Ok(())) => tracing::info!("the CNI plugin is removed"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot remove the CNI plugin"),
+            Err(error) => tracing::error!(%error, "cannot remove the CNI plugin"),
+        }
+    }
+}
+
+async fn hold<A>(
+    installer: Installer,
+    mut server: Server,
+    ours: Rc<Cell<Option<u64>>>,
+    answer: A,
+    awaits: Pending,
+) where
+    A: AsyncFn(Request) -> Answer,
+{
+    let mut awaits = Some(awaits);
+    loop {
+        let mut answering = std::pin::pin!(server.run(&answer));
+        let ended = tokio::select! {
+            ended = &mut answering => Some(ended),
+            () = keep_installed(&installer, &mut awaits) => None,
+            () = taken(&installer.socket, &ours) => None,
+        };
+        match ended {
+            Some(Err(error)) => tracing::error!(%error, "the CNI plugin is not answered"),
+            Some(Ok(())) => {}
+            None => {
+                tracing::info!("the CNI plugin's socket is another ztunnel's now");
+                // Who asked us before still gets an answer.
+                tokio::select! {
+                    _ = &mut answering => {}
+                    () = abandoned(&installer.socket) => {}
+                }
+                tracing::info!("nobody listens there any more");
+            }
+        }
+        server = loop {
+            match Server::bind(&installer.socket) {
+                Ok(server) => break server,
+                Err(error) => {
+                    tracing::error!(%error, "cannot listen for the CNI plugin");
+                    sleep(RETRY).await;
+                }
+            }
+        };
+        ours.set(inode(&installer.socket));
+    }
+}
+
+async fn keep_installed(installer: &Installer, awaits: &mut Option<Pending>) {
+    loop {
+        let kept = installer.keep(|outcome| match outcome {
+            Ok(Installed::Ready { config, changed }) => {
+                if *changed || awaits.is_some() {
+                    tracing::info!(config = %config.display(), "the CNI plugin is installed");
+                }
+                *awaits = None;
+            }
+            Ok(Installed::Waiting) => tracing::info!("waiting for the node's CNI configuration"),
+            Err(error) => tracing::error!(%error, "the CNI plugin is not installed"),
+        });
+        let Err::<_, InstallError>(error) = kept.await;
+        tracing::error!(%error, "the CNI plugin is not watched; trying again");
+        sleep(RETRY).await;
+    }
+}
+
+/// Returns once the socket at `path` is not ours.
+async fn taken(path: &Path, ours: &Cell<Option<u64>>) {
+    while inode(path) == ours.get() {
+        sleep(LOOK).await;
+    }
+}
+
+/// Returns once nobody listens at `path` any more.
+async fn abandoned(path: &Path) {
+    while !dead(path).await {
+        sleep(LOOK).await;
+    }
+}
+
+async fn dead(path: &Path) -> bool {
+    UnixStream::connect(path).await.is_err_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+        )
+    })
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path).ok().map(|m| m.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::process::readiness::Readiness;
+    use tokio::{task::LocalSet, time::timeout};
+
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::cni::protocol::Sandbox;
+
+    struct Tenant {
+        plugin: Plugin,
+        end: CancellationToken,
+    }
+
+    fn tenant(dir: &Path, name: &'static str) -> Tenant {
+        let (conf, bin) = (dir.join("conf"), dir.join("bin"));
+        let installer = Installer {
+            socket: dir.join("cni.sock"),
+            enrolled: dir.join("namespaces.json"),
+            ..Installer::new(conf, bin)
+        };
+        let end = CancellationToken::new();
+        let answer = async move |_| Answer::Hold {
+            reason: name.into(),
+        };
+        let awaits = Readiness::new().wait_for("plugin");
+        let plugin = Plugin::start(installer, answer, awaits, end.clone()).unwrap();
+        Tenant { plugin, end }
+    }
+
+    async fn answered_by(dir: &Path) -> Option<String> {
+        let socket: PathBuf = dir.join("cni.sock");
+        let sandbox = Sandbox {
+            uid: None,
+            name: "a".into(),
+            namespace: "b".into(),
+            container_id: "c".into(),
+            netns: "".into(),
+            ips: vec![],
+        };
+        let ask = move || {
+            crate::cni::protocol::ask(&socket, &Request::Add(sandbox), Duration::from_secs(5))
+        };
+        match spawn_blocking(ask).await.unwrap() {
+            Ok(Answer::Hold { reason }) => Some(reason),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newer_one_answers_and_the_older_one_takes_over_when_it_dies() {
+        let test = async {
+            let dir = tempfile::tempdir().unwrap();
+            let old = tenant(dir.path(), "old");
+            assert_eq!(answered_by(dir.path()).await.as_deref(), Some("old"));
+            let new = tenant(dir.path(), "new");
+            old.plugin.succeeded().await;
+            assert_eq!(answered_by(dir.path()).await.as_deref(), Some("new"));
+            new.end.cancel();
+            new.plugin.holding.await.unwrap();
+            while answered_by(dir.path()).await.as_deref() != Some("old") {
+                sleep(LOOK).await;
+            }
+            old.end.cancel();
+        };
+        let local = LocalSet::new();
+        local
+            .run_until(timeout(Duration::from_secs(20), test))
+            .await
+            .unwrap();
+    }
+}
