@@ -6,6 +6,7 @@ pub mod find;
 pub mod netns;
 pub mod newcomer;
 pub mod node;
+mod wish;
 
 use std::{
     cell::RefCell,
@@ -26,9 +27,9 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use self::{
-    enrol::{Status, Wish},
     netns::PodNetns,
     node::{Node, Place},
+    wish::{Status, Wish},
 };
 use crate::cni::{enrolled::Enrolled, protocol::Sandbox};
 

@@ -264,7 +264,6 @@ impl Proxy {
     pub(crate) async fn finish(&self, end: CancellationToken) {
         self.close().await;
         self.stages.draining.cancel();
-        self.pool.drain();
         self.stages.connections.close();
         tokio::select! {
             () = self.stages.connections.wait() => {}
@@ -273,6 +272,8 @@ impl Proxy {
                 self.stages.connections.wait().await;
             }
         }
+        // Not before: a connection that was just accepted may not have its tunnel yet.
+        self.pool.drain();
         self.stages.ended.cancel();
     }
 

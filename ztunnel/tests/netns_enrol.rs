@@ -145,6 +145,47 @@ fn a_successor_takes_running_pods_over_and_leaving_for_good_cleans_up() {
 }
 
 #[test]
+fn an_upgrade_loses_no_request() {
+    let fabric = Fabric::new();
+    let (a, b) = (fabric.pod("ua", 0), fabric.pod("ub", 0));
+    for pod in [&a, &b] {
+        fabric.enrol(pod);
+    }
+    let load = Load::start(&a, &b);
+    load.more(20);
+    let node = fabric.node(0);
+    for _ in 0..4 {
+        let old = node.start_successor(&fabric.ca);
+        node.wait_for(&a, Outcome::Enrolled);
+        node.wait_for(&b, Outcome::Enrolled);
+        load.more(20);
+        old.stop(false);
+        load.more(20);
+    }
+    load.end();
+}
+
+#[test]
+fn a_pod_with_a_new_sandbox_is_captured_there() {
+    let fabric = Fabric::new();
+    let mut pod = fabric.pod("ra", 0);
+    let client = fabric.pod("rb", 0);
+    fabric.enrol(&pod);
+    fabric.enrol(&client);
+    client.ask(pod.addr(false, ECHO)).unwrap();
+    let former = pod.ns.clone();
+    assert_eq!(fabric.node(0).cni_del(&pod), Answer::Proceed);
+    until("the old sandbox is left", || {
+        connect(&former, "127.0.0.1:15008".parse().unwrap()).is_err()
+    });
+    pod.ns = support::net::namespace();
+    support::net::ip(&pod.ns, "link set lo up");
+    assert_eq!(fabric.node(0).cni_add(&pod), Answer::Proceed);
+    assert!(pod.ns.run(|| capture::is_installed().unwrap()).unwrap());
+    connect(&pod.ns, "127.0.0.1:15008".parse().unwrap()).unwrap();
+}
+
+#[test]
 fn damaged_redirection_is_put_back() {
     let fabric = Fabric::new();
     let pod = fabric.pod("da", 0);

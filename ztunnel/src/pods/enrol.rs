@@ -7,7 +7,7 @@
 mod error;
 
 use std::{
-    fmt, io,
+    io,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,8 +27,9 @@ use self::error::EnrolError;
 use super::{
     Pod,
     capture::{self, CaptureError, Families, Spec},
-    netns::{NetnsId, PodNetns},
+    netns::PodNetns,
     node::{Node, Place},
+    wish::{Status, Wish},
 };
 use crate::{
     ports,
@@ -36,39 +37,6 @@ use crate::{
     socket,
     workers::Run,
 };
-
-/// What shall become of a pod.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Wish {
-    /// Nothing yet.
-    Undecided,
-    /// In the mesh.
-    In {
-        enrolment: Enrolment,
-        place: Option<Place>,
-    },
-    /// Left alone.
-    Out { enrolment: Enrolment },
-    /// Its sandbox is no more; another may come.
-    SandboxGone,
-    /// It is no more.
-    Gone,
-    /// This ztunnel goes.
-    Leave { for_good: bool },
-}
-
-/// What has become of a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Status {
-    /// Nothing yet.
-    Pending,
-    /// It is in the mesh, captured in this namespace.
-    Captured(NetnsId),
-    /// It is left alone.
-    Out,
-    /// It is not as it should be.
-    Failed(String),
-}
 
 /// One pod's task.
 pub(crate) struct Task {
@@ -110,6 +78,9 @@ const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// First and last wait after a failure; doubled in between.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// A failure that passes by itself has passed after so many attempts (3.5 s).
+const PASSING: u32 = 3;
 
 // === impl Task ===
 
@@ -400,6 +371,10 @@ impl Task {
                 let (first, last) = RETRY;
                 let pause = first.saturating_mul(1 << self.failures.min(10)).min(last);
                 self.failures += 1;
+                // A pod whose enrolment outlives its processes for a moment is only about to go.
+                if error.is_passing() && self.failures <= PASSING {
+                    return Some(pause);
+                }
                 tracing::warn!(pod = self.name, %error, retry_in = ?pause, "a pod is not as it should be");
                 self.report(State::Failed, error.reason(), &error.to_string());
                 self.set(&Status::Failed(error.to_string()));
@@ -481,18 +456,5 @@ async fn quiet(serving: &Serving) {
             return;
         }
         sleep(QUIET - quiet_for).await;
-    }
-}
-
-// === impl Status ===
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pending => f.write_str("pending"),
-            Self::Captured(netns) => write!(f, "in the mesh ({netns})"),
-            Self::Out => f.write_str("not in the mesh"),
-            Self::Failed(reason) => write!(f, "failed: {reason}"),
-        }
     }
 }

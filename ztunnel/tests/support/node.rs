@@ -52,7 +52,7 @@ pub(crate) struct TestNode {
     files: Mutex<Vec<fs::File>>,
 }
 
-struct Running {
+pub(crate) struct Running {
     asks: tokio::sync::mpsc::UnboundedSender<(Request, mpsc::Sender<Answer>)>,
     leave: tokio::sync::mpsc::UnboundedSender<bool>,
     thread: thread::JoinHandle<()>,
@@ -189,17 +189,28 @@ impl TestNode {
 
     /// Ends the program; `for_good` cleans up.
     pub(crate) fn stop(&self, for_good: bool) {
-        let running = self.running.lock().take().unwrap();
-        running.leave.send(for_good).unwrap();
-        running.thread.join().unwrap();
+        self.running.lock().take().unwrap().stop(for_good);
     }
 
-    /// Asks as the CNI plugin does.
+    /// Starts the program beside the one that runs, which goes on and is returned.
+    pub(crate) fn start_successor(&self, ca: &Ca) -> Running {
+        let old = self.running.lock().take().unwrap();
+        self.start(ca);
+        old
+    }
+
+    /// Asks as the CNI plugin does for a new sandbox.
     pub(crate) fn cni_add(&self, pod: &TestPod) -> Answer {
-        let file = pod
-            .ns
-            .run(|| fs::File::open("/proc/thread-self/ns/net").unwrap())
-            .unwrap();
+        self.cni(pod, Request::Add)
+    }
+
+    /// As the CNI plugin does when a sandbox goes.
+    pub(crate) fn cni_del(&self, pod: &TestPod) -> Answer {
+        self.cni(pod, Request::Del)
+    }
+
+    fn cni(&self, pod: &TestPod, request: fn(Sandbox) -> Request) -> Answer {
+        let file = open_namespace(pod);
         let netns = PathBuf::from(format!(
             "/proc/{}/fd/{}",
             std::process::id(),
@@ -214,13 +225,8 @@ impl TestNode {
             ips: vec![pod.v4, pod.v6],
         };
         let (answer, answered) = mpsc::channel();
-        let running = self.running.lock();
-        running
-            .as_ref()
-            .unwrap()
-            .asks
-            .send((Request::Add(sandbox), answer))
-            .unwrap();
+        let asks = self.running.lock().as_ref().unwrap().asks.clone();
+        asks.send((request(sandbox), answer)).unwrap();
         answered.recv_timeout(PATIENCE).expect("no answer")
     }
 
@@ -251,10 +257,22 @@ impl TestNode {
     }
 }
 
+impl Running {
+    pub(crate) fn stop(self, for_good: bool) {
+        self.leave.send(for_good).unwrap();
+        self.thread.join().unwrap();
+    }
+}
+
 impl Drop for TestNode {
     fn drop(&mut self) {
         if self.running.lock().is_some() {
             self.stop(true);
         }
     }
+}
+
+fn open_namespace(pod: &TestPod) -> fs::File {
+    let open = || fs::File::open("/proc/thread-self/ns/net").unwrap();
+    pod.ns.run(open).unwrap()
 }

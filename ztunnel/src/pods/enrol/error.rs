@@ -32,6 +32,11 @@ pub(crate) enum EnrolError {
 // === impl EnrolError ===
 
 impl EnrolError {
+    /// Whether it may be only a moment between two states of the pod.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, Self::Find(FindError::NoProcess(_)))
+    }
+
     /// The reason for a condition or an Event.
     pub(super) fn reason(&self) -> &'static str {
         match self {

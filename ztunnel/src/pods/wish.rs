@@ -1,0 +1,53 @@
+//! What is wished of a pod, and what became of it.
+
+use std::fmt;
+
+use mesh::enrolment::Enrolment;
+
+use super::{netns::NetnsId, node::Place};
+
+/// What shall become of a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Wish {
+    /// Nothing yet.
+    Undecided,
+    /// In the mesh.
+    In {
+        enrolment: Enrolment,
+        place: Option<Place>,
+    },
+    /// Left alone.
+    Out { enrolment: Enrolment },
+    /// Its sandbox is no more; another may come.
+    SandboxGone,
+    /// It is no more.
+    Gone,
+    /// This ztunnel goes.
+    Leave { for_good: bool },
+}
+
+/// What has become of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Nothing yet.
+    Pending,
+    /// It is in the mesh, captured in this namespace.
+    Captured(NetnsId),
+    /// It is left alone.
+    Out,
+    /// It is not as it should be.
+    Failed(String),
+}
+
+// === impl Status ===
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pending => f.write_str("pending"),
+            Self::Captured(netns) => write!(f, "in the mesh ({netns})"),
+            Self::Out => f.write_str("not in the mesh"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
+}
