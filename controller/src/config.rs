@@ -26,7 +26,7 @@ pub struct Config {
     /// The controller's pod, for Events.
     #[arg(long, env = "POD_NAME", default_value = "ambit-controller")]
     pub pod_name: String,
-    /// The name of the controller's ServiceAccount, ClusterRole and ClusterRoleBinding, if it runs in the cluster:
+    /// The name of the controller's ServiceAccount and ClusterRole, if it runs in the cluster:
     /// `kubectl delete` then waits until the controller has cleaned up.
     #[arg(long, env = "INSTALLED_AS")]
     pub installed_as: Option<String>,

@@ -1,14 +1,14 @@
-//! `kubectl delete -k manifests`: holds back the controller's own rights until nothing of the mesh is left.
+//! `kubectl delete -k manifests`: keeps the controller's identity and rights until nothing of the mesh is left.
 //!
-//! Guarantees: the ServiceAccount, ClusterRole and ClusterRoleBinding of the controller carry a finalizer while a
-//! controller runs. Deleted, they stay until it has withdrawn what it wrote: conditions, annotations, route status,
-//! roots, waypoints and classes.
+//! Everything that is installed is deleted at once, also what lets the controller clean up. So a running controller keeps
+//! * a finalizer on its ServiceAccount, which then stays until the controller takes it off: the last thing it does;
+//! * a copy of its ClusterRole and a binding to it, owned by its namespace. Nobody deletes them by name; Kubernetes'
+//!   garbage collector does, when the namespace is gone, which is when the ServiceAccount in it is.
 //!
 //! Assumptions: the API server accepts the token of a service account that is being deleted for a minute, and the
 //! controller's pod has as long to end.
 //!
-//! Caveats: if no controller runs when the mesh is deleted, nobody takes the finalizers away; `manifests/README.md`
-//! says how.
+//! Caveats: if no controller runs when the mesh is deleted, nobody takes the finalizer off; `manifests/README.md` says how.
 
 use std::time::Duration;
 
@@ -16,11 +16,13 @@ use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// What holds the objects back.
+use crate::status::FIELD_MANAGER;
+
+/// What holds the ServiceAccount back.
 pub const FINALIZER: &str = "ambit.mesh/uninstall";
+const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 /// The controller's own objects.
 #[derive(Clone)]
@@ -33,7 +35,7 @@ pub struct Installation {
 // === impl Installation ===
 
 impl Installation {
-    /// All of them have this name.
+    /// The ServiceAccount and the ClusterRole have this name.
     pub fn new(client: Client, namespace: &str, name: &str) -> Self {
         Self {
             client,
@@ -46,27 +48,17 @@ impl Installation {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    fn roles(&self) -> Api<ClusterRole> {
+    fn namespaces(&self) -> Api<Namespace> {
         Api::all(self.client.clone())
     }
 
-    fn bindings(&self) -> Api<ClusterRoleBinding> {
-        Api::all(self.client.clone())
-    }
-
-    /// Holds the objects back, now and whenever someone takes the finalizers off.
+    /// Keeps identity and rights, now and whenever someone takes them away.
     pub async fn guard(self) {
-        let (accounts, roles, bindings) = (self.accounts(), self.roles(), self.bindings());
         loop {
-            let held = tokio::try_join!(
-                hold(&accounts, &self.name),
-                hold(&roles, &self.name),
-                hold(&bindings, &self.name)
-            );
-            let pause = match held {
-                Ok(_) => Duration::from_secs(60),
+            let pause = match self.keep().await {
+                Ok(()) => Duration::from_secs(60),
                 Err(error) => {
-                    tracing::warn!(%error, "uninstalling would leave traces: the controller's rights are not held back");
+                    tracing::warn!(%error, "uninstalling would leave traces: identity and rights are not kept");
                     Duration::from_secs(2)
                 }
             };
@@ -74,11 +66,45 @@ impl Installation {
         }
     }
 
+    /// Rights first: an account that is held back and may do nothing could never be let go.
+    async fn keep(&self) -> kube::Result<()> {
+        let namespace = self.namespaces().get(&self.namespace).await?;
+        if namespace.meta().deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let roles: Api<ClusterRole> = Api::all(self.client.clone());
+        let bindings: Api<ClusterRoleBinding> = Api::all(self.client.clone());
+        let rules = json!(roles.get(&self.name).await?.rules);
+        let copy = format!("{}-uninstall", self.name);
+        let how = PatchParams::apply(FIELD_MANAGER).force();
+        let role = copied_role(&copy, &namespace, &rules);
+        roles.patch(&copy, &how, &Patch::Apply(&role)).await?;
+        let binding = copied_binding(&copy, &namespace, &self.name);
+        bindings.patch(&copy, &how, &Patch::Apply(&binding)).await?;
+        self.hold().await
+    }
+
+    async fn hold(&self) -> kube::Result<()> {
+        let Some(account) = self.accounts().get_metadata_opt(&self.name).await? else {
+            return Ok(());
+        };
+        let held = account.finalizers().iter().any(|one| one == FINALIZER);
+        if held || account.meta().deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let all = account
+            .finalizers()
+            .iter()
+            .map(String::as_str)
+            .chain([FINALIZER])
+            .collect::<Vec<_>>();
+        self.set_finalizers(&all, account.resource_version()).await
+    }
+
     /// Whether the mesh is being deleted, rather than the controller restarted or stopped for a while. What cannot be
     /// asked says nothing.
     pub async fn leaving(&self) -> bool {
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let accounts = self.accounts();
+        let (namespaces, accounts) = (self.namespaces(), self.accounts());
         let (namespace, account) = tokio::join!(
             namespaces.get_opt(&self.namespace),
             accounts.get_opt(&self.name)
@@ -86,27 +112,78 @@ impl Installation {
         going(namespace) || going(account)
     }
 
-    /// Lets the objects go. All at once: each takes away the right to ask for the next.
+    /// Lets the account go. What follows needs no rights.
     pub async fn release(&self) {
-        let (accounts, roles, bindings) = (self.accounts(), self.roles(), self.bindings());
-        let name = &*self.name;
-        let others = tokio::join!(
-            others(&accounts, name),
-            others(&roles, name),
-            others(&bindings, name)
-        );
-        let released = tokio::join!(
-            let_go(&accounts, name, others.0),
-            let_go(&roles, name, others.1),
-            let_go(&bindings, name, others.2)
-        );
-        for error in [released.0.err(), released.1.err(), released.2.err()]
-            .into_iter()
-            .flatten()
-        {
-            tracing::error!(%error, "a finalizer {FINALIZER} is left; take it off by hand");
+        const ATTEMPTS: usize = 5;
+        for attempt in 1..=ATTEMPTS {
+            match self.let_go().await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%error, attempt, "the finalizer {FINALIZER} cannot be taken off");
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
+
+    async fn let_go(&self) -> kube::Result<()> {
+        let Some(account) = self.accounts().get_metadata_opt(&self.name).await? else {
+            return Ok(());
+        };
+        let rest: Vec<&str> = account
+            .finalizers()
+            .iter()
+            .map(String::as_str)
+            .filter(|one| *one != FINALIZER)
+            .collect();
+        if rest.len() == account.finalizers().len() {
+            return Ok(());
+        }
+        self.set_finalizers(&rest, account.resource_version()).await
+    }
+
+    async fn set_finalizers(&self, all: &[&str], version: Option<String>) -> kube::Result<()> {
+        let patch = json!({"metadata": {"finalizers": all, "resourceVersion": version}});
+        let accounts = self.accounts();
+        accounts
+            .patch_metadata(&self.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map(drop)
+    }
+}
+
+fn copied_role(name: &str, namespace: &Namespace, rules: &Value) -> Value {
+    json!({
+        "apiVersion": RBAC,
+        "kind": "ClusterRole",
+        "metadata": metadata(name, namespace),
+        "rules": rules,
+    })
+}
+
+fn copied_binding(name: &str, namespace: &Namespace, account: &str) -> Value {
+    json!({
+        "apiVersion": RBAC,
+        "kind": "ClusterRoleBinding",
+        "metadata": metadata(name, namespace),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace.name_any()}],
+    })
+}
+
+/// Owned by the namespace: they go when it has gone.
+fn metadata(name: &str, namespace: &Namespace) -> Value {
+    let owner = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "name": namespace.name_any(),
+        "uid": namespace.uid().unwrap_or_default(),
+    });
+    json!({
+        "name": name,
+        "labels": {"app.kubernetes.io/part-of": "ambit", "app.kubernetes.io/managed-by": "ambit"},
+        "ownerReferences": [owner],
+    })
 }
 
 fn going<K: Resource>(object: kube::Result<Option<K>>) -> bool {
@@ -115,78 +192,4 @@ fn going<K: Resource>(object: kube::Result<Option<K>>) -> bool {
         Ok(Some(object)) => object.meta().deletion_timestamp.is_some(),
         Err(_) => false,
     }
-}
-
-async fn hold<K>(api: &Api<K>, name: &str) -> kube::Result<()>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let Some(object) = api.get_metadata_opt(name).await? else {
-        return Ok(());
-    };
-    let finalizers = object.finalizers();
-    if object.meta().deletion_timestamp.is_some() || finalizers.iter().any(|one| one == FINALIZER) {
-        return Ok(());
-    }
-    let finalizers: Vec<String> = finalizers
-        .iter()
-        .cloned()
-        .chain([FINALIZER.to_owned()])
-        .collect();
-    write(api, name, &finalizers, object.resource_version()).await
-}
-
-/// The finalizers that are not ours; `None`: ours is not there.
-async fn others<K>(api: &Api<K>, name: &str) -> kube::Result<Option<Vec<String>>>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let Some(object) = api.get_metadata_opt(name).await? else {
-        return Ok(None);
-    };
-    let held = object.finalizers().iter().any(|one| one == FINALIZER);
-    Ok(held.then(|| {
-        object
-            .finalizers()
-            .iter()
-            .filter(|one| *one != FINALIZER)
-            .cloned()
-            .collect()
-    }))
-}
-
-async fn let_go<K>(
-    api: &Api<K>,
-    name: &str,
-    others: kube::Result<Option<Vec<String>>>,
-) -> kube::Result<()>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    match others? {
-        None => Ok(()),
-        Some(others) => write(api, name, &others, None).await,
-    }
-}
-
-async fn write<K>(
-    api: &Api<K>,
-    name: &str,
-    finalizers: &[String],
-    version: Option<String>,
-) -> kube::Result<()>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let mut metadata = json!({"finalizers": finalizers});
-    if let Some(version) = version {
-        metadata["resourceVersion"] = json!(version);
-    }
-    api.patch_metadata(
-        name,
-        &PatchParams::default(),
-        &Patch::Merge(json!({"metadata": metadata})),
-    )
-    .await
-    .map(drop)
 }
