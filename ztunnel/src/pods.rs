@@ -79,7 +79,10 @@ impl Pod {
         cluster: &str,
     ) -> Result<Self, InvalidSpiffeId> {
         let mut addresses: Vec<IpAddr> = enrolment.addresses.clone();
-        addresses.extend(given.iter().filter(|ip| !enrolment.addresses.contains(ip)));
+        addresses.extend(given);
+        // Two who tell of the same addresses in another order tell of the same pod.
+        addresses.sort_unstable();
+        addresses.dedup();
         Ok(Self {
             uid: enrolment.uid.clone(),
             name: enrolment.name.clone(),
@@ -241,18 +244,6 @@ impl Pods {
     /// The node that the pods are on.
     pub(crate) fn node(&self) -> &Node {
         &self.node
-    }
-
-    /// What became of each pod, for people.
-    pub fn statuses(&self) -> serde_json::Value {
-        let known = self.known.borrow();
-        let each = known.iter().map(|(uid, handle)| {
-            (
-                uid.to_string(),
-                serde_json::Value::from(handle.status.borrow().to_string()),
-            )
-        });
-        serde_json::Value::Object(each.collect())
     }
 
     fn start(&self, enrolment: &Enrolment) -> Handle {

@@ -389,3 +389,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Long enough not to spin, short enough for the clients in the queue.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: fn(Rc<Proxy>, TcpStream, SocketAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an idle connection costs, besides its sockets.
+    #[test]
+    fn a_connection_is_small() {
+        let sizes = [
+            size(outbound::serve),
+            size(plaintext::serve),
+            size(inbound::serve),
+        ];
+        assert!(sizes.iter().all(|size| *size <= 6 << 10), "{sizes:?}");
+    }
+}

@@ -1,7 +1,5 @@
 //! What is wished of a pod, and what became of it.
 
-use std::fmt;
-
 use mesh::enrolment::Enrolment;
 
 use super::{netns::NetnsId, node::Place};
@@ -37,17 +35,4 @@ pub(crate) enum Status {
     Out,
     /// It is not as it should be.
     Failed(String),
-}
-
-// === impl Status ===
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pending => f.write_str("pending"),
-            Self::Captured(netns) => write!(f, "in the mesh ({netns})"),
-            Self::Out => f.write_str("not in the mesh"),
-            Self::Failed(reason) => write!(f, "failed: {reason}"),
-        }
-    }
 }
