@@ -6,4 +6,5 @@ pub mod cluster;
 pub mod echo;
 pub mod image;
 pub mod images;
+pub mod mesh;
 pub mod probe;

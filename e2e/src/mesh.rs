@@ -1,0 +1,142 @@
+//! Brings the mesh of this workspace onto the local cluster, as a user would, and takes it away again.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+
+use crate::cluster::{self, Cluster};
+use crate::images;
+use crate::probe::{wait_available, wait_gone, wait_until};
+
+/// Where the mesh itself runs.
+pub const SYSTEM_NAMESPACE: &str = "ambit-system";
+/// From `apply` to serving, the images being there.
+const INSTALLED: Duration = Duration::from_secs(120);
+/// From `delete` to nothing left.
+const REMOVED: Duration = Duration::from_secs(120);
+
+/// The cluster (number `AMBIT_LAB`, else 0) with the mesh of this workspace on it; quick when all is there.
+pub async fn installed() -> Result<(Cluster, Client)> {
+    let cluster = cluster::up_numbered(number()?).await?;
+    install(&cluster).await?;
+    let client = cluster.client().await?;
+    Ok((cluster, client))
+}
+
+/// The number of the cluster that tests and the demo use.
+pub fn number() -> Result<u8> {
+    match std::env::var("AMBIT_LAB") {
+        Ok(number) => number
+            .parse()
+            .with_context(|| format!("AMBIT_LAB={number} is no number")),
+        Err(_) => Ok(0),
+    }
+}
+
+/// Installs the Gateway API and this workspace's mesh, and waits until it serves.
+///
+/// Programs that changed since they were installed are rolled.
+pub async fn install(cluster: &Cluster) -> Result<()> {
+    let client = cluster.client().await?;
+    cluster::components::gateway_api(&client).await?;
+    let changed = images::refresh(cluster)? > 0;
+    let before = ztunnel(&client).get_opt("ztunnel").await?.is_some();
+    kubectl(
+        cluster,
+        &[
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "-k",
+            &manifests(),
+        ],
+    )?;
+    if changed && before {
+        kubectl(
+            cluster,
+            &[
+                "-n",
+                SYSTEM_NAMESPACE,
+                "rollout",
+                "restart",
+                "deployment,daemonset",
+            ],
+        )?;
+    }
+    serving(&client).await
+}
+
+/// Waits until the controller and every node's ztunnel serve.
+pub async fn serving(client: &Client) -> Result<()> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    wait_available(deployments, "ambit-controller", INSTALLED).await?;
+    wait_until(
+        ztunnel(client),
+        "ztunnel",
+        "ready on every node",
+        INSTALLED,
+        ready,
+    )
+    .await?;
+    Ok(())
+}
+
+/// Deletes the mesh and waits until its namespace is gone.
+pub async fn uninstall(cluster: &Cluster) -> Result<()> {
+    kubectl(
+        cluster,
+        &[
+            "delete",
+            "--ignore-not-found",
+            "--wait=true",
+            "--timeout=120s",
+            "-k",
+            &manifests(),
+        ],
+    )?;
+    let namespaces: Api<Namespace> = Api::all(cluster.client().await?);
+    wait_gone(namespaces, SYSTEM_NAMESPACE, REMOVED).await
+}
+
+/// Runs the cluster's own kubectl, and returns what it printed.
+pub fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> {
+    let ran = Command::new(cluster.tools.join("kubectl"))
+        .arg("--kubeconfig")
+        .arg(&cluster.kubeconfig)
+        .args(args)
+        .output()
+        .context("starting kubectl")?;
+    ensure!(
+        ran.status.success(),
+        "kubectl {}: {}",
+        args.join(" "),
+        String::from_utf8_lossy(&ran.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+}
+
+fn manifests() -> String {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let folder: PathBuf = workspace.unwrap_or(Path::new("/")).join("manifests/local");
+    folder.display().to_string()
+}
+
+fn ztunnel(client: &Client) -> Api<DaemonSet> {
+    Api::namespaced(client.clone(), SYSTEM_NAMESPACE)
+}
+
+/// All nodes run what the present spec says, and are ready.
+fn ready(set: &DaemonSet) -> bool {
+    set.status.as_ref().is_some_and(|status| {
+        status.observed_generation == set.metadata.generation
+            && status.desired_number_scheduled > 0
+            && status.updated_number_scheduled == Some(status.desired_number_scheduled)
+            && status.number_ready == status.desired_number_scheduled
+            && status.current_number_scheduled == status.desired_number_scheduled
+    })
+}
