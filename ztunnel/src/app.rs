@@ -36,7 +36,7 @@ use tokio::{
     runtime::Builder,
     sync::{oneshot, watch},
     task::{LocalSet, spawn_local},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -252,9 +252,6 @@ fn drain_time(grace: Duration) -> Duration {
 /// After the drain's own deadline: the kernel's tables must still be cleaned.
 const LAST_RESORT: Duration = Duration::from_secs(3);
 
-/// Without a successor, new connections are served this much longer than not at all.
-const LATE_CONNECTIONS: Duration = Duration::from_secs(5);
-
 async fn leave(config: Config, pods: Rc<Pods>, plugin: Plugin, grace: Duration) {
     let deadline = Instant::now() + grace;
     let leaving = match ApiServer::in_cluster() {
@@ -262,19 +259,13 @@ async fn leave(config: Config, pods: Rc<Pods>, plugin: Plugin, grace: Duration) 
         None => Leaving::Restart,
     };
     tracing::info!(?leaving, "leaving");
-    match leaving {
-        Leaving::ForGood => {
-            plugin.remove().await;
-            // Only if nothing else is in it.
-            let _ = fs::remove_dir(&config.paths.state);
-            pods.leave(true, deadline - Instant::now()).await;
-        }
-        Leaving::Restart => {
-            // Redirection stays. Until somebody else serves it, we do.
-            let _ = timeout_at(deadline - LATE_CONNECTIONS.min(grace), plugin.succeeded()).await;
-            pods.leave(false, deadline - Instant::now()).await;
-        }
+    if leaving == Leaving::ForGood {
+        plugin.remove().await;
+        // Only if nothing else is in it.
+        let _ = fs::remove_dir(&config.paths.state);
     }
+    pods.leave(leaving, deadline.saturating_duration_since(Instant::now()))
+        .await;
 }
 
 // === household ===

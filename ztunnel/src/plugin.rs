@@ -3,7 +3,7 @@
 //! During an upgrade two ztunnels live on a node. The newer one takes the socket and the plugin's files; the older
 //! one leaves both alone, and takes them back should the newer one die first.
 
-use std::{cell::Cell, fs, io, os::unix::fs::MetadataExt, path::Path, rc::Rc, time::Duration};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use mesh::process::readiness::Pending;
 use tokio::{
@@ -22,8 +22,6 @@ use crate::cni::{
 /// The plugin in this ztunnel's hands.
 pub(crate) struct Plugin {
     installer: Installer,
-    /// What tells our socket from another's at the same path.
-    ours: Rc<Cell<Option<u64>>>,
     holding: JoinHandle<()>,
 }
 
@@ -47,31 +45,14 @@ impl Plugin {
         A: AsyncFn(Request) -> Answer + 'static,
     {
         let server = Server::bind(&installer.socket)?;
-        let ours = Rc::new(Cell::new(inode(&installer.socket)));
-        let hold = hold(installer.clone(), server, ours.clone(), answer, awaits);
+        let hold = hold(installer.clone(), server, answer, awaits);
         let holding = spawn_local(async move {
             tokio::select! {
                 () = hold => {}
                 () = draining.cancelled() => {}
             }
         });
-        Ok(Self {
-            installer,
-            ours,
-            holding,
-        })
-    }
-
-    /// Returns once another ztunnel of this node answers the plugin.
-    pub(crate) async fn succeeded(&self) {
-        let socket = &self.installer.socket;
-        loop {
-            taken(socket, &self.ours).await;
-            if !dead(socket).await {
-                return;
-            }
-            sleep(LOOK).await;
-        }
+        Ok(Self { installer, holding })
     }
 
     /// Leaves the node as it was without us, after draining began.
@@ -86,22 +67,19 @@ impl Plugin {
     }
 }
 
-async fn hold<A>(
-    installer: Installer,
-    mut server: Server,
-    ours: Rc<Cell<Option<u64>>>,
-    answer: A,
-    awaits: Pending,
-) where
+async fn hold<A>(installer: Installer, mut server: Server, answer: A, awaits: Pending)
+where
     A: AsyncFn(Request) -> Answer,
 {
     let mut awaits = Some(awaits);
     loop {
+        // What tells our socket from another's at the same path.
+        let ours = inode(&installer.socket);
         let mut answering = std::pin::pin!(server.run(&answer));
         let ended = tokio::select! {
             ended = &mut answering => Some(ended),
             () = keep_installed(&installer, &mut awaits) => None,
-            () = taken(&installer.socket, &ours) => None,
+            () = taken(&installer.socket, ours) => None,
         };
         match ended {
             Some(Err(error)) => tracing::error!(%error, "the CNI plugin is not answered"),
@@ -125,7 +103,6 @@ async fn hold<A>(
                 }
             }
         };
-        ours.set(inode(&installer.socket));
     }
 }
 
@@ -148,8 +125,8 @@ async fn keep_installed(installer: &Installer, awaits: &mut Option<Pending>) {
 }
 
 /// Returns once the socket at `path` is not ours.
-async fn taken(path: &Path, ours: &Cell<Option<u64>>) {
-    while inode(path) == ours.get() {
+async fn taken(path: &Path, ours: Option<u64>) {
+    while inode(path) == ours {
         sleep(LOOK).await;
     }
 }
@@ -231,7 +208,6 @@ mod tests {
             let old = tenant(dir.path(), "old");
             assert_eq!(answered_by(dir.path()).await.as_deref(), Some("old"));
             let new = tenant(dir.path(), "new");
-            old.plugin.succeeded().await;
             assert_eq!(answered_by(dir.path()).await.as_deref(), Some("new"));
             new.end.cancel();
             new.plugin.holding.await.unwrap();

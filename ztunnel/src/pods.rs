@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod enrol;
 pub mod find;
+mod handover;
 pub mod netns;
 pub mod newcomer;
 pub mod node;
@@ -23,7 +24,10 @@ use mesh::{
     enrolment::{Enrolment, PodUid},
     names::Uid,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -31,7 +35,10 @@ use self::{
     node::{Node, Place},
     wish::{Status, Wish},
 };
-use crate::cni::{enrolled::Enrolled, protocol::Sandbox};
+use crate::{
+    cni::{enrolled::Enrolled, protocol::Sandbox},
+    leaving::Leaving,
+};
 
 /// One pod that is in the mesh, as its node knows it; the control plane's record may come later.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +74,9 @@ struct Handle {
     /// The container runtime has taken the sandbox down; nothing can be done for the pod until it has another.
     sandbox_gone: bool,
 }
+
+/// What a connection still gets that is accepted last by a ztunnel without a successor.
+const LATE_CONNECTIONS: Duration = Duration::from_secs(5);
 
 // === impl Pod ===
 
@@ -225,18 +235,19 @@ impl Pods {
         }
     }
 
-    /// This ztunnel goes. For good: takes every pod out of the mesh first. Connections get until `deadline`.
-    pub async fn leave(&self, for_good: bool, deadline: Duration) {
+    /// This ztunnel goes within `time`. For good: takes every pod out of the mesh first. Otherwise each is served
+    /// until a successor serves it.
+    pub async fn leave(&self, leaving: Leaving, time: Duration) {
+        let hand_over = Instant::now() + time.saturating_sub(LATE_CONNECTIONS);
         for handle in self.known.borrow().values() {
-            handle.wish.send_replace(Wish::Leave { for_good });
+            handle.wish.send_replace(match leaving {
+                Leaving::ForGood => Wish::LeaveForGood,
+                Leaving::Restart => Wish::HandOver { until: hand_over },
+            });
         }
         self.tasks.close();
-        let node = self.node.clone();
-        if tokio::time::timeout(deadline, self.tasks.wait())
-            .await
-            .is_err()
-        {
-            node.end.cancel();
+        if timeout(time, self.tasks.wait()).await.is_err() {
+            self.node.end.cancel();
             self.tasks.wait().await;
         }
     }

@@ -19,6 +19,7 @@ use support::{
 };
 use ztunnel::{
     cni::{enrolled::Enrolled, protocol::Answer},
+    leaving::Leaving,
     pods::capture::{self, Spec},
 };
 
@@ -154,14 +155,25 @@ fn an_upgrade_loses_no_request() {
     let load = Load::start(&a, &b);
     load.more(20);
     let node = fabric.node(0);
-    for _ in 0..4 {
-        let old = node.start_successor(&fabric.ca);
+    for _ in 0..3 {
+        let old = node.take();
+        node.start(&fabric.ca);
         node.wait_for(&a, Outcome::Enrolled);
         node.wait_for(&b, Outcome::Enrolled);
         load.more(20);
         old.stop(false);
         load.more(20);
     }
+    // Told to go before there is another: it waits for that one.
+    thread::scope(|scope| {
+        let old = node.take();
+        let leaving = scope.spawn(|| old.leave(Leaving::Restart, PATIENCE));
+        load.more(20);
+        assert!(!leaving.is_finished());
+        node.start(&fabric.ca);
+        leaving.join().unwrap();
+        load.more(20);
+    });
     load.end();
 }
 

@@ -6,12 +6,7 @@
 
 mod error;
 
-use std::{
-    io,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use mesh::{
     enrolment::{Enrolment, PodUid},
@@ -19,7 +14,7 @@ use mesh::{
 };
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,6 +22,7 @@ use self::error::EnrolError;
 use super::{
     Pod,
     capture::{self, CaptureError, Families, Spec},
+    handover,
     netns::PodNetns,
     node::{Node, Place},
     wish::{Status, Wish},
@@ -132,7 +128,8 @@ impl Task {
                     None
                 }
                 Wish::Gone => return self.bury().await,
-                Wish::Leave { for_good } => return self.leave(for_good).await,
+                Wish::HandOver { until } => return self.hand_over(until).await,
+                Wish::LeaveForGood => return self.leave_for_good().await,
             };
             let pause = async {
                 match again {
@@ -310,9 +307,20 @@ impl Task {
         (self.node.forget)(self.uid.as_str());
     }
 
-    /// Ends this process's part in the pod.
-    async fn leave(mut self, for_good: bool) {
-        if for_good && let Some(up) = &self.up {
+    /// Serves until another ztunnel does; redirection stays.
+    async fn hand_over(mut self, until: Instant) {
+        if let Some(up) = &self.up {
+            let successor = handover::succeeded(&up.serving.netns, self.node.workers.count());
+            // Without a successor, late is better than never.
+            let _ = timeout_at(until, successor).await;
+        }
+        self.retire();
+        self.endings.wait().await;
+    }
+
+    /// Ends the mesh's part in the pod.
+    async fn leave_for_good(mut self) {
+        if let Some(up) = &self.up {
             let serving = up.serving.clone();
             if let Err(error) = self.stop_redirecting().await {
                 tracing::error!(pod = self.name, %error, "cannot stop redirection");
@@ -324,12 +332,10 @@ impl Task {
         }
         self.retire();
         self.endings.wait().await;
-        if for_good {
-            if let Err(error) = self.remove_rules().await {
-                tracing::error!(pod = self.name, %error, "cannot remove redirection");
-            }
-            self.say(&Status::Out);
+        if let Err(error) = self.remove_rules().await {
+            tracing::error!(pod = self.name, %error, "cannot remove redirection");
         }
+        self.say(&Status::Out);
     }
 
     /// The last captured connection has ended.

@@ -1,6 +1,7 @@
 //! What is wished of a pod, and what became of it.
 
 use mesh::enrolment::Enrolment;
+use tokio::time::Instant;
 
 use super::{netns::NetnsId, node::Place};
 
@@ -20,8 +21,10 @@ pub(crate) enum Wish {
     SandboxGone,
     /// It is no more.
     Gone,
-    /// This ztunnel goes.
-    Leave { for_good: bool },
+    /// This ztunnel goes, and another follows: served until that one does, or until then.
+    HandOver { until: Instant },
+    /// This ztunnel goes, and none follows.
+    LeaveForGood,
 }
 
 /// What has become of a pod.

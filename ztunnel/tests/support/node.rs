@@ -24,6 +24,7 @@ use tokio::{sync::watch, task::LocalSet};
 use tokio_util::sync::CancellationToken;
 use ztunnel::{
     cni::protocol::{Answer, Request, Sandbox},
+    leaving::Leaving,
     metrics::Metrics,
     pods::{Pods, node::Node},
     proxy::Shared,
@@ -54,7 +55,7 @@ pub(crate) struct TestNode {
 
 pub(crate) struct Running {
     asks: tokio::sync::mpsc::UnboundedSender<(Request, mpsc::Sender<Answer>)>,
-    leave: tokio::sync::mpsc::UnboundedSender<bool>,
+    leave: tokio::sync::mpsc::UnboundedSender<(Leaving, Duration)>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -163,7 +164,7 @@ impl TestNode {
                     running: std::cell::RefCell::default(),
                 };
                 let pods = Pods::new(node, file);
-                let for_good = tokio::select! {
+                let (leaving, time) = tokio::select! {
                     _ = keeper.run() => return,
                     () = pods.run() => return,
                     () = async {
@@ -175,9 +176,9 @@ impl TestNode {
                         }
                         std::future::pending::<()>().await;
                     } => return,
-                    for_good = leaving.recv() => for_good.unwrap_or(false),
+                    told = leaving.recv() => told.expect("the test tells before it goes"),
                 };
-                pods.leave(for_good, Duration::from_secs(1)).await;
+                pods.leave(leaving, time).await;
             });
         });
         *self.running.lock() = Some(Running {
@@ -192,11 +193,9 @@ impl TestNode {
         self.running.lock().take().unwrap().stop(for_good);
     }
 
-    /// Starts the program beside the one that runs, which goes on and is returned.
-    pub(crate) fn start_successor(&self, ca: &Ca) -> Running {
-        let old = self.running.lock().take().unwrap();
-        self.start(ca);
-        old
+    /// The program that runs, so that another can be started beside it.
+    pub(crate) fn take(&self) -> Running {
+        self.running.lock().take().unwrap()
     }
 
     /// Asks as the CNI plugin does for a new sandbox.
@@ -259,7 +258,17 @@ impl TestNode {
 
 impl Running {
     pub(crate) fn stop(self, for_good: bool) {
-        self.leave.send(for_good).unwrap();
+        let leaving = if for_good {
+            Leaving::ForGood
+        } else {
+            Leaving::Restart
+        };
+        self.leave(leaving, Duration::from_secs(1));
+    }
+
+    /// Tells it to end within `time`, and waits until it has.
+    pub(crate) fn leave(self, leaving: Leaving, time: Duration) {
+        self.leave.send((leaving, time)).unwrap();
         self.thread.join().unwrap();
     }
 }
