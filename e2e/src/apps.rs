@@ -32,6 +32,7 @@ const MANAGER: &str = "ambit-e2e";
 pub struct Namespace {
     client: Client,
     name: String,
+    /// Or not to be: nothing is left to do when this value goes.
     deleted: bool,
 }
 
@@ -65,6 +66,29 @@ impl Namespace {
             client: client.clone(),
             name,
             deleted: false,
+        })
+    }
+
+    /// Makes a namespace of this name, after deleting the one that has it; it stays until somebody deletes it.
+    pub async fn fresh(client: &Client, name: &str, within: Duration) -> Result<Self> {
+        let all = Api::<KubeNamespace>::all(client.clone());
+        delete(client, name).await?;
+        probe::wait_gone(all.clone(), name, within).await?;
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        };
+        let wanted = KubeNamespace {
+            metadata,
+            ..KubeNamespace::default()
+        };
+        all.create(&PostParams::default(), &wanted)
+            .await
+            .with_context(|| format!("namespace {name}"))?;
+        Ok(Self {
+            client: client.clone(),
+            name: name.to_owned(),
+            deleted: true,
         })
     }
 

@@ -3,6 +3,7 @@
 pub mod apps;
 pub mod capture;
 pub mod cluster;
+pub mod demo;
 pub mod echo;
 pub mod image;
 pub mod images;
