@@ -21,7 +21,7 @@ pub async fn run() -> Result<()> {
     let (cluster, client) = mesh::installed().await.context("setting up")?;
     let nodes = cluster.nodes.len();
     story.line(format!(
-        "{nodes} nodes run; controller and ztunnels are ready; nothing is in the mesh yet"
+        "{nodes} nodes run; controller and ztunnels are ready"
     ));
     story.next("The demo's pods: echo v1 and v2 on worker-2, a client and an outsider on worker-1");
     // Boxed: much happens at once in there.

@@ -45,7 +45,7 @@ pub(super) async fn tell(story: &mut Story, stage: &mut Stage) -> Result<()> {
     stage.hold("in the mesh", "tcp://echo:9090").await?;
     let held = stage.held().await? - 1;
     story.line(format!(
-        "connections opened before: {held} of {held} live; one more is opened, in a tunnel"
+        "connections opened before: {held} of {held} live; one more is opened"
     ));
     Ok(())
 }

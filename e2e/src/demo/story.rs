@@ -45,7 +45,7 @@ impl Story {
     pub(super) fn end(&self) {
         self.took();
         say(&format!(
-            "\nEverything above was seen, not assumed. The story took {:.1} s after the set-up.",
+            "\nThe story took {:.1} s after the set-up.",
             self.told.elapsed().as_secs_f32()
         ));
     }
