@@ -13,7 +13,7 @@ LAB := cargo run --locked --quiet --package e2e --bin ambit-lab --
 
 integration = $(sort $(basename $(notdir $(wildcard */tests/*.rs))))
 NETNS_TESTS := $(filter netns_%,$(integration))
-E2E_TESTS := $(sort $(basename $(notdir $(shell grep -l 'needs the cluster' e2e/tests/*.rs))))
+E2E_TESTS := $(sort $(shell grep -rl 'needs the cluster' e2e/tests | sed 's,e2e/tests/,,; s,[/.].*,,'))
 UNIT_TESTS := $(filter-out $(NETNS_TESTS) $(E2E_TESTS),$(integration))
 
 help: ## lists the verbs
