@@ -3,7 +3,7 @@
 mod support;
 
 use controller::index::Input;
-use controller::index::changes::Kind;
+use controller::index::changes::{Changes, Kind};
 use mesh::proto::node::Capture;
 use mesh::proto::node::enrolment_report::State;
 use mesh::proto::workload::{
@@ -15,33 +15,48 @@ use support::{World, namespace, pod, service};
 
 const AMBIENT: &str = "istio.io/dataplane-mode";
 
-#[test]
-fn a_pod_is_enrolled_by_labels_and_announced_only_after_its_node_says_so() {
+/// A pod `a` in a namespace of the mesh, and what that changed.
+fn labelled() -> (World, Changes) {
     let mut world = World::new();
     let changes = world.apply([
         namespace("shop", json!({AMBIENT: "ambient"})),
         pod("shop", "a", "10.0.0.1", json!({})),
     ]);
+    (world, changes)
+}
+
+/// The pod `a` in the mesh, its node having said so.
+fn enrolled() -> World {
+    let (mut world, changes) = labelled();
+    world.write(changes);
+    let changes = world.report("n1", "a", State::Enrolled, "");
+    world.write(changes);
+    world
+}
+
+/// What the pod `a` is announced to speak.
+fn spoken(world: &World) -> TunnelProtocol {
+    let workload = world.workload("Pod/shop/a").expect("known");
+    workload.tunnel_protocol()
+}
+
+/// What the node of the pod `a` is told to do with it.
+fn capture(world: &World) -> Capture {
+    world.enrolment("n1", "a").expect("told").capture()
+}
+
+fn in_mesh(world: &World) -> String {
+    world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh")
+}
+
+#[test]
+fn a_pod_is_enrolled_by_labels_and_announced_only_after_its_node_says_so() {
+    let (mut world, changes) = labelled();
     let told = world.write(changes);
     assert!(told.is_empty(), "waiting is no news: {told:?}");
-    assert_eq!(
-        world
-            .enrolment("n1", "a")
-            .expect("told to its node")
-            .capture(),
-        Capture::In
-    );
-    assert_eq!(
-        world
-            .workload("Pod/shop/a")
-            .expect("known")
-            .tunnel_protocol(),
-        TunnelProtocol::None
-    );
-    assert_eq!(
-        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
-        "False Pending"
-    );
+    assert_eq!(capture(&world), Capture::In);
+    assert_eq!(spoken(&world), TunnelProtocol::None);
+    assert_eq!(in_mesh(&world), "False Pending");
 
     let changes = world.report("n2", "a", State::Enrolled, "");
     assert!(
@@ -50,21 +65,12 @@ fn a_pod_is_enrolled_by_labels_and_announced_only_after_its_node_says_so() {
     );
 
     let changes = world.report("n1", "a", State::Enrolled, "");
-    assert_eq!(
-        world
-            .workload("Pod/shop/a")
-            .expect("known")
-            .tunnel_protocol(),
-        TunnelProtocol::Hbone
-    );
+    assert_eq!(spoken(&world), TunnelProtocol::Hbone);
     assert_eq!(
         world.write(changes),
         ["Enrolled: traffic is redirected to the node's ztunnel"]
     );
-    assert_eq!(
-        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
-        "True Enrolled"
-    );
+    assert_eq!(in_mesh(&world), "True Enrolled");
     let annotations = &world.objects[&(Kind::Pod, controller::index::names::Key::new("shop", "a"))]
         ["metadata"]["annotations"];
     assert_eq!(annotations["ambient.istio.io/redirection"], "enabled");
@@ -78,41 +84,19 @@ fn a_pod_is_enrolled_by_labels_and_announced_only_after_its_node_says_so() {
 
 #[test]
 fn leaving_takes_hbone_back_at_once_and_the_condition_when_the_node_is_done() {
-    let mut world = World::new();
-    world.apply([
-        namespace("shop", json!({AMBIENT: "ambient"})),
-        pod("shop", "a", "10.0.0.1", json!({})),
-    ]);
-    let changes = world.report("n1", "a", State::Enrolled, "");
-    world.write(changes);
-
+    let mut world = enrolled();
     let changes = world.apply([namespace("shop", json!({}))]);
-    assert_eq!(
-        world.enrolment("n1", "a").expect("still told").capture(),
-        Capture::Out
-    );
-    assert_eq!(
-        world
-            .workload("Pod/shop/a")
-            .expect("known")
-            .tunnel_protocol(),
-        TunnelProtocol::None
-    );
+    assert_eq!(capture(&world), Capture::Out);
+    assert_eq!(spoken(&world), TunnelProtocol::None);
     world.write(changes);
-    assert_eq!(
-        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
-        "True Enrolled"
-    );
+    assert_eq!(in_mesh(&world), "True Enrolled");
 
     let changes = world.report("n1", "a", State::Removed, "");
     assert_eq!(
         world.write(changes),
         ["LeftMesh: traffic is no longer redirected"]
     );
-    assert_eq!(
-        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
-        "absent"
-    );
+    assert_eq!(in_mesh(&world), "absent");
 }
 
 #[test]
@@ -126,23 +110,11 @@ fn a_controller_that_starts_anew_believes_the_status_it_wrote() {
     known["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
     let mut world = World::new();
     let changes = world.apply([namespace("shop", json!({AMBIENT: "ambient"})), known]);
-    assert_eq!(
-        world
-            .workload("Pod/shop/a")
-            .expect("known")
-            .tunnel_protocol(),
-        TunnelProtocol::Hbone
-    );
+    assert_eq!(spoken(&world), TunnelProtocol::Hbone);
     assert!(changes.writes.is_empty(), "{:?}", changes.writes);
 
     let changes = world.report("n1", "a", State::Failed, "NoNetns");
-    assert_eq!(
-        world
-            .workload("Pod/shop/a")
-            .expect("known")
-            .tunnel_protocol(),
-        TunnelProtocol::None
-    );
+    assert_eq!(spoken(&world), TunnelProtocol::None);
     assert_eq!(world.write(changes), ["NoNetns: because NoNetns"]);
 }
 
@@ -152,24 +124,12 @@ fn a_report_may_come_before_its_pod() {
     world.apply([namespace("shop", json!({AMBIENT: "ambient"}))]);
     world.report("n1", "a", State::Enrolled, "");
     world.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
-    assert_eq!(
-        world
-            .workload("Pod/shop/a")
-            .expect("known")
-            .tunnel_protocol(),
-        TunnelProtocol::Hbone
-    );
+    assert_eq!(spoken(&world), TunnelProtocol::Hbone);
     // The next pod of that name is another pod.
     let mut next = pod("shop", "a", "10.0.0.2", json!({}));
     next["metadata"]["uid"] = json!("b");
     world.apply([next]);
-    assert_eq!(
-        world
-            .workload("Pod/shop/a")
-            .expect("known")
-            .tunnel_protocol(),
-        TunnelProtocol::None
-    );
+    assert_eq!(spoken(&world), TunnelProtocol::None);
     assert!(world.enrolment("n1", "a").is_none());
     assert!(world.enrolment("n1", "b").is_some());
 }
@@ -223,10 +183,7 @@ fn who_is_enrolled() {
         namespace("kube-system", ambient),
         pod("kube-system", "a", "10.0.0.1", json!({})),
     ]);
-    assert_eq!(
-        world.enrolment("n1", "a").expect("told").capture(),
-        Capture::Out
-    );
+    assert_eq!(capture(&world), Capture::Out);
 }
 
 #[test]
@@ -248,10 +205,7 @@ fn a_label_that_means_nothing_is_named_on_namespace_and_pod() {
         world.condition(Kind::Namespace, "", "shop", "ambit.mesh/InMesh"),
         "False UnknownDataplaneMode"
     );
-    assert_eq!(
-        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
-        "False UnknownDataplaneMode"
-    );
+    assert_eq!(in_mesh(&world), "False UnknownDataplaneMode");
 
     let changes = world.apply([namespace("shop", json!({}))]);
     world.write(changes);
@@ -453,34 +407,16 @@ fn a_reset_takes_away_what_is_no_longer_there() {
 
 #[test]
 fn uninstalling_takes_everything_back() {
-    let mut world = World::new();
-    let changes = world.apply([
-        namespace("ambit-system", json!({})),
-        namespace("shop", json!({AMBIENT: "ambient"})),
-        pod("shop", "a", "10.0.0.1", json!({})),
-    ]);
-    world.write(changes);
-    let changes = world.report("n1", "a", State::Enrolled, "");
+    let mut world = enrolled();
+    let changes = world.apply([namespace("ambit-system", json!({}))]);
     world.write(changes);
     let mut going = namespace("ambit-system", json!({}));
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let changes = world.apply([going]);
-    assert_eq!(
-        world.enrolment("n1", "a").expect("told").capture(),
-        Capture::Out
-    );
-    assert_eq!(
-        world
-            .workload("Pod/shop/a")
-            .expect("known")
-            .tunnel_protocol(),
-        TunnelProtocol::None
-    );
+    assert_eq!(capture(&world), Capture::Out);
+    assert_eq!(spoken(&world), TunnelProtocol::None);
     world.write(changes);
-    assert_eq!(
-        world.condition(Kind::Pod, "shop", "a", "ambit.mesh/InMesh"),
-        "absent"
-    );
+    assert_eq!(in_mesh(&world), "absent");
     assert!(
         !world
             .resources

@@ -335,3 +335,38 @@ pub fn route(namespace: &str, name: &str, parents: Value, rules: Value) -> Value
         "spec": {"parentRefs": parents, "rules": rules},
     })
 }
+
+/// The label by which an object asks for a waypoint.
+pub const USE: &str = "istio.io/use-waypoint";
+
+/// The labels of what uses the waypoint `gate`.
+pub fn bound() -> Value {
+    json!({USE: "gate"})
+}
+
+/// A namespace with a service `cart` that uses the waypoint `gate`, which is ready.
+pub fn shop() -> World {
+    let mut world = World::new();
+    let mut changes = world.apply([
+        namespace("shop", json!({})),
+        our_class(),
+        gateway("shop", "gate"),
+        service("shop", "cart", "10.96.0.1", "cart", bound()),
+        service("shop", "plain", "10.96.0.2", "plain", json!({})),
+        pod("shop", "a", "10.0.0.1", json!({"app": "cart"})),
+    ]);
+    assert_eq!(changes.waypoints.len(), 1);
+    assert_eq!(changes.waypoints[0].0, Key::new("shop", "gate"));
+    let roots = changes
+        .root_namespaces
+        .take()
+        .expect("the roots are wanted there");
+    assert_eq!(
+        roots.iter().map(|name| &**name).collect::<Vec<_>>(),
+        ["ambit-system", "shop"]
+    );
+    world.write(changes);
+    let changes = world.apply(waypoint("shop", "gate"));
+    world.write(changes);
+    world
+}
