@@ -5,166 +5,127 @@ mod support;
 use hbone::{Ended, Error, Meter, PoolLimits, ServerLimits, relay_plain};
 use support::{Lab, Relayed, ends, is_reset, local, pair, passes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
+
+/// A tunnel with an application at each end.
+async fn relayed() -> (Lab, Relayed) {
+    let mut lab = Lab::new().await;
+    let tunnel = lab.relayed().await;
+    (lab, tunnel)
+}
+
+/// The same, after a first word from the client.
+async fn talking() -> (Lab, Relayed) {
+    let (lab, mut tunnel) = relayed().await;
+    passes(&mut tunnel.near, &mut tunnel.far, b"x").await;
+    (lab, tunnel)
+}
+
+async fn finished(near: JoinHandle<Ended>, far: JoinHandle<Ended>) {
+    for ended in [near.await.unwrap(), far.await.unwrap()] {
+        assert!(matches!(ended, Ended::Finished), "{ended:?}");
+    }
+}
+
+fn was_reset(ended: &Ended) {
+    let reset = matches!(ended, Ended::Peer(Error::Reset { .. }));
+    assert!(reset, "{ended:?}");
+}
 
 #[test]
 fn half_close_of_the_client_leaves_the_answer_open() {
     local(async {
-        let mut lab = Lab::new().await;
-        let Relayed {
-            mut near,
-            mut far,
-            near_ended,
-            far_ended,
-            meter,
-            far_meter,
-        } = lab.relayed().await;
-        passes(&mut near, &mut far, b"question").await;
-        near.shutdown().await.unwrap();
-        ends(&mut far).await;
-        passes(&mut far, &mut near, b"a late answer").await;
-        far.shutdown().await.unwrap();
-        ends(&mut near).await;
-        assert!(matches!(near_ended.await.unwrap(), Ended::Finished));
-        assert!(matches!(far_ended.await.unwrap(), Ended::Finished));
-        assert_eq!((meter.sent(), meter.received()), (8, 13));
-        assert_eq!((far_meter.sent(), far_meter.received()), (13, 8));
+        let (_lab, mut tunnel) = relayed().await;
+        passes(&mut tunnel.near, &mut tunnel.far, b"question").await;
+        tunnel.near.shutdown().await.unwrap();
+        ends(&mut tunnel.far).await;
+        passes(&mut tunnel.far, &mut tunnel.near, b"a late answer").await;
+        tunnel.far.shutdown().await.unwrap();
+        ends(&mut tunnel.near).await;
+        finished(tunnel.near_ended, tunnel.far_ended).await;
+        assert_eq!((tunnel.meter.sent(), tunnel.meter.received()), (8, 13));
+        assert_eq!(
+            (tunnel.far_meter.sent(), tunnel.far_meter.received()),
+            (13, 8)
+        );
     });
 }
 
 #[test]
 fn half_close_of_the_server_leaves_the_request_open() {
     local(async {
-        let mut lab = Lab::new().await;
-        let Relayed {
-            mut near,
-            mut far,
-            near_ended,
-            far_ended,
-            ..
-        } = lab.relayed().await;
-        passes(&mut far, &mut near, b"greeting").await;
-        far.shutdown().await.unwrap();
-        ends(&mut near).await;
-        passes(&mut near, &mut far, b"still sending").await;
-        near.shutdown().await.unwrap();
-        ends(&mut far).await;
-        assert!(matches!(near_ended.await.unwrap(), Ended::Finished));
-        assert!(matches!(far_ended.await.unwrap(), Ended::Finished));
+        let (_lab, mut tunnel) = relayed().await;
+        passes(&mut tunnel.far, &mut tunnel.near, b"greeting").await;
+        tunnel.far.shutdown().await.unwrap();
+        ends(&mut tunnel.near).await;
+        passes(&mut tunnel.near, &mut tunnel.far, b"still sending").await;
+        tunnel.near.shutdown().await.unwrap();
+        ends(&mut tunnel.far).await;
+        finished(tunnel.near_ended, tunnel.far_ended).await;
     });
 }
 
 #[test]
 fn reset_of_the_client_reaches_the_server() {
     local(async {
-        let mut lab = Lab::new().await;
-        let Relayed {
-            mut near,
-            mut far,
-            near_ended,
-            far_ended,
-            ..
-        } = lab.relayed().await;
-        passes(&mut near, &mut far, b"x").await;
-        near.set_zero_linger().unwrap();
-        drop(near);
-        is_reset(&mut far).await;
-        assert!(matches!(near_ended.await.unwrap(), Ended::App(_)));
-        let ended = far_ended.await.unwrap();
-        assert!(
-            matches!(ended, Ended::Peer(Error::Reset { .. })),
-            "{ended:?}"
-        );
+        let (_lab, mut tunnel) = talking().await;
+        tunnel.near.set_zero_linger().unwrap();
+        drop(tunnel.near);
+        is_reset(&mut tunnel.far).await;
+        assert!(matches!(tunnel.near_ended.await.unwrap(), Ended::App(_)));
+        was_reset(&tunnel.far_ended.await.unwrap());
     });
 }
 
 #[test]
 fn reset_of_the_server_reaches_the_client() {
     local(async {
-        let mut lab = Lab::new().await;
-        let Relayed {
-            mut near,
-            mut far,
-            near_ended,
-            far_ended,
-            ..
-        } = lab.relayed().await;
-        passes(&mut near, &mut far, b"x").await;
-        far.set_zero_linger().unwrap();
-        drop(far);
-        is_reset(&mut near).await;
-        let ended = near_ended.await.unwrap();
-        assert!(
-            matches!(ended, Ended::Peer(Error::Reset { .. })),
-            "{ended:?}"
-        );
-        assert!(matches!(far_ended.await.unwrap(), Ended::App(_)));
+        let (_lab, mut tunnel) = talking().await;
+        tunnel.far.set_zero_linger().unwrap();
+        drop(tunnel.far);
+        is_reset(&mut tunnel.near).await;
+        was_reset(&tunnel.near_ended.await.unwrap());
+        assert!(matches!(tunnel.far_ended.await.unwrap(), Ended::App(_)));
     });
 }
 
 #[test]
 fn reset_after_a_half_close_is_a_reset() {
     local(async {
-        let mut lab = Lab::new().await;
-        let Relayed {
-            mut near,
-            mut far,
-            far_ended,
-            ..
-        } = lab.relayed().await;
-        near.shutdown().await.unwrap();
-        ends(&mut far).await;
-        near.set_zero_linger().unwrap();
-        drop(near);
-        let ended = far_ended.await.unwrap();
-        assert!(
-            matches!(ended, Ended::Peer(Error::Reset { .. })),
-            "{ended:?}"
-        );
+        let (_lab, mut tunnel) = relayed().await;
+        tunnel.near.shutdown().await.unwrap();
+        ends(&mut tunnel.far).await;
+        tunnel.near.set_zero_linger().unwrap();
+        drop(tunnel.near);
+        was_reset(&tunnel.far_ended.await.unwrap());
         // The end of file was real and stays; what the server sends now is answered by a reset.
-        assert!(far.write_all(b"x").await.is_err() || far.read(&mut [0; 1]).await.is_err());
+        assert!(
+            tunnel.far.write_all(b"x").await.is_err()
+                || tunnel.far.read(&mut [0; 1]).await.is_err()
+        );
     });
 }
 
 #[test]
 fn a_dropped_relay_resets_both_sides() {
     local(async {
-        let mut lab = Lab::new().await;
-        let Relayed {
-            mut near,
-            mut far,
-            near_ended,
-            far_ended,
-            ..
-        } = lab.relayed().await;
-        passes(&mut near, &mut far, b"x").await;
-        near_ended.abort();
-        is_reset(&mut near).await;
-        is_reset(&mut far).await;
-        assert!(matches!(
-            far_ended.await.unwrap(),
-            Ended::Peer(Error::Reset { .. })
-        ));
+        let (_lab, mut tunnel) = talking().await;
+        tunnel.near_ended.abort();
+        is_reset(&mut tunnel.near).await;
+        is_reset(&mut tunnel.far).await;
+        was_reset(&tunnel.far_ended.await.unwrap());
     });
 }
 
 #[test]
 fn a_lost_connection_is_a_reset() {
     local(async {
-        let mut lab = Lab::new().await;
-        let Relayed {
-            mut near,
-            mut far,
-            near_ended,
-            far_ended,
-            ..
-        } = lab.relayed().await;
-        passes(&mut near, &mut far, b"x").await;
+        let (mut lab, mut tunnel) = talking().await;
         lab.served.crash().await;
-        is_reset(&mut near).await;
-        is_reset(&mut far).await;
-        assert!(matches!(near_ended.await.unwrap(), Ended::Peer(_)));
-        assert!(matches!(far_ended.await.unwrap(), Ended::Peer(_)));
+        is_reset(&mut tunnel.near).await;
+        is_reset(&mut tunnel.far).await;
+        assert!(matches!(tunnel.near_ended.await.unwrap(), Ended::Peer(_)));
+        assert!(matches!(tunnel.far_ended.await.unwrap(), Ended::Peer(_)));
     });
 }
 
