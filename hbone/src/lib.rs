@@ -14,6 +14,8 @@ mod identity;
 mod keepalive;
 mod limits;
 mod pool;
+#[allow(dead_code, reason = "the engine that uses it comes next")]
+mod record;
 mod relay;
 mod server;
 mod stream;

@@ -22,6 +22,10 @@ use credentials::Identity;
 use verify::{ClientVerifier, ServerVerifier, Unexpected};
 
 pub(crate) mod credentials;
+#[allow(dead_code, reason = "the engine that uses it comes next")]
+pub(crate) mod handshake;
+#[cfg(test)]
+pub(crate) mod lab;
 mod verify;
 
 const ALPN: &[u8] = b"h2";
@@ -66,6 +70,7 @@ pub(crate) fn client_config(key: &Arc<CertifiedKey>) -> Result<ClientConfig, rus
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone())));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
+    config.enable_secret_extraction = true;
     // A resumed session would skip the verifier.
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -82,6 +87,7 @@ pub(crate) fn server_config(
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key.clone())));
     config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_secret_extraction = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

@@ -1,0 +1,363 @@
+//! The handshake: rustls' unbuffered API over a socket, until the record layer is ours.
+//!
+//! rustls is fed one whole record at a time, so that it never takes a byte that follows the handshake.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{AlertDescription, CommonState, HandshakeKind, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::verify::{Leaf, ServerVerifier, Unexpected};
+use super::{ALPN, PROVIDER, tls_error};
+use crate::record::{self, Records, Secrets};
+use crate::{Error, Expect, Identity, Peer};
+
+/// Room for one read: a flight with one certificate fits.
+const READ: usize = 8 << 10;
+
+/// Room for what one step sends, before it asks for more.
+const WRITE: usize = 4 << 10;
+
+/// How long a refused client may take to leave, and what it may send until then.
+const PARTING_TIME: Duration = Duration::from_secs(1);
+const PARTING_BYTES: u64 = 64 << 10;
+
+/// A finished handshake, and what it proved.
+pub(crate) struct Proved {
+    pub(crate) tcp: TcpStream,
+    pub(crate) records: Records,
+    /// Sealed by the handshake and not written yet: must be written first, best with whatever
+    /// comes next.
+    pub(crate) unsent: Vec<u8>,
+    /// Read beyond the handshake, still sealed.
+    pub(crate) early: Vec<u8>,
+    pub(crate) peer: Peer,
+    /// When the peer's certificate runs out.
+    pub(crate) not_after: SystemTime,
+    /// The peer's certificates, leaf first, to be asked again when revocations change.
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
+    /// Whether it continued an earlier session: no certificate was looked at anew.
+    pub(crate) resumed: bool,
+}
+
+/// A connection of rustls, of either side.
+trait Side {
+    type Data;
+
+    fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    fn common(&self) -> &CommonState;
+
+    fn finish(self) -> Result<Records, Failed>;
+}
+
+/// What one step asks for.
+enum Next {
+    Step,
+    Write,
+    Read,
+    Done,
+}
+
+/// Why a handshake did not come about.
+enum Failed {
+    Io(io::Error),
+    Tls(rustls::Error),
+}
+
+/// The client's handshake: the server must prove to be one of `expect` before it learns who we are.
+pub(crate) async fn dial(
+    mut tcp: TcpStream,
+    addr: SocketAddr,
+    identity: &Identity,
+    expect: &Expect,
+) -> Result<Proved, Error> {
+    let mut config = identity.client.clone();
+    let verifier = ServerVerifier::new(PROVIDER.clone(), identity.roots.clone(), expect.clone());
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(verifier));
+    let name = ServerName::IpAddress(addr.ip().into());
+    let side = UnbufferedClientConnection::new(Arc::new(config), name);
+    let mut side = side.map_err(|e| explain(addr, e.into()))?;
+    let shaken = shake(&mut tcp, &mut side).await;
+    let (early, unsent) = shaken.map_err(|e| explain(addr, e))?;
+    prove(tcp, addr, side, early, unsent).await
+}
+
+/// The server's handshake.
+pub(crate) async fn serve(
+    mut tcp: TcpStream,
+    addr: SocketAddr,
+    config: Arc<ServerConfig>,
+) -> Result<Proved, Error> {
+    let side = UnbufferedServerConnection::new(config);
+    let mut side = side.map_err(|e| explain(addr, e.into()))?;
+    match shake(&mut tcp, &mut side).await {
+        Ok((early, unsent)) => prove(tcp, addr, side, early, unsent).await,
+        Err(failed) => {
+            let_it_read(tcp).await;
+            Err(explain(addr, failed))
+        }
+    }
+}
+
+/// Runs a handshake to its end; leaves what was read beyond it, and what is still to be written.
+async fn shake<S: Side>(tcp: &mut TcpStream, side: &mut S) -> Result<(Vec<u8>, Vec<u8>), Failed> {
+    let (mut input, mut output) = (Vec::with_capacity(READ), Vec::new());
+    // How much of the input rustls has been shown: whole records, and last perhaps a part of one.
+    let (mut whole, mut shown) = (0_usize, 0_usize);
+    loop {
+        let UnbufferedStatus { discard, state } = side.step(&mut input[..shown]);
+        let next = match state {
+            Ok(state) => next(state, &mut output),
+            Err(error) => Err(Failed::Tls(error)),
+        };
+        input.drain(..discard);
+        (whole, shown) = (whole.saturating_sub(discard), shown - discard);
+        match next {
+            Ok(Next::Step) => {}
+            // The last flight waits for company.
+            Ok(Next::Write) if side.common().is_handshaking() => {
+                tcp.write_all(&output).await?;
+                output.clear();
+            }
+            Ok(Next::Write) => {}
+            Ok(Next::Done) if !side.common().is_handshaking() => {
+                input.drain(..whole);
+                return Ok((input, output));
+            }
+            Ok(Next::Read | Next::Done) => {
+                if record_end(&input, whole).is_none() {
+                    read(tcp, &mut input).await?;
+                }
+                // A part is shown too: what is not TLS at all need not be waited for.
+                match record_end(&input, whole) {
+                    Some(end) => (whole, shown) = (end, end),
+                    None => shown = input.len(),
+                }
+            }
+            Err(failed) => {
+                tell(tcp, side, &mut input[..shown], output).await;
+                return Err(failed);
+            }
+        }
+    }
+}
+
+/// Sorts out one step.
+fn next<D>(state: ConnectionState<'_, '_, D>, output: &mut Vec<u8>) -> Result<Next, Failed> {
+    match state {
+        ConnectionState::EncodeTlsData(data) => encode(data, output).map(|()| Next::Step),
+        ConnectionState::TransmitTlsData(data) => {
+            data.done();
+            Ok(Next::Write)
+        }
+        ConnectionState::BlockedHandshake => Ok(Next::Read),
+        ConnectionState::WriteTraffic(_) => Ok(Next::Done),
+        // Closed during the handshake; data cannot come, since rustls is not shown any.
+        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+    }
+}
+
+fn encode<D>(mut data: EncodeTlsData<'_, D>, output: &mut Vec<u8>) -> Result<(), Failed> {
+    let at = output.len();
+    output.resize(at + WRITE, 0);
+    let mut encoded = data.encode(&mut output[at..]);
+    if let Err(EncodeError::InsufficientSize(size)) = &encoded {
+        output.resize(at + size.required_size, 0);
+        encoded = data.encode(&mut output[at..]);
+    }
+    let written = encoded.map_err(|e| Failed::Io(io::Error::other(e)))?;
+    output.truncate(at + written);
+    Ok(())
+}
+
+/// Where the record that begins at `from` ends, once it is whole.
+fn record_end(input: &[u8], from: usize) -> Option<usize> {
+    let head = input.get(from..)?.first_chunk::<{ record::HEAD }>()?;
+    let end = from + record::HEAD + usize::from(u16::from_be_bytes([head[3], head[4]]));
+    (end <= input.len()).then_some(end)
+}
+
+async fn read(tcp: &mut TcpStream, input: &mut Vec<u8>) -> Result<(), Failed> {
+    input.reserve(READ);
+    match tcp.read_buf(input).await? {
+        0 => Err(Failed::Io(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the peer left during the handshake",
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Sends the alert that a failed handshake has left in rustls.
+async fn tell<S: Side>(tcp: &mut TcpStream, side: &mut S, input: &mut [u8], mut output: Vec<u8>) {
+    // What waits is handed out before any input is looked at again.
+    while side.common().wants_write()
+        && let Ok(ConnectionState::EncodeTlsData(data)) = side.step(input).state
+        && encode(data, &mut output).is_ok()
+    {}
+    // Whether it arrives or not, the handshake has failed.
+    let _ = tcp.write_all(&output).await;
+}
+
+/// Takes the connection over from rustls, if it is what both sides are here for.
+async fn prove(
+    mut tcp: TcpStream,
+    addr: SocketAddr,
+    side: impl Side,
+    early: Vec<u8>,
+    mut unsent: Vec<u8>,
+) -> Result<Proved, Error> {
+    let common = side.common();
+    let resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
+    let chain: Arc<[_]> = common.peer_certificates().unwrap_or_default().into();
+    let agreed = agreed(addr, common.alpn_protocol(), &chain);
+    let mut records = side.finish().map_err(|e| explain(addr, e))?;
+    match agreed {
+        Ok((peer, not_after)) => Ok(Proved {
+            tcp,
+            records,
+            unsent,
+            early,
+            peer,
+            not_after,
+            chain,
+            resumed,
+        }),
+        Err((alert, error)) => {
+            unsent.extend(records.fatal(alert).unwrap_or_default());
+            // Whether it arrives or not, the peer is refused.
+            let _ = tcp.write_all(&unsent).await;
+            let_it_read(tcp).await;
+            Err(error)
+        }
+    }
+}
+
+/// What the handshake left: HTTP/2 as the protocol, and a leaf that was accepted and still counts.
+fn agreed(
+    addr: SocketAddr,
+    alpn: Option<&[u8]>,
+    chain: &[CertificateDer<'_>],
+) -> Result<(Peer, SystemTime), (AlertDescription, Error)> {
+    if alpn != Some(ALPN) {
+        return Err((
+            AlertDescription::NoApplicationProtocol,
+            Error::protocol("TLS did not agree on h2"),
+        ));
+    }
+    let refuse = |alert, why| (alert, tls_error(addr, io::Error::other(why)));
+    let leaf = chain.first().and_then(|leaf| Leaf::read(leaf).ok());
+    let Some((Some(id), not_after)) = leaf.map(|leaf| (leaf.id, leaf.not_after)) else {
+        return Err(refuse(
+            AlertDescription::CertificateRequired,
+            "the peer has no certificate",
+        ));
+    };
+    // A resumed session was verified when it began, which may be long ago.
+    if not_after <= SystemTime::now() {
+        return Err(refuse(
+            AlertDescription::CertificateExpired,
+            "the peer's certificate has expired",
+        ));
+    }
+    Ok((Peer { id, addr }, not_after))
+}
+
+/// A socket closed over unread bytes is reset, and with it the alert that says why: so the client
+/// gets a moment to read it and leave first.
+async fn let_it_read(mut tcp: TcpStream) {
+    let leaving = async {
+        tcp.shutdown().await?;
+        tokio::io::copy(&mut tcp.take(PARTING_BYTES), &mut tokio::io::sink()).await
+    };
+    // However it leaves, nothing more is to be done for it.
+    let _ = timeout(PARTING_TIME, leaving).await;
+}
+
+/// Brings the verifier's own words back out of the handshake's error.
+fn explain(addr: SocketAddr, failed: Failed) -> Error {
+    let error = match failed {
+        Failed::Io(error) => return tls_error(addr, error),
+        Failed::Tls(error) => error,
+    };
+    if let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = &error
+        && let Some(unexpected) = other.0.downcast_ref::<Unexpected>()
+    {
+        return Error::UnexpectedIdentity {
+            expected: unexpected.expected.clone(),
+            presented: unexpected.presented.clone(),
+        };
+    }
+    tls_error(addr, io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+// === impl Side ===
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+
+    fn finish(self) -> Result<Records, Failed> {
+        let (extracted, kernel) = self.dangerous_into_kernel_connection()?;
+        Ok(Records::new(extracted, Secrets::Client(kernel))?)
+    }
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+
+    fn finish(self) -> Result<Records, Failed> {
+        let (extracted, kernel) = self.dangerous_into_kernel_connection()?;
+        Ok(Records::new(extracted, Secrets::Server(kernel))?)
+    }
+}
+
+// === impl Failed ===
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<rustls::Error> for Failed {
+    fn from(error: rustls::Error) -> Self {
+        Self::Tls(error)
+    }
+}
+
+impl From<record::RecordError> for Failed {
+    fn from(error: record::RecordError) -> Self {
+        Self::Io(io::Error::other(error))
+    }
+}
+
+#[cfg(test)]
+mod tests;
