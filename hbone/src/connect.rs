@@ -12,10 +12,15 @@ pub use forwarded::{Forwarded, InvalidForwarded};
 pub use target::{InvalidTarget, Target};
 pub use trace::{InvalidTraceParent, TraceParent};
 
+pub(crate) use fields::Fields;
+
 mod baggage;
+mod fields;
 mod forwarded;
 mod target;
 mod trace;
+
+use crate::hpack::{Encoder, index};
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -31,6 +36,12 @@ const MAX_REASON: usize = 512;
 
 /// What a reason may not carry as it is.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// Bytes of a block that are reserved at once: ours take about 450.
+const USUAL_REQUEST: usize = 512;
+
+/// The same for answers.
+const USUAL_RESPONSE: usize = 256;
 
 /// The head of a CONNECT request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +151,26 @@ impl Request {
         request.body(())
     }
 
+    /// As a header block.
+    pub(crate) fn to_block(&self) -> Vec<u8> {
+        let mut block = Encoder::new(USUAL_REQUEST);
+        block.indexed_name(index::METHOD, "CONNECT");
+        block.indexed_name(index::AUTHORITY, &self.target);
+        if let Some(forwarded) = &self.forwarded {
+            block.field("forwarded", forwarded);
+        }
+        if let Some(baggage) = self.baggage.encode() {
+            block.field("baggage", baggage);
+        }
+        if let Some(trace) = &self.traceparent {
+            block.field("traceparent", trace);
+        }
+        if let Some(source) = self.source {
+            block.field("x-istio-source", source.as_str());
+        }
+        block.finish()
+    }
+
     /// From an HTTP request, whole or not at all.
     pub(crate) fn decode(head: &http::request::Parts) -> Result<Self, InvalidConnect> {
         if head.method != Method::CONNECT {
@@ -165,6 +196,16 @@ impl Request {
 // === impl Response ===
 
 impl Response {
+    /// As a header block.
+    pub(crate) fn to_block(&self) -> Vec<u8> {
+        let mut block = Encoder::new(USUAL_RESPONSE);
+        block.status(200);
+        if let Some(baggage) = self.baggage.encode() {
+            block.field("baggage", baggage);
+        }
+        block.finish()
+    }
+
     pub(crate) fn encode(&self) -> http::Response<()> {
         let mut response = http::Response::new(());
         let baggage = self.baggage.encode().map(HeaderValue::try_from);
@@ -198,6 +239,24 @@ impl Refusal {
             code: code.into(),
             reason: reason.into(),
         }
+    }
+
+    /// As a header block.
+    pub(crate) fn to_block(&self) -> Vec<u8> {
+        let mut block = Encoder::new(USUAL_RESPONSE);
+        // A refusal with a success status would open the tunnel it refuses, and one with 1xx would be
+        // no answer yet.
+        let status = if self.status.is_success() || self.status.is_informational() {
+            StatusCode::FORBIDDEN
+        } else {
+            self.status
+        };
+        block.status(status.as_u16());
+        if is_code(&self.code) {
+            block.field("x-ambit-refusal", &self.code);
+        }
+        block.field("x-ambit-reason", Escaped(cut(&self.reason)));
+        block.finish()
     }
 
     pub(crate) fn encode(&self) -> http::Response<()> {
@@ -307,6 +366,25 @@ fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, InvalidCon
         None => Ok(None),
         Some(Ok(text)) => Ok(Some(text)),
         Some(Err(_)) => Err(InvalidConnect::NotText(name)),
+    }
+}
+
+/// A reason as it travels; a field value must not begin or end with a space.
+struct Escaped<'a>(&'a str);
+
+// === impl Escaped ===
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, text) = match self.0.strip_prefix(' ') {
+            Some(text) => ("%20", text),
+            None => ("", self.0),
+        };
+        let (text, after) = match text.strip_suffix(' ') {
+            Some(text) => (text, "%20"),
+            None => (text, ""),
+        };
+        write!(f, "{before}{}{after}", utf8_percent_encode(text, ESCAPED))
     }
 }
 

@@ -43,6 +43,14 @@ pub struct Baggage {
     pub zone: Option<Arc<str>>,
 }
 
+/// Baggage being read, header by header: together they have one bound.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    baggage: Baggage,
+    bytes: usize,
+    members: usize,
+}
+
 /// Why a baggage header cannot be read. Unknown members are no reason: they are passed over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidBaggage {
@@ -97,25 +105,9 @@ impl Baggage {
 
     /// From all baggage headers of a head.
     pub(crate) fn decode(headers: &[&str]) -> Result<Self, InvalidBaggage> {
-        let mut baggage = Self::default();
-        if headers.iter().map(|h| h.len()).sum::<usize>() > MAX_BYTES {
-            return Err(InvalidBaggage::TooLong);
-        }
-        let members = headers.iter().flat_map(|h| h.split(',')).map(str::trim);
-        for (at, member) in members.filter(|m| !m.is_empty()).enumerate() {
-            if at == MAX_MEMBERS {
-                return Err(InvalidBaggage::TooLong);
-            }
-            // Properties of a member (`;key=value`) mean nothing to us.
-            let plain = member.split(';').next().unwrap_or_default();
-            let (name, value) = plain.split_once('=').ok_or(InvalidBaggage::Member)?;
-            let (name, value) = (name.trim(), value.trim());
-            if name.is_empty() {
-                return Err(InvalidBaggage::Member);
-            }
-            baggage.take(name, value)?;
-        }
-        Ok(baggage)
+        let mut reading = Reading::default();
+        headers.iter().try_for_each(|header| reading.add(header))?;
+        Ok(reading.baggage)
     }
 
     fn take(&mut self, name: &str, value: &str) -> Result<(), InvalidBaggage> {
@@ -146,5 +138,37 @@ impl Baggage {
             }
         }
         Ok(())
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// Takes the next header.
+    pub(super) fn add(&mut self, header: &str) -> Result<(), InvalidBaggage> {
+        self.bytes = self.bytes.saturating_add(header.len());
+        if self.bytes > MAX_BYTES {
+            return Err(InvalidBaggage::TooLong);
+        }
+        let members = header.split(',').map(str::trim);
+        for member in members.filter(|m| !m.is_empty()) {
+            if self.members == MAX_MEMBERS {
+                return Err(InvalidBaggage::TooLong);
+            }
+            self.members += 1;
+            // Properties of a member (`;key=value`) mean nothing to us.
+            let plain = member.split(';').next().unwrap_or_default();
+            let (name, value) = plain.split_once('=').ok_or(InvalidBaggage::Member)?;
+            let (name, value) = (name.trim(), value.trim());
+            if name.is_empty() {
+                return Err(InvalidBaggage::Member);
+            }
+            self.baggage.take(name, value)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Baggage {
+        self.baggage
     }
 }
