@@ -111,8 +111,19 @@ pub fn find_numbered(index: u8) -> anyhow::Result<Option<Cluster>> {
     }
 }
 
+/// What `down` found and took away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// A cluster that had come up.
+    Cluster,
+    /// What a start that failed, or another crash, had left.
+    Remains,
+    /// There was none.
+    Nothing,
+}
+
 /// Takes a cluster down, or what is left of one; nothing to take down is no error.
-pub fn down(index: u8) -> anyhow::Result<()> {
+pub fn down(index: u8) -> anyhow::Result<Taken> {
     let plan = Plan::new(index)?;
     let _hold = state::hold(&plan.folder()?)?;
     bring_down(plan)
@@ -124,13 +135,23 @@ fn healthy(state: &State) -> anyhow::Result<()> {
     state.machines.iter().try_for_each(Machine::check)
 }
 
-fn bring_down(plan: Plan) -> anyhow::Result<()> {
+fn bring_down(plan: Plan) -> anyhow::Result<Taken> {
     let folder = plan.folder()?;
-    let groups = match State::read(&folder) {
-        Ok(Some(state)) => state.cgroups,
+    let (groups, recorded) = match State::read(&folder) {
+        Ok(Some(state)) if state.complete => (state.cgroups, Some(Taken::Cluster)),
+        Ok(Some(state)) => (state.cgroups, Some(Taken::Remains)),
         // No record, or one that cannot be read: look where this process would have put them.
-        Ok(None) | Err(_) => bring_up::groups(&cgroups::detect()?, plan),
+        Ok(None) => (bring_up::groups(&cgroups::detect()?, plan), None),
+        Err(_) => (
+            bring_up::groups(&cgroups::detect()?, plan),
+            Some(Taken::Remains),
+        ),
     };
+    let unrecorded = || {
+        let left = groups.iter().any(|group| group.is_dir());
+        if left { Taken::Remains } else { Taken::Nothing }
+    };
+    let taken = recorded.unwrap_or_else(unrecorded);
     cgroups::clear(&groups)?;
     let mut labs: Vec<&Path> = groups.iter().filter_map(|g| g.parent()).collect();
     labs.dedup();
@@ -152,7 +173,7 @@ fn bring_down(plan: Plan) -> anyhow::Result<()> {
         };
         removed.with_context(|| format!("removing {}", path.display()))?;
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// Resolves when somebody wants this process to end; from the call on, that no longer ends it by itself.

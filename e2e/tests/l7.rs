@@ -1,30 +1,15 @@
 //! Waypoints: routes take effect and change live, a waypoint may die or go, and no request is lost.
 
-use std::time::Duration;
+mod shop;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::apps::{EchoClient, EchoServer, Namespace, dynamic, label};
+use e2e::apps::{Namespace, dynamic, label};
 use e2e::echo::LoadSummary;
 use e2e::probe::{PodRef, Run, eventually, has_condition, wait_gone, wait_until};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use kube::api::{DeleteParams, DynamicObject};
 
-/// A pod's start, its image being there, on a busy machine.
-const START: Duration = Duration::from_secs(90);
-/// What goes over the API server and the controller.
-const SOON: Duration = Duration::from_secs(45);
-const AMBIENT: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
-const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
-const WAYPOINT_PODS: &str = "gateway.networking.k8s.io/gateway-name=waypoint";
-
-const GATEWAY: &str = r"
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint}
-spec:
-  gatewayClassName: ambit-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-";
+use shop::{AMBIENT, GATEWAY_API, SOON, START, WAYPOINT_PODS, bind, through_waypoint};
 
 /// Header `x-user: beta` goes to v2, the rest by these weights.
 fn route(v1: u32, v2: u32) -> String {
@@ -143,70 +128,10 @@ async fn unbinding_goes_back_without_a_lost_request() -> Result<()> {
 async fn in_the_shop(work: impl AsyncFn(&Namespace, &PodRef) -> Result<()>) -> Result<()> {
     let (_cluster, client) = e2e::mesh::installed().await?;
     Namespace::within(&client, "waypoint", &[AMBIENT], async |ns| {
-        let (v1, v2) = (
-            EchoServer::new("web", "v1").on("worker-1"),
-            EchoServer::new("web", "v2").on("worker-2"),
-        );
-        ns.deploy(&v1).await?;
-        let pod = ns.start(&EchoClient::new("client").on("worker-1")).await?;
-        ns.serve(&v2, START).await?;
-        ns.serve(&v1, START).await?;
-        for pod in [vec![pod.clone()], ns.pods("app=web").await?].concat() {
-            pod.wait("in the mesh", START, |pod: &Pod| {
-                has_condition(pod, "ambit.mesh/InMesh", "True")
-                    && has_condition(pod, "Ready", "True")
-            })
-            .await?;
-        }
-        eventually("an answer", SOON, async || {
-            pod.ask_once("http://web/").await
-        })
-        .await?;
+        let pod = shop::open(ns).await?;
         work(ns, &pod).await
     })
     .await
-}
-
-/// Makes the waypoint, binds `web` to it, and waits until statuses say so and requests go through it.
-async fn bind(ns: &Namespace, client: &PodRef) -> Result<()> {
-    ns.apply(GATEWAY).await?;
-    let gateways = dynamic(ns.client(), GATEWAY_API, "Gateway", Some(ns.name())).await?;
-    wait_until(gateways, "waypoint", "programmed", START, |gateway| {
-        has_condition(gateway, "Accepted", "True")
-            && has_condition(gateway, "Programmed", "True")
-            && !gateway.data["status"]["addresses"].is_null()
-    })
-    .await?;
-    let web = ns.api::<Service>();
-    label(&web, "web", "istio.io/use-waypoint", Some("waypoint")).await?;
-    wait_until(web, "web", "bound", SOON, |service| {
-        has_condition(service, "istio.io/WaypointBound", "True")
-    })
-    .await?;
-    let waypoint = ns.pods(WAYPOINT_PODS).await?.pop().context("no waypoint")?;
-    through_waypoint(&waypoint, client).await
-}
-
-/// Waits until the waypoint counts the client's requests.
-async fn through_waypoint(waypoint: &PodRef, client: &PodRef) -> Result<()> {
-    eventually("requests go through the waypoint", SOON, async || {
-        let before = requests(waypoint).await?;
-        client.ask(&["http://web/", "--count=5"]).await?;
-        let after = requests(waypoint).await?;
-        ensure!(after >= before + 5.0, "it counted {before}, then {after}");
-        Ok(())
-    })
-    .await
-}
-
-async fn requests(waypoint: &PodRef) -> Result<f64> {
-    let page = waypoint.page(15020, "/metrics").await?;
-    let counts = page
-        .lines()
-        .filter(|line| line.starts_with("istio_requests_total"));
-    Ok(counts
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum())
 }
 
 async fn resolved(ns: &Namespace) -> Result<DynamicObject> {

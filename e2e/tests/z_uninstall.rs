@@ -1,19 +1,16 @@
 //! Uninstalling gives nodes and running pods back as they were; its name makes it run last.
 
-use std::time::Duration;
+mod shop;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::apps::{EchoClient, EchoServer, Namespace, dynamic};
+use e2e::apps::{EchoClient, Namespace, dynamic};
 use e2e::cluster::Cluster;
-use e2e::probe::{PodRef, conditions, eventually, has_condition};
-use k8s_openapi::api::core::v1::Pod;
+use e2e::probe::{PodRef, conditions, eventually, wait_gone};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use kube::api::ListParams;
 
-/// A pod's start, its image being there, on a busy machine.
-const START: Duration = Duration::from_secs(90);
-/// What goes over the API server and the controller.
-const SOON: Duration = Duration::from_secs(45);
-const AMBIENT: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
+use shop::{AMBIENT, GATEWAY_API, SOON, START, WAYPOINT_PODS};
 
 /// What of ours is in any pod's network namespace of a node.
 const IN_PODS: &str = r#"
@@ -35,22 +32,9 @@ true";
 async fn nodes_and_pods_are_given_back_as_they_were() -> Result<()> {
     let (cluster, client) = e2e::mesh::installed().await?;
     Namespace::within(&client, "leave", &[AMBIENT], async |ns| {
-        let (v1, v2) = (
-            EchoServer::new("web", "v1").on("worker-1"),
-            EchoServer::new("web", "v2").on("worker-2"),
-        );
-        ns.deploy(&v1).await?;
-        let client = ns.start(&EchoClient::new("client").on("worker-1")).await?;
-        ns.serve(&v2, START).await?;
-        ns.serve(&v1, START).await?;
+        let client = shop::open(ns).await?;
+        shop::bind(ns, &client).await?;
         let pods = [vec![client.clone()], ns.pods("app=web").await?].concat();
-        for pod in &pods {
-            pod.wait("in the mesh", START, |pod: &Pod| {
-                has_condition(pod, "ambit.mesh/InMesh", "True")
-                    && has_condition(pod, "Ready", "True")
-            })
-            .await?;
-        }
         for node in &cluster.nodes {
             ensure!(
                 !found(&cluster, &node.name, IN_PODS)?.is_empty(),
@@ -87,6 +71,7 @@ async fn nodes_and_pods_are_given_back_as_they_were() -> Result<()> {
                 "{told:?}"
             );
         }
+        no_waypoint(ns).await?;
         no_classes(ns).await?;
         ensure!(before == containers(&pods).await?, "a pod was restarted");
         // A new pod needs nothing of the mesh.
@@ -119,9 +104,42 @@ async fn containers(pods: &[PodRef]) -> Result<Vec<(String, i32)>> {
     Ok(all)
 }
 
+/// The Gateway is the user's and stays, without a word of ours; what was made for it is gone.
+async fn no_waypoint(ns: &Namespace) -> Result<()> {
+    let made = "waypoint";
+    ensure!(ns.api::<Deployment>().get_opt(made).await?.is_none());
+    ensure!(ns.api::<Service>().get_opt(made).await?.is_none());
+    ensure!(ns.api::<ServiceAccount>().get_opt(made).await?.is_none());
+    let maps = ns.api::<ConfigMap>().list(&ListParams::default()).await?;
+    let names: Vec<_> = maps
+        .items
+        .into_iter()
+        .map(|map| map.metadata.name)
+        .collect();
+    ensure!(
+        names == [Some("kube-root-ca.crt".to_owned())],
+        "left: {names:?}"
+    );
+    // A pod may take its time to end.
+    for pod in ns.pods(WAYPOINT_PODS).await? {
+        wait_gone(pod.api().clone(), pod.name(), START).await?;
+    }
+    let gateways = dynamic(ns.client(), GATEWAY_API, "Gateway", Some(ns.name())).await?;
+    let told = conditions(&gateways.get("waypoint").await?);
+    ensure!(
+        !told.iter().any(|[_, status, ..]| status == "True"),
+        "{told:?}"
+    );
+    let told = conditions(&ns.api::<Service>().get("web").await?);
+    ensure!(
+        !told.iter().any(|[kind, ..]| kind.starts_with("istio.io/")),
+        "{told:?}"
+    );
+    Ok(())
+}
+
 async fn no_classes(ns: &Namespace) -> Result<()> {
-    let version = "gateway.networking.k8s.io/v1";
-    let classes = dynamic(ns.client(), version, "GatewayClass", None).await?;
+    let classes = dynamic(ns.client(), GATEWAY_API, "GatewayClass", None).await?;
     let left = classes.list(&ListParams::default()).await?.items;
     let left: Vec<_> = left.into_iter().filter_map(|c| c.metadata.name).collect();
     ensure!(

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use e2e::cluster::{self, Cluster, components, init, machine};
+use e2e::cluster::{self, Cluster, Taken, components, init, machine};
 use e2e::images;
 
 /// Prints a line; that nobody reads it is no reason to fail.
@@ -132,11 +132,12 @@ async fn up(lab: u8, quiet: bool) -> anyhow::Result<()> {
 
 fn down(lab: u8) -> anyhow::Result<()> {
     let begun = Instant::now();
-    cluster::down(lab)?;
-    say!(
-        "no cluster is running ({:.1} s)",
-        begun.elapsed().as_secs_f32()
-    );
+    let what = match cluster::down(lab)? {
+        Taken::Cluster => "the cluster is taken down",
+        Taken::Remains => "what was left of a cluster is taken away",
+        Taken::Nothing => "no cluster was running",
+    };
+    say!("{what} ({:.1} s)", begun.elapsed().as_secs_f32());
     Ok(())
 }
 
