@@ -48,8 +48,10 @@ impl Keys {
         body: &'b mut [u8],
     ) -> Result<&'b [u8], RecordError> {
         let nonce = self.nonce(u64::MAX)?;
-        let opened = self.key.open_in_place(nonce, Aad::from(head), body);
-        opened.map(|inner| &*inner).map_err(|_| RecordError::BadTag)
+        let inner = self.key.open_in_place(nonce, Aad::from(head), body);
+        let inner = inner.map_err(|_| RecordError::BadTag)?;
+        self.sequence += 1;
+        Ok(inner)
     }
 
     /// Seals what lies between `HEAD` and `TAIL` of `record`.
@@ -75,11 +77,31 @@ impl Keys {
             .seal_in_place_separate_tag(nonce, Aad::from(head), text)
             .map_err(|_| RecordError::Misused)?;
         tail.copy_from_slice(tag.as_ref());
+        self.sequence += 1;
         Ok(())
     }
 
+    /// A record of any inner plaintext: for tests of what no record of ours holds.
+    #[cfg(test)]
+    pub(super) fn seal_inner(&mut self, mut inner: Vec<u8>) -> Vec<u8> {
+        let [high, low] = u16::try_from(inner.len() + 16).unwrap().to_be_bytes();
+        let head = [Kind::Data as u8, VERSION[0], VERSION[1], high, low];
+        let nonce = self.nonce(MAX_RECORDS).unwrap();
+        self.key
+            .seal_in_place_append_tag(nonce, Aad::from(head), &mut inner)
+            .unwrap();
+        self.sequence += 1;
+        [&head[..], &inner].concat()
+    }
+
+    /// As if so many records had been.
+    #[cfg(test)]
+    pub(super) fn skip_to(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
     /// The nonce of the next record, unless it is number `end`.
-    fn nonce(&mut self, end: u64) -> Result<Nonce, RecordError> {
+    fn nonce(&self, end: u64) -> Result<Nonce, RecordError> {
         if self.sequence >= end {
             return Err(RecordError::Exhausted);
         }
@@ -90,7 +112,6 @@ impl Keys {
         {
             *byte ^= of;
         }
-        self.sequence += 1;
         Ok(Nonce::assume_unique_for_key(nonce))
     }
 }

@@ -8,13 +8,14 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::handshake::{Proved, dial, serve};
-use super::server_config;
+use super::verify::ServerVerifier;
+use super::{PROVIDER, client_config, server_config};
 use crate::record::{HEAD, Opened, RecordError, Records, TAIL};
 use crate::{Error, Expect, Identity, TrustDomain};
 
@@ -64,6 +65,17 @@ pub(crate) fn expect(id: &str) -> Expect {
 pub(crate) fn config(identity: &Identity) -> Arc<ServerConfig> {
     let trust: Arc<[TrustDomain]> = [TrustDomain::default()].into();
     Arc::new(server_config(identity, &trust).unwrap())
+}
+
+/// What tokio-rustls needs to meet [`SERVER`].
+pub(crate) fn stock_client(identity: &Identity) -> ClientConfig {
+    let mut config = client_config(&identity.key).unwrap();
+    let roots = identity.roots.clone();
+    let verifier = ServerVerifier::new(PROVIDER.clone(), roots, expect(SERVER));
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(verifier));
+    config
 }
 
 /// Two ends of one loopback connection, and the address of the second.

@@ -4,8 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::tls::client_config;
-use crate::tls::lab::{CLIENT, Ca, End, SERVER, config, ends, expect, meet, pair};
+use crate::tls::lab::{CLIENT, Ca, End, SERVER, config, ends, expect, meet, pair, stock_client};
 
 #[tokio::test]
 async fn data_goes_both_ways_record_by_record() {
@@ -60,11 +59,7 @@ async fn a_stock_client_is_met() {
     let ca = Ca::new();
     let server = config(&ca.identity(SERVER));
     let client = ca.identity(CLIENT);
-    let mut stock = client_config(&client.key).unwrap();
-    let verifier = ServerVerifier::new(PROVIDER.clone(), client.roots.clone(), expect(SERVER));
-    stock
-        .dangerous()
-        .set_certificate_verifier(Arc::new(verifier));
+    let stock = stock_client(&client);
     let (near, far, addr) = pair().await;
     let near = async {
         let connector = TlsConnector::from(Arc::new(stock));
