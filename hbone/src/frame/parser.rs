@@ -1,9 +1,9 @@
 //! Reads frames from bytes that arrive in any pieces, and checks all that needs no stream's state.
 
-use super::head::{Head, calm, size};
-use super::{
-    Broken, Code, DataSize, Frame, HEAD, MAX_WINDOW, Settings, StreamId, flag, kind, protocol,
-};
+use super::head::Head;
+use super::{Broken, Code, DataSize, Frame, HEAD, MAX_WINDOW, Settings, StreamId, protocol};
+
+mod begin;
 
 /// The longest header block: ours take about 500 bytes, and a list of
 /// [`MAX_HEADER_LIST`](crate::limits::MAX_HEADER_LIST) bytes is seldom longer than this when encoded.
@@ -52,8 +52,8 @@ enum State {
         padding: u32,
         end_stream: bool,
     },
-    /// What may stand before a header block: pad length and priority.
-    HeadersPrelude {
+    /// What may stand before a header block: pad length and priority, which `len` counts in.
+    Prelude {
         len: u32,
         padded: bool,
         priority: bool,
@@ -65,26 +65,28 @@ enum State {
         padding: u32,
         last: bool,
     },
-    Reset {
-        stream: StreamId,
-    },
-    Settings {
-        left: u32,
-        settings: Settings,
-    },
+    Reset(StreamId),
+    /// Entries to come, and what was said so far.
+    Settings(u32, Settings),
     Ping {
         ack: bool,
     },
     GoAway {
         len: u32,
     },
-    Window {
-        stream: StreamId,
-    },
+    Window(StreamId),
     /// Payload that nobody reads.
-    Skip {
-        left: u32,
-    },
+    Skip(u32),
+}
+
+/// How far a part of a frame has come.
+enum Step<'a> {
+    /// More bytes are needed.
+    More,
+    /// It is done, and the frame goes on.
+    Part,
+    /// It is done, and the frame says something.
+    Frame(Frame<'a>),
 }
 
 // === impl Parser ===
@@ -107,54 +109,10 @@ impl Parser {
     /// Eats from the front of `input`; `None` when it needs more. After an error the connection is over.
     pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, Broken> {
         loop {
-            let frame = match self.state {
-                State::Head => {
-                    let Some(head) = self.gather::<HEAD>(input) else {
-                        return Ok(None);
-                    };
-                    self.begin(Head::read(head))?
-                }
-                State::DataPad {
-                    stream,
-                    flow,
-                    end_stream,
-                } => {
-                    let Some([pad]) = self.gather(input) else {
-                        return Ok(None);
-                    };
-                    let padding = 1 + u32::from(pad);
-                    self.begin_data(stream, DataSize { flow, padding }, end_stream)?
-                }
-                State::Data { .. } => match self.data(input) {
-                    None => return Ok(None),
-                    frame => frame,
-                },
-                State::HeadersPrelude { .. } | State::Fragment { .. } => {
-                    match self.headers(input)? {
-                        Step::More => return Ok(None),
-                        Step::Frame(frame) => frame,
-                    }
-                }
-                State::Skip { left } => {
-                    let now = least(left, input.len());
-                    *input = input.get(now..).unwrap_or_default();
-                    self.skip(left - now as u32);
-                    if !matches!(self.state, State::Head) {
-                        return Ok(None);
-                    }
-                    None
-                }
-                State::Settings { .. } => match self.settings(input)? {
-                    Step::More => return Ok(None),
-                    Step::Frame(frame) => frame,
-                },
-                _ => match self.fixed(input)? {
-                    Step::More => return Ok(None),
-                    Step::Frame(frame) => frame,
-                },
-            };
-            if frame.is_some() {
-                return Ok(frame);
+            match self.step(input)? {
+                Step::More => return Ok(None),
+                Step::Part => {}
+                Step::Frame(frame) => return Ok(Some(frame)),
             }
         }
     }
@@ -171,6 +129,51 @@ impl Parser {
             || !matches!(self.state, State::Head)
     }
 
+    #[cfg(test)]
+    pub(super) fn block_capacity(&self) -> usize {
+        self.block.capacity()
+    }
+
+    fn step<'a>(&mut self, input: &mut &'a [u8]) -> Result<Step<'a>, Broken> {
+        match self.state {
+            State::Head => match self.gather(input) {
+                Some(head) => self.begin(Head::read(head)),
+                None => Ok(Step::More),
+            },
+            State::DataPad {
+                stream,
+                flow,
+                end_stream,
+            } => {
+                let Some([pad]) = self.gather(input) else {
+                    return Ok(Step::More);
+                };
+                let padding = 1 + u32::from(pad);
+                self.begin_data(stream, DataSize { flow, padding }, end_stream)
+            }
+            State::Data { .. } => Ok(self.data(input)),
+            State::Prelude { .. } => self.prelude(input),
+            State::Fragment {
+                left,
+                padding,
+                last,
+            } => Ok(self.fragment(input, left, padding, last)),
+            State::Settings(left, settings) => self.settings(input, left, settings),
+            State::Skip(left) => {
+                let (skipped, rest) = input.split_at(least(left, input.len()));
+                *input = rest;
+                self.skip(left - skipped.len() as u32);
+                Ok(match self.state {
+                    State::Head => Step::Part,
+                    _ => Step::More,
+                })
+            }
+            State::Reset(_) | State::Ping { .. } | State::GoAway { .. } | State::Window(_) => {
+                self.fixed(input)
+            }
+        }
+    }
+
     /// The next `N` bytes, held back until all are there.
     fn gather<const N: usize>(&mut self, input: &mut &[u8]) -> Option<[u8; N]> {
         if self.held_len == 0
@@ -181,12 +184,11 @@ impl Parser {
         }
         let have = usize::from(self.held_len);
         let space = self.held.get_mut(have..N)?;
-        let now = space.len().min(input.len());
-        let (taken, rest) = input.split_at(now);
-        space[..now].copy_from_slice(taken);
+        let (now, rest) = input.split_at(space.len().min(input.len()));
+        space[..now.len()].copy_from_slice(now);
         *input = rest;
-        if have + now < N {
-            self.held_len += now as u8;
+        if have + now.len() < N {
+            self.held_len += now.len() as u8;
             return None;
         }
         self.held_len = 0;
@@ -197,122 +199,12 @@ impl Parser {
     fn skip(&mut self, left: u32) {
         self.state = match left {
             0 => State::Head,
-            left => State::Skip { left },
+            left => State::Skip(left),
         };
-    }
-
-    /// A frame begins: checks its header and yields it where nothing more is read of it.
-    fn begin(&mut self, head: Head) -> Result<Option<Frame<'static>>, Broken> {
-        if head.len > self.max_frame {
-            return Err(size("a frame is longer than we take"));
-        }
-        let goes_on = head.kind == kind::CONTINUATION && head.stream == self.block_of;
-        if self.block_of != StreamId::CONNECTION && !goes_on {
-            return Err(protocol("a header block is interrupted"));
-        }
-        if self.block.capacity() > KEPT_BLOCK && !goes_on {
-            self.block = Vec::new();
-        }
-        match head.kind {
-            kind::DATA => self.begin_padded_data(head),
-            kind::HEADERS => self.begin_headers(head).map(|()| None),
-            kind::CONTINUATION => self.begin_continuation(head).map(|()| None),
-            kind::SETTINGS => self.begin_settings(head),
-            kind::PUSH_PROMISE => Err(protocol("PUSH_PROMISE, which nobody may send us")),
-            _ => self.begin_fixed(head),
-        }
-    }
-
-    fn begin_fixed(&mut self, head: Head) -> Result<Option<Frame<'static>>, Broken> {
-        let Head { len, stream, .. } = head;
-        self.state = match head.kind {
-            kind::PRIORITY => {
-                head.on_stream("PRIORITY is not on a stream")?;
-                head.sized(5, "PRIORITY is not 5 bytes long")?;
-                self.skip(len);
-                return Ok(Some(Frame::Priority { stream }));
-            }
-            kind::RST_STREAM => {
-                head.on_stream("RST_STREAM is not on a stream")?;
-                head.sized(4, "RST_STREAM is not 4 bytes long")?;
-                State::Reset { stream }
-            }
-            kind::PING => {
-                head.on_connection("PING is on a stream")?;
-                head.sized(8, "PING is not 8 bytes long")?;
-                let ack = head.has(flag::ACK);
-                State::Ping { ack }
-            }
-            kind::GOAWAY => {
-                head.on_connection("GOAWAY is on a stream")?;
-                if len < 8 {
-                    return Err(size("GOAWAY is shorter than 8 bytes"));
-                }
-                State::GoAway { len }
-            }
-            kind::WINDOW_UPDATE => {
-                head.sized(4, "WINDOW_UPDATE is not 4 bytes long")?;
-                State::Window { stream }
-            }
-            _ => {
-                self.skip(len);
-                return Ok(Some(Frame::Unknown));
-            }
-        };
-        Ok(None)
-    }
-
-    fn begin_padded_data(&mut self, head: Head) -> Result<Option<Frame<'static>>, Broken> {
-        head.on_stream("DATA is not on a stream")?;
-        let (stream, flow) = (head.stream, head.len);
-        let end_stream = head.has(flag::END_STREAM);
-        if !head.has(flag::PADDED) {
-            return self.begin_data(stream, DataSize { flow, padding: 0 }, end_stream);
-        }
-        if flow == 0 {
-            return Err(size("DATA has no room for its pad length"));
-        }
-        self.state = State::DataPad {
-            stream,
-            flow,
-            end_stream,
-        };
-        Ok(None)
-    }
-
-    fn begin_data(
-        &mut self,
-        stream: StreamId,
-        size: DataSize,
-        end_stream: bool,
-    ) -> Result<Option<Frame<'static>>, Broken> {
-        let Some(left) = size.flow.checked_sub(size.padding) else {
-            return Err(protocol("DATA is all padding, and more"));
-        };
-        // The byte that says how much has been read.
-        let padding = size.padding.saturating_sub(1);
-        if left > 0 {
-            self.state = State::Data {
-                stream,
-                begins: Some(size),
-                left,
-                padding,
-                end_stream,
-            };
-            return Ok(None);
-        }
-        self.skip(padding);
-        Ok(Some(Frame::Data {
-            stream,
-            begins: Some(size),
-            bytes: &[],
-            ends: true,
-            end_stream,
-        }))
     }
 
     /// What has come of a DATA frame that has bytes left.
-    fn data<'a>(&mut self, input: &mut &'a [u8]) -> Option<Frame<'a>> {
+    fn data<'a>(&mut self, input: &mut &'a [u8]) -> Step<'a> {
         let State::Data {
             stream,
             begins,
@@ -321,10 +213,10 @@ impl Parser {
             end_stream,
         } = self.state
         else {
-            return None;
+            return Step::Part;
         };
         if input.is_empty() {
-            return None;
+            return Step::More;
         }
         let (bytes, rest) = input.split_at(least(left, input.len()));
         *input = rest;
@@ -340,7 +232,7 @@ impl Parser {
                 end_stream,
             };
         }
-        Some(Frame::Data {
+        Step::Frame(Frame::Data {
             stream,
             begins,
             bytes,
@@ -349,188 +241,110 @@ impl Parser {
         })
     }
 
-    fn begin_headers(&mut self, head: Head) -> Result<(), Broken> {
-        head.on_stream("HEADERS is not on a stream")?;
-        let (padded, priority) = (head.has(flag::PADDED), head.has(flag::PRIORITY));
-        if head.len < u32::from(padded) + 5 * u32::from(priority) {
-            return Err(size("HEADERS has no room for its padding or priority"));
-        }
-        self.block.clear();
-        self.block_of = head.stream;
-        self.block_ends = head.has(flag::END_STREAM);
-        self.continuations = 0;
-        let (len, last) = (head.len, head.has(flag::END_HEADERS));
-        if !padded && !priority {
-            return self.begin_fragment(len, 0, last);
-        }
-        self.state = State::HeadersPrelude {
+    fn prelude(&mut self, input: &mut &[u8]) -> Result<Step<'static>, Broken> {
+        let State::Prelude {
             len,
             padded,
             priority,
             last,
+        } = self.state
+        else {
+            return Ok(Step::Part);
         };
-        Ok(())
+        let pad = match (padded, priority) {
+            (true, false) => self.gather(input).map(|[pad]| pad),
+            (true, true) => self.gather(input).map(|[pad, _, _, _, _, _]| pad),
+            (false, _) => self.gather::<5>(input).map(|_| 0),
+        };
+        let Some(pad) = pad else {
+            return Ok(Step::More);
+        };
+        let left = len.saturating_sub(u32::from(padded) + 5 * u32::from(priority));
+        self.begin_fragment(left, u32::from(pad), last)
     }
 
-    fn begin_continuation(&mut self, head: Head) -> Result<(), Broken> {
-        if self.block_of == StreamId::CONNECTION {
-            return Err(protocol("CONTINUATION of nothing"));
-        }
-        self.continuations += 1;
-        if self.continuations > MAX_CONTINUATIONS {
-            return Err(calm("a header block has too many CONTINUATIONs"));
-        }
-        self.begin_fragment(head.len, 0, head.has(flag::END_HEADERS))
-    }
-
-    /// Counted before a byte of it is kept.
-    fn begin_fragment(&mut self, len: u32, padding: u32, last: bool) -> Result<(), Broken> {
-        let Some(left) = len.checked_sub(padding) else {
-            return Err(protocol("HEADERS is all padding, and more"));
-        };
-        if self.block.len().saturating_add(left as usize) > MAX_BLOCK {
-            return Err(calm("a header block is too long"));
-        }
-        self.state = State::Fragment {
-            left,
-            padding,
-            last,
-        };
-        Ok(())
-    }
-
-    fn headers(&mut self, input: &mut &[u8]) -> Result<Step, Broken> {
-        match self.state {
-            State::HeadersPrelude {
-                len,
-                padded,
-                priority,
-                last,
-            } => {
-                let pad = match (padded, priority) {
-                    (true, false) => self.gather::<1>(input).map(|[pad]| pad),
-                    (true, true) => self.gather::<6>(input).map(|[pad, ..]| pad),
-                    (false, _) => self.gather::<5>(input).map(|_| 0),
-                };
-                let Some(pad) = pad else {
-                    return Ok(Step::More);
-                };
-                let left = len.saturating_sub(u32::from(padded) + 5 * u32::from(priority));
-                self.begin_fragment(left, u32::from(pad), last)?;
-                Ok(Step::Frame(None))
-            }
-            State::Fragment {
+    fn fragment(
+        &mut self,
+        input: &mut &[u8],
+        left: u32,
+        padding: u32,
+        last: bool,
+    ) -> Step<'static> {
+        let (now, rest) = input.split_at(least(left, input.len()));
+        self.block.extend_from_slice(now);
+        *input = rest;
+        let left = left - now.len() as u32;
+        if left > 0 {
+            self.state = State::Fragment {
                 left,
                 padding,
                 last,
-            } => {
-                let (now, rest) = input.split_at(least(left, input.len()));
-                self.block.extend_from_slice(now);
-                *input = rest;
-                let left = left - now.len() as u32;
-                if left > 0 {
-                    self.state = State::Fragment {
-                        left,
-                        padding,
-                        last,
-                    };
-                    return Ok(Step::More);
-                }
-                self.skip(padding);
-                if !last {
-                    return Ok(Step::Frame(None));
-                }
-                let stream = std::mem::replace(&mut self.block_of, StreamId::CONNECTION);
-                let end_stream = self.block_ends;
-                Ok(Step::Frame(Some(Frame::Headers { stream, end_stream })))
-            }
-            _ => Ok(Step::Frame(None)),
+            };
+            return Step::More;
         }
+        self.skip(padding);
+        if !last {
+            return Step::Part;
+        }
+        let stream = std::mem::replace(&mut self.block_of, StreamId::CONNECTION);
+        let end_stream = self.block_ends;
+        Step::Frame(Frame::Headers { stream, end_stream })
     }
 
-    fn begin_settings(&mut self, head: Head) -> Result<Option<Frame<'static>>, Broken> {
-        head.on_connection("SETTINGS is on a stream")?;
-        if head.has(flag::ACK) {
-            head.sized(0, "an acknowledgement of SETTINGS has a payload")?;
-            return Ok(Some(Frame::SettingsAck));
-        }
-        if !head.len.is_multiple_of(6) {
-            return Err(size("SETTINGS is not a multiple of 6 bytes long"));
-        }
-        if head.len / 6 > MAX_SETTINGS {
-            return Err(calm("SETTINGS has too many entries"));
-        }
-        self.state = State::Settings {
-            left: head.len / 6,
-            settings: Settings::default(),
-        };
-        Ok(None)
-    }
-
-    fn settings(&mut self, input: &mut &[u8]) -> Result<Step, Broken> {
-        let State::Settings { left, mut settings } = self.state else {
-            return Ok(Step::Frame(None));
-        };
-        if left == 0 {
+    fn settings(
+        &mut self,
+        input: &mut &[u8],
+        left: u32,
+        mut settings: Settings,
+    ) -> Result<Step<'static>, Broken> {
+        let Some(left) = left.checked_sub(1) else {
             self.state = State::Head;
-            return Ok(Step::Frame(Some(Frame::Settings(settings))));
-        }
-        let Some([i, d, a, b, c, e]) = self.gather(input) else {
+            return Ok(Step::Frame(Frame::Settings(settings)));
+        };
+        let Some([a, b, c, d, e, f]) = self.gather(input) else {
             return Ok(Step::More);
         };
-        settings.take(u16::from_be_bytes([i, d]), u32::from_be_bytes([a, b, c, e]))?;
-        let left = left - 1;
-        self.state = State::Settings { left, settings };
-        Ok(Step::Frame(None))
+        settings.take(u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f]))?;
+        self.state = State::Settings(left, settings);
+        Ok(Step::Part)
     }
 
-    /// The frames whose payload has one length.
-    fn fixed(&mut self, input: &mut &[u8]) -> Result<Step, Broken> {
-        let (frame, left) = match self.state {
-            State::Reset { stream } => {
-                let Some(code) = self.gather(input) else {
-                    return Ok(Step::More);
-                };
+    /// The frames whose payload has one length, or a beginning that has.
+    fn fixed(&mut self, input: &mut &[u8]) -> Result<Step<'static>, Broken> {
+        let mut left = 0;
+        let frame = match self.state {
+            State::Reset(stream) => self.gather(input).map(|code| {
                 let code = Code(u32::from_be_bytes(code));
-                (Frame::Reset { stream, code }, 0)
-            }
-            State::Ping { ack } => {
-                let Some(payload) = self.gather(input) else {
-                    return Ok(Step::More);
-                };
-                (Frame::Ping { ack, payload }, 0)
-            }
-            State::GoAway { len } => {
-                let Some([a, b, c, d, e, f, g, h]) = self.gather(input) else {
-                    return Ok(Step::More);
-                };
+                Frame::Reset { stream, code }
+            }),
+            State::Ping { ack } => self
+                .gather(input)
+                .map(|payload| Frame::Ping { ack, payload }),
+            State::GoAway { len } => self.gather(input).map(|[a, b, c, d, e, f, g, h]| {
+                left = len.saturating_sub(8);
                 let last = StreamId::new(u32::from_be_bytes([a, b, c, d]));
                 let code = Code(u32::from_be_bytes([e, f, g, h]));
-                (Frame::GoAway { last, code }, len.saturating_sub(8))
-            }
-            State::Window { stream } => {
-                let Some(increment) = self.gather(input) else {
-                    return Ok(Step::More);
-                };
+                Frame::GoAway { last, code }
+            }),
+            State::Window(stream) => self.gather(input).map(|increment| {
                 let increment = u32::from_be_bytes(increment) & MAX_WINDOW;
-                if increment == 0 && stream == StreamId::CONNECTION {
-                    return Err(protocol("WINDOW_UPDATE of 0 for the connection"));
-                }
-                (Frame::Window { stream, increment }, 0)
-            }
-            _ => return Ok(Step::Frame(None)),
+                Frame::Window { stream, increment }
+            }),
+            _ => return Ok(Step::Part),
         };
+        let Some(frame) = frame else {
+            return Ok(Step::More);
+        };
+        if let Frame::Window {
+            stream: StreamId::CONNECTION,
+            increment: 0,
+        } = frame
+        {
+            return Err(protocol("WINDOW_UPDATE of 0 for the connection"));
+        }
         self.skip(left);
-        Ok(Step::Frame(Some(frame)))
+        Ok(Step::Frame(frame))
     }
-}
-
-/// How far a part of a frame has come.
-enum Step {
-    /// More bytes are needed.
-    More,
-    /// The part is done, and perhaps the frame.
-    Frame(Option<Frame<'static>>),
 }
 
 /// The smaller of a length within a frame and of what is there.
