@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo test cluster down images fmt lint unit netns e2e deny
+.PHONY: help demo test cluster down images fmt lint unit netns e2e deny fuzz-smoke fuzz-keep fuzz-build
 
 CACHE := $(or $(AMBIT_CACHE),$(HOME)/.cache/ambit)
 # Always the whole workspace: a part of it would resolve other features, and build every dependency again.
@@ -17,7 +17,7 @@ E2E_TESTS := $(sort $(shell grep -rl 'needs the cluster' e2e/tests | sed 's,e2e/
 UNIT_TESTS := $(filter-out $(NETNS_TESTS) $(E2E_TESTS),$(integration))
 
 help: ## lists the verbs
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
 
 demo: packages ## sets everything up and shows the mesh at work on a local cluster, which it leaves running
 	cargo build --locked --workspace --bins
@@ -55,6 +55,43 @@ e2e: packages ## the promises to users, on the real local cluster (root); KEEP=1
 	[ -n "$(KEEP)" ] || trap '$(LAB) down' EXIT
 	$(CARGO_TEST) $(addprefix --test ,$(E2E_TESTS)) -- --ignored --test-threads=1
 
+# libFuzzer on stable Rust: coverage by the compiler's own flags, without cargo-fuzz (which wants nightly).
+FUZZ_TARGETS := connect_head spiffe_id server_bytes client_bytes
+FUZZ_SECONDS ?= 60
+FUZZ_ROOM := $(abspath $(or $(CARGO_TARGET_DIR),target))/fuzz
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_MOST_BYTES := 4096
+
+fuzz-smoke: fuzz-build ## hostile bytes into the tunnel, each target for a minute (FUZZ_SECONDS) from the corpus that is kept
+	for target in $(FUZZ_TARGETS); do
+		found=$(FUZZ_ROOM)/found/$$target crash=$(FUZZ_ROOM)/crash-$$target kept=hbone/fuzz/corpus/$$target
+		mkdir -p $$found; rm -f $$crash
+		echo "$$target: $(FUZZ_SECONDS) s, $$(ls $$kept | wc -l) kept inputs"
+		dict=hbone/fuzz/dict/$$target.dict; [ -e $$dict ] || dict=hbone/fuzz/dict/frames.dict
+		if ! $(FUZZ_ROOM)/$(FUZZ_HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=$(FUZZ_MOST_BYTES) -timeout=5 \
+			-rss_limit_mb=1024 -dict=$$dict -exact_artifact_path=$$crash $$found $$kept >$$found.log 2>&1; then
+			grep -vE '^#[0-9]+.*(NEW|REDUCE|pulse)' $$found.log | tail -n 60
+			echo "$$target fails; the input is $$crash (base64: $$(base64 -w0 $$crash))"
+			echo "again: $(FUZZ_ROOM)/$(FUZZ_HOST)/release/$$target $$crash; kept in $$kept it fails in cargo test -p hbone, until mended"
+			exit 1
+		fi
+		grep -E '^#[0-9]+.*DONE' $$found.log
+	done
+
+fuzz-keep: fuzz-build ## adds to the kept corpus what fuzz-smoke found that reaches more
+	for target in $(FUZZ_TARGETS); do
+		$(FUZZ_ROOM)/$(FUZZ_HOST)/release/$$target -merge=1 -max_len=$(FUZZ_MOST_BYTES) hbone/fuzz/corpus/$$target $(FUZZ_ROOM)/found/$$target 2>&1 |
+			grep -E 'new files with'
+	done
+
+fuzz-build: WANTED += c++:g++
+fuzz-build: packages
+	@export RUSTFLAGS='$(FUZZ_FLAGS)'
+	cargo build --locked --release --manifest-path hbone/fuzz/Cargo.toml --target $(FUZZ_HOST) --target-dir $(FUZZ_ROOM)
+
 deny: $(CACHE)/cargo/bin/cargo-deny ## licences, sources and banned or doubled crates
 	$< --locked check bans licenses sources
 
@@ -62,10 +99,11 @@ $(CACHE)/cargo/bin/cargo-deny:
 	cargo install --locked --root $(CACHE)/cargo cargo-deny@0.20.2
 
 .PHONY: packages
+WANTED := cc:gcc make:make ip:iproute2 nft:nftables
 # What building and the namespace tests need of the system; ambit-lab sees to what a cluster needs beyond it.
 packages:
 	@missing=()
-	for wanted in cc:gcc make:make ip:iproute2 nft:nftables; do
+	for wanted in $(WANTED); do
 		command -v "$${wanted%%:*}" >/dev/null || missing+=("$${wanted##*:}")
 	done
 	if [ "$${#missing[@]}" -gt 0 ]; then

@@ -17,6 +17,8 @@ mod error;
     reason = "the engine that uses it comes next"
 )]
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[allow(dead_code, reason = "the engine that uses it comes next")]
 mod head;
 #[allow(dead_code, reason = "the engine that uses it comes next")]
