@@ -9,7 +9,7 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::NoServerSessionStorage;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,13 +19,16 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::{Error, Expect, Peer, SpiffeId, TrustDomain};
 use credentials::Identity;
+use sessions::Store;
 use verify::{ClientVerifier, ServerVerifier, Unexpected};
 
+pub(crate) mod chain;
 pub(crate) mod credentials;
 #[allow(dead_code, reason = "the engine that uses it comes next")]
 pub(crate) mod handshake;
 #[cfg(test)]
 pub(crate) mod lab;
+mod sessions;
 mod verify;
 
 const ALPN: &[u8] = b"h2";
@@ -60,28 +63,35 @@ pub(crate) struct Proved<S> {
     pub(crate) not_after: SystemTime,
 }
 
-/// The client's half of an identity's configuration; the verifier is put in per connection.
-pub(crate) fn client_config(key: &Arc<CertifiedKey>) -> Result<ClientConfig, rustls::Error> {
-    let nobody = Arc::new(ServerVerifier::nobody(PROVIDER.clone()));
+/// How an identity dials these servers.
+///
+/// A resumed session proves what the first one did: it belongs to this very configuration, so to the
+/// same identity, authorities, revocations and expectation. Data never goes with the first flight.
+pub(crate) fn client_config(
+    identity: &Identity,
+    expect: &Expect,
+    sessions: Arc<Store>,
+) -> Result<ClientConfig, rustls::Error> {
+    let verifier = ServerVerifier::new(identity.authorities.clone(), expect.clone());
     let mut config = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(nobody)
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone())));
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key.clone())));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.enable_secret_extraction = true;
-    // A resumed session would skip the verifier.
-    config.resumption = Resumption::disabled();
+    config.resumption = Resumption::store(sessions);
     Ok(config)
 }
 
-/// The server's configuration for an identity and the trust domains it lets in.
+/// How an identity accepts clients of these trust domains. Its tickets open with its own key only,
+/// and so end with it.
 pub(crate) fn server_config(
     identity: &Identity,
     trust: &Arc<[TrustDomain]>,
 ) -> Result<ServerConfig, rustls::Error> {
-    let verifier = ClientVerifier::new(PROVIDER.clone(), identity.roots.clone(), trust.clone())?;
+    let verifier = ClientVerifier::new(identity.authorities.clone(), trust.clone());
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -89,7 +99,10 @@ pub(crate) fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_secret_extraction = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    // A client of ours keeps one.
+    config.send_tls13_tickets = 1;
+    config.max_early_data_size = 0;
     Ok(config)
 }
 
@@ -100,13 +113,11 @@ pub(crate) async fn connect(
     identity: &Identity,
     expect: &Expect,
 ) -> Result<Proved<client::TlsStream<TcpStream>>, Error> {
-    let mut config = identity.client.clone();
-    let verifier = ServerVerifier::new(PROVIDER.clone(), identity.roots.clone(), expect.clone());
-    config
-        .dangerous()
-        .set_certificate_verifier(Arc::new(verifier));
+    let config = identity
+        .client_config(expect)
+        .map_err(|e| tls_error(addr, io::Error::other(e)))?;
     let name = ServerName::IpAddress(addr.ip().into());
-    let stream = TlsConnector::from(Arc::new(config))
+    let stream = TlsConnector::from(config)
         .connect(name, tcp)
         .await
         .map_err(|error| explain(addr, error))?;
@@ -195,3 +206,6 @@ pub(crate) fn tls_error(addr: SocketAddr, source: io::Error) -> Error {
         source: Arc::new(source),
     }
 }
+
+#[cfg(test)]
+mod tests;

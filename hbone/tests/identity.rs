@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hbone::{
     Acceptor, Error, Fault, Identity, InvalidCredentials, Pool, PoolLimits, Response, ServerLimits,
-    TcpDial, TrustDomain, credentials,
+    TcpDial, TrustDomain, UnknownRevocation, credentials,
 };
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use support::{CLIENT, Ca, Lab, SERVER, Served, destination, local, request};
@@ -161,6 +161,43 @@ fn a_swapped_identity_is_used_at_once_by_both_sides() {
 
         // What ran before runs on.
         support_passes(&mut old_near, &mut old_far).await;
+    });
+}
+
+#[test]
+fn a_revoked_workload_is_refused_by_either_side() {
+    local(async {
+        let ca = Ca::new();
+        let revoked = |id: &str| {
+            let (chain, key) = ca.leaf(&[id], |p| p.serial_number = Some(7.into()));
+            Identity::from_pem(&chain, &key, &ca.root).unwrap()
+        };
+        let informed = |id: &str| {
+            let identity = ca.identity(id);
+            identity.with_revocations(&ca.revoke(&[7]), UnknownRevocation::Refuse)
+        };
+        let (error, refused) = meet(revoked(CLIENT), informed(SERVER).unwrap()).await;
+        assert!(matches!(error, Error::Tls { .. }), "{error}");
+        assert!(refused.to_string().contains("Revoked"), "{refused}");
+        let (error, refused) = meet(informed(CLIENT).unwrap(), revoked(SERVER)).await;
+        assert!(error.to_string().contains("Revoked"), "{error}");
+        assert!(matches!(refused, Error::Tls { .. }), "{refused}");
+    });
+}
+
+#[test]
+fn unreadable_revocations_leave_things_as_they_were() {
+    local(async {
+        let mut lab = Lab::new().await;
+        drop(lab.tunnels().await);
+        let next = lab.ca.identity(SERVER);
+        let next = next.with_revocations("garbage", UnknownRevocation::Allow);
+        assert!(matches!(next, Err(InvalidCredentials::Revocations(_))));
+        drop(lab.tunnels().await);
+        let next = lab.ca.identity(SERVER);
+        let next = next.with_revocations(&lab.ca.revoke(&[7]), UnknownRevocation::Refuse);
+        lab.server.replace(next.unwrap());
+        drop(lab.tunnels().await);
     });
 }
 

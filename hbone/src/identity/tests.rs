@@ -14,6 +14,9 @@ fn spiffe_ids() {
         "spiffe://td/a",
         "spiffe://td/A.b-C_9/...",
         "spiffe://1.2.3.4/x",
+        "spiffe://a_b-c.0/x",
+        "spiffe://-._/-._",
+        "spiffe://td/.../..x/x..",
         &long[..2048],
         &long_domain.replacen("a/", "/", 1),
     ];
@@ -27,6 +30,10 @@ fn spiffe_ids() {
         ("", Scheme),
         ("cluster.local/ns/x", Scheme),
         ("SPIFFE://td/x", Scheme),
+        ("Spiffe://td/x", Scheme),
+        (" spiffe://td/x", Scheme),
+        ("spiffe:td/x", Scheme),
+        ("spiffe:/td/x", Scheme),
         ("https://td/x", Scheme),
         (&long, TooLong),
         ("spiffe://", NoTrustDomain),
@@ -37,13 +44,27 @@ fn spiffe_ids() {
         ("spiffe://user@td/x", TrustDomainCharacter),
         ("spiffe://td?x/y", TrustDomainCharacter),
         ("spiffe://t%64/x", TrustDomainCharacter),
+        ("spiffe://user:pass@td/x", TrustDomainCharacter),
+        ("spiffe://td:/x", TrustDomainCharacter),
+        ("spiffe://[::1]/x", TrustDomainCharacter),
+        ("spiffe://td#x", TrustDomainCharacter),
+        ("spiffe://td\\x", TrustDomainCharacter),
+        ("spiffe://t d/x", TrustDomainCharacter),
+        ("spiffe://t~d/x", TrustDomainCharacter),
+        ("spiffe://b\u{fc}cher/x", TrustDomainCharacter),
         ("spiffe://td", NoPath),
         ("spiffe://td/", EmptySegment),
         ("spiffe://td//x", EmptySegment),
         ("spiffe://td/x/", EmptySegment),
         ("spiffe://td/./x", DotSegment),
         ("spiffe://td/x/..", DotSegment),
+        ("spiffe://td/../x", DotSegment),
         ("spiffe://td/x?y", PathCharacter),
+        ("spiffe://td/x:y", PathCharacter),
+        ("spiffe://td/x~y", PathCharacter),
+        ("spiffe://td/x@y", PathCharacter),
+        ("spiffe://td/x\\y", PathCharacter),
+        ("spiffe://td/x\n", PathCharacter),
         ("spiffe://td/x#y", PathCharacter),
         ("spiffe://td/%2e", PathCharacter),
         ("spiffe://td/x y", PathCharacter),
@@ -52,6 +73,25 @@ fn spiffe_ids() {
     ];
     for (text, why) in bad {
         assert_eq!(text.parse::<SpiffeId>(), Err(why), "{text}");
+    }
+}
+
+#[test]
+fn trust_domains() {
+    for text in ["cluster.local", "a", "a_b-c.0", &"a".repeat(255)] {
+        let domain = text.parse::<TrustDomain>();
+        assert_eq!(domain.map(|d| d.to_string()).as_deref(), Ok(text));
+    }
+    for (text, why) in [
+        ("", NoTrustDomain),
+        (&*"a".repeat(256), TrustDomainTooLong),
+        ("spiffe://td", TrustDomainCharacter),
+        ("Td", TrustDomainCharacter),
+        ("td/x", TrustDomainCharacter),
+        ("td:443", TrustDomainCharacter),
+        ("td ", TrustDomainCharacter),
+    ] {
+        assert_eq!(text.parse::<TrustDomain>(), Err(why), "{text}");
     }
 }
 

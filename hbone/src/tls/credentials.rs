@@ -1,18 +1,26 @@
 //! The current certificate, key and roots of one identity: one writer, many readers, no lock.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::chain::{Authorities, UnknownRevocation};
+use super::sessions::Sessions;
 use super::verify::Leaf;
 use super::{PROVIDER, client_config};
-use crate::SpiffeId;
+use crate::{Expect, SpiffeId};
+
+/// Client configurations kept per identity, one for each set of expected servers: more than one
+/// workload talks to. Beyond, one that is forgotten is built again, in some microseconds.
+const MAX_CONFIGURATIONS: usize = 256;
 
 /// A certificate chain with its key, and the roots that peers must chain to.
 pub struct Identity {
@@ -21,9 +29,22 @@ pub struct Identity {
     not_after: SystemTime,
     serial: String,
     pub(crate) key: Arc<CertifiedKey>,
-    pub(crate) roots: Arc<RootCertStore>,
-    /// Built once per identity, not per connection.
-    pub(crate) client: ClientConfig,
+    pub(crate) authorities: Authorities,
+    dialling: Dialling,
+}
+
+/// What an identity has built to dial with; ends with it, and with its revocations.
+#[derive(Default)]
+struct Dialling {
+    /// Locked for a look-up, once per dial.
+    configurations: Mutex<Configurations>,
+    sessions: Arc<Sessions>,
+}
+
+#[derive(Default)]
+struct Configurations {
+    built: u64,
+    kept: HashMap<Expect, Arc<ClientConfig>>,
 }
 
 /// The one who puts a renewed identity in place.
@@ -51,6 +72,9 @@ pub enum InvalidCredentials {
     /// The roots cannot be read, or there are none.
     #[error("the root certificates cannot be read: {0}")]
     Roots(String),
+    /// The revocation lists cannot be read, or there are none.
+    #[error("the revocation lists cannot be read: {0}")]
+    Revocations(String),
 }
 
 /// Publishes a first identity.
@@ -83,15 +107,30 @@ impl Identity {
                 .add(root)
                 .map_err(|e| InvalidCredentials::Roots(e.to_string()))?;
         }
-        let key = Arc::new(key);
         Ok(Self {
             id: leaf.id.ok_or(InvalidCredentials::NoSpiffeId)?,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
             serial: leaf.serial,
-            client: client_config(&key).map_err(|e| InvalidCredentials::Key(e.to_string()))?,
-            key,
-            roots: Arc::new(store),
+            key: Arc::new(key),
+            authorities: Authorities::new(store),
+            dialling: Dialling::default(),
+        })
+    }
+
+    /// The same identity, with certificates that its authorities have revoked (one or several lists,
+    /// in PEM), whole or not at all. From its [`replace`](CredentialsWriter::replace) on, no peer is
+    /// let in with one of them, neither as a client nor as a server.
+    pub fn with_revocations(
+        self,
+        lists: &str,
+        unknown: UnknownRevocation,
+    ) -> Result<Self, InvalidCredentials> {
+        let authorities = self.authorities.with_revocations(lists, unknown);
+        Ok(Self {
+            authorities: authorities.map_err(InvalidCredentials::Revocations)?,
+            dialling: Dialling::default(),
+            ..self
         })
     }
 
@@ -113,6 +152,40 @@ impl Identity {
     /// The leaf's serial number, in hexadecimal.
     pub fn serial(&self) -> String {
         self.serial.clone()
+    }
+
+    /// Whether one of its authorities has revoked a certificate of this chain, leaf first. For
+    /// connections that run while [`with_revocations`](Self::with_revocations) brings news.
+    #[allow(dead_code, reason = "the engine that uses it comes next")]
+    pub(crate) fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
+        self.authorities.has_revoked(chain)
+    }
+
+    /// What to dial these servers with: always the same while it lasts, so that sessions go on.
+    pub(crate) fn client_config(
+        &self,
+        expect: &Expect,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let mut all = self.dialling.configurations.lock();
+        if let Some(kept) = all.kept.get(expect) {
+            return Ok(kept.clone());
+        }
+        if all.kept.len() >= MAX_CONFIGURATIONS
+            && let Some(other) = all.kept.keys().next().cloned()
+        {
+            all.kept.remove(&other);
+        }
+        all.built += 1;
+        let sessions = self.dialling.sessions.store(all.built);
+        let config = Arc::new(client_config(self, expect, sessions)?);
+        all.kept.insert(expect.clone(), config.clone());
+        Ok(config)
+    }
+
+    /// How many configurations are kept.
+    #[cfg(test)]
+    pub(crate) fn configurations(&self) -> usize {
+        self.dialling.configurations.lock().kept.len()
     }
 
     /// Refuses to be used after its end.

@@ -16,8 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::verify::{Leaf, ServerVerifier, Unexpected};
-use super::{ALPN, PROVIDER, tls_error};
+use super::verify::{Leaf, Unexpected};
+use super::{ALPN, tls_error};
 use crate::record::{self, Records, Secrets};
 use crate::{Error, Expect, Identity, Peer};
 
@@ -81,13 +81,10 @@ pub(crate) async fn dial(
     identity: &Identity,
     expect: &Expect,
 ) -> Result<Proved, Error> {
-    let mut config = identity.client.clone();
-    let verifier = ServerVerifier::new(PROVIDER.clone(), identity.roots.clone(), expect.clone());
-    config
-        .dangerous()
-        .set_certificate_verifier(Arc::new(verifier));
+    let config = identity.client_config(expect);
+    let config = config.map_err(|e| explain(addr, e.into()))?;
     let name = ServerName::IpAddress(addr.ip().into());
-    let side = UnbufferedClientConnection::new(Arc::new(config), name);
+    let side = UnbufferedClientConnection::new(config, name);
     let mut side = side.map_err(|e| explain(addr, e.into()))?;
     let shaken = shake(&mut tcp, &mut side).await;
     let (early, unsent) = shaken.map_err(|e| explain(addr, e))?;
@@ -222,7 +219,7 @@ async fn prove(
     let common = side.common();
     let resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
     let chain: Arc<[_]> = common.peer_certificates().unwrap_or_default().into();
-    let agreed = agreed(addr, common.alpn_protocol(), &chain);
+    let agreed = agreed(addr, common.alpn_protocol(), &chain, SystemTime::now());
     let mut records = side.finish().map_err(|e| explain(addr, e))?;
     match agreed {
         Ok((peer, not_after)) => Ok(Proved {
@@ -246,10 +243,11 @@ async fn prove(
 }
 
 /// What the handshake left: HTTP/2 as the protocol, and a leaf that was accepted and still counts.
-fn agreed(
+pub(super) fn agreed(
     addr: SocketAddr,
     alpn: Option<&[u8]>,
     chain: &[CertificateDer<'_>],
+    now: SystemTime,
 ) -> Result<(Peer, SystemTime), (AlertDescription, Error)> {
     if alpn != Some(ALPN) {
         return Err((
@@ -266,7 +264,7 @@ fn agreed(
         ));
     };
     // A resumed session was verified when it began, which may be long ago.
-    if not_after <= SystemTime::now() {
+    if not_after <= now {
         return Err(refuse(
             AlertDescription::CertificateExpired,
             "the peer's certificate has expired",

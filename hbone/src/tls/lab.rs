@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
 };
+use rustls::client::Resumption;
 use rustls::{ClientConfig, ServerConfig};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::handshake::{Proved, dial, serve};
-use super::verify::ServerVerifier;
-use super::{PROVIDER, client_config, server_config};
+use super::server_config;
 use crate::record::{HEAD, Opened, RecordError, Records, TAIL};
 use crate::{Error, Expect, Identity, TrustDomain};
 
@@ -29,8 +29,18 @@ pub(crate) struct Ca {
 
 impl Ca {
     pub(crate) fn new() -> Self {
+        Self::named("ours")
+    }
+
+    /// Of another name.
+    pub(crate) fn other() -> Self {
+        Self::named("other")
+    }
+
+    fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = params.self_signed(&key).unwrap().pem();
@@ -56,6 +66,26 @@ impl Ca {
     pub(crate) fn identity(&self, id: &str) -> Identity {
         self.leaf(id, |_| ())
     }
+
+    /// A list that revokes these serial numbers and needs an update in so many seconds.
+    pub(crate) fn revoke(&self, serials: &[u64], next_update: i64) -> String {
+        let now = OffsetDateTime::now_utc();
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: now - Duration::from_secs(60),
+            next_update: now + time::Duration::seconds(next_update),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
 }
 
 pub(crate) fn expect(id: &str) -> Expect {
@@ -67,14 +97,10 @@ pub(crate) fn config(identity: &Identity) -> Arc<ServerConfig> {
     Arc::new(server_config(identity, &trust).unwrap())
 }
 
-/// What tokio-rustls needs to meet [`SERVER`].
+/// What tokio-rustls needs to meet [`SERVER`]; it resumes nothing.
 pub(crate) fn stock_client(identity: &Identity) -> ClientConfig {
-    let mut config = client_config(&identity.key).unwrap();
-    let roots = identity.roots.clone();
-    let verifier = ServerVerifier::new(PROVIDER.clone(), roots, expect(SERVER));
-    config
-        .dangerous()
-        .set_certificate_verifier(Arc::new(verifier));
+    let mut config = (*identity.client_config(&expect(SERVER)).unwrap()).clone();
+    config.resumption = Resumption::disabled();
     config
 }
 
@@ -104,11 +130,13 @@ pub(crate) async fn meet(
     tokio::join!(near_end, far_end)
 }
 
-/// Two ends of ours that know one another.
+/// Two ends of ours that know one another; nothing is on the way between them.
 pub(crate) async fn ends() -> (End, End) {
     let ca = Ca::new();
-    let server = config(&ca.identity(SERVER));
-    let (near, far) = meet(&ca.identity(CLIENT), &expect(SERVER), &server).await;
+    let mut server = (*config(&ca.identity(SERVER))).clone();
+    server.send_tls13_tickets = 0;
+    let client = ca.identity(CLIENT);
+    let (near, far) = meet(&client, &expect(SERVER), &Arc::new(server)).await;
     (near.unwrap(), far.unwrap())
 }
 

@@ -5,22 +5,23 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::crypto::verify_tls13_signature;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible,
-    RootCertStore, SignatureScheme,
+    SignatureScheme,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::PROVIDER;
+use super::chain::{Authorities, Role};
 use crate::{Expect, SpiffeId, TrustDomain};
 
 /// What a leaf certificate says about its holder.
 pub(crate) struct Leaf {
-    /// The identity: the only URI among the names; nothing where there is not exactly one.
+    /// The identity: the only URI among the names, as the SPIFFE standard wants it; nothing where
+    /// there is not exactly one.
     pub(crate) id: Option<SpiffeId>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
@@ -29,17 +30,15 @@ pub(crate) struct Leaf {
     may_authenticate: bool,
 }
 
-/// Verifies servers against the roots and the identities one connection expects.
+/// Verifies servers against our authorities and the identities that are expected.
 pub(crate) struct ServerVerifier {
-    provider: Arc<CryptoProvider>,
-    roots: Arc<RootCertStore>,
-    /// Nothing refuses everybody: the state of a configuration that no connection has taken yet.
-    expect: Option<Expect>,
+    authorities: Authorities,
+    expect: Expect,
 }
 
-/// Verifies clients against the roots and the trust domains a server lets in.
+/// Verifies clients against our authorities and the trust domains a server lets in.
 pub(crate) struct ClientVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
+    authorities: Authorities,
     trust: Arc<[TrustDomain]>,
 }
 
@@ -105,24 +104,10 @@ impl Leaf {
 // === impl ServerVerifier ===
 
 impl ServerVerifier {
-    pub(crate) fn new(
-        provider: Arc<CryptoProvider>,
-        roots: Arc<RootCertStore>,
-        expect: Expect,
-    ) -> Self {
+    pub(crate) fn new(authorities: Authorities, expect: Expect) -> Self {
         Self {
-            provider,
-            roots,
-            expect: Some(expect),
-        }
-    }
-
-    /// Accepts no server.
-    pub(crate) fn nobody(provider: Arc<CryptoProvider>) -> Self {
-        Self {
-            provider,
-            roots: Arc::new(RootCertStore::empty()),
-            expect: None,
+            authorities,
+            expect,
         }
     }
 }
@@ -137,24 +122,13 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let certificate = rustls::server::ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
-        let expected = self
-            .expect
-            .as_ref()
-            .ok_or(CertificateError::ApplicationVerificationFailure)?;
+        self.authorities
+            .verify(end_entity, intermediates, now, Role::Server)?;
         let presented = Leaf::identify(end_entity)?;
         match presented {
-            Some(id) if expected.contains(&id) => Ok(ServerCertVerified::assertion()),
+            Some(id) if self.expect.contains(&id) => Ok(ServerCertVerified::assertion()),
             presented => Err(other(Unexpected {
-                expected: expected.clone(),
+                expected: self.expect.clone(),
                 presented,
             })),
         }
@@ -175,12 +149,12 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &PROVIDER.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
+        PROVIDER
             .signature_verification_algorithms
             .supported_schemes()
     }
@@ -197,15 +171,8 @@ impl fmt::Debug for ServerVerifier {
 // === impl ClientVerifier ===
 
 impl ClientVerifier {
-    pub(crate) fn new(
-        provider: Arc<CryptoProvider>,
-        roots: Arc<RootCertStore>,
-        trust: Arc<[TrustDomain]>,
-    ) -> Result<Self, rustls::Error> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider)
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?;
-        Ok(Self { chain, trust })
+    pub(crate) fn new(authorities: Authorities, trust: Arc<[TrustDomain]>) -> Self {
+        Self { authorities, trust }
     }
 }
 
@@ -221,23 +188,23 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)?;
+        self.authorities
+            .verify(end_entity, intermediates, now, Role::Client)?;
         match Leaf::identify(end_entity)? {
-            Some(id) if self.trust.iter().any(|domain| id.is_in(domain)) => Ok(verified),
+            Some(id) if self.trust.iter().any(|domain| id.is_in(domain)) => {
+                Ok(ClientCertVerified::assertion())
+            }
             presented => Err(other(Untrusted(presented))),
         }
     }
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain
-            .verify_tls12_signature(message, certificate, signed)
+        Err(PeerIncompatible::Tls12NotOfferedOrEnabled.into())
     }
 
     fn verify_tls13_signature(
@@ -246,12 +213,14 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain
-            .verify_tls13_signature(message, certificate, signed)
+        let algorithms = &PROVIDER.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        PROVIDER
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 

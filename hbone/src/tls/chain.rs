@@ -1,0 +1,170 @@
+//! Whether a chain leads to our roots today, and whether anybody has revoked it.
+
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::{CertRevocationListError, CertificateError, OtherError, RootCertStore};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator,
+    KeyPurposeIdIter, KeyUsage, OwnedCertRevocationList, RevocationOptions,
+    RevocationOptionsBuilder, UnknownStatusPolicy,
+};
+
+use super::PROVIDER;
+
+/// What to think of a certificate that no current revocation list speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownRevocation {
+    /// It is good until somebody revokes it. A list past its next update still counts.
+    Allow,
+    /// It is refused, as is every intermediate without a list of its issuer: absence denies, and a
+    /// list past its next update is absent.
+    Refuse,
+}
+
+/// What a peer is to us, and so what its certificate must be good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Server,
+}
+
+/// The roots that peers must chain to, and what those have revoked since.
+#[derive(Clone)]
+pub(crate) struct Authorities {
+    roots: Arc<RootCertStore>,
+    revocations: Option<Arc<Revocations>>,
+}
+
+struct Revocations {
+    lists: Vec<CertRevocationList<'static>>,
+    unknown: UnknownRevocation,
+}
+
+/// Looks at a chain of somebody who was let in before, whatever for.
+struct AnyPurpose;
+
+// === impl Authorities ===
+
+impl Authorities {
+    pub(crate) fn new(roots: RootCertStore) -> Self {
+        Self {
+            roots: Arc::new(roots),
+            revocations: None,
+        }
+    }
+
+    /// The same roots with these revocation lists: all of them, or an error.
+    pub(crate) fn with_revocations(
+        &self,
+        pem: &str,
+        unknown: UnknownRevocation,
+    ) -> Result<Self, String> {
+        let mut lists = Vec::new();
+        for der in CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()) {
+            let der = der.map_err(|e| e.to_string())?;
+            let list = OwnedCertRevocationList::from_der(&der).map_err(|e| e.to_string())?;
+            lists.push(list.into());
+        }
+        if lists.is_empty() {
+            return Err("there is none".to_owned());
+        }
+        Ok(Self {
+            roots: self.roots.clone(),
+            revocations: Some(Arc::new(Revocations { lists, unknown })),
+        })
+    }
+
+    /// Accepts a chain that leads to a root, is valid now, allows the role and is not revoked.
+    pub(crate) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+    ) -> Result<(), rustls::Error> {
+        let usage = match role {
+            Role::Client => KeyUsage::client_auth(),
+            Role::Server => KeyUsage::server_auth(),
+        };
+        self.follow(leaf, intermediates, now, usage)
+            .map_err(explain)
+    }
+
+    /// Whether a list names a certificate of this chain. Only that: one that has expired since, or
+    /// that leads to a root of the past, is not revoked.
+    pub(crate) fn has_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let (Some(_), Some((leaf, intermediates))) = (&self.revocations, chain.split_first())
+        else {
+            return false;
+        };
+        let status = self.follow(leaf, intermediates, UnixTime::now(), AnyPurpose);
+        status == Err(webpki::Error::CertRevoked)
+    }
+
+    fn follow(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: impl ExtendedKeyUsageValidator,
+    ) -> Result<(), webpki::Error> {
+        let algorithms = PROVIDER.signature_verification_algorithms.all;
+        let roots = &self.roots.roots;
+        let leaf = EndEntityCert::try_from(leaf)?;
+        let follow = |options: Option<RevocationOptions<'_>>| {
+            leaf.verify_for_usage(algorithms, roots, intermediates, now, usage, options, None)
+                .map(drop)
+        };
+        let Some(revocations) = &self.revocations else {
+            return follow(None);
+        };
+        let lists: Vec<_> = revocations.lists.iter().collect();
+        let Ok(builder) = RevocationOptionsBuilder::new(&lists) else {
+            return Err(webpki::Error::UnknownRevocationStatus);
+        };
+        let (status, expiration) = match revocations.unknown {
+            UnknownRevocation::Allow => (UnknownStatusPolicy::Allow, ExpirationPolicy::Ignore),
+            UnknownRevocation::Refuse => (UnknownStatusPolicy::Deny, ExpirationPolicy::Enforce),
+        };
+        let options = builder
+            .with_status_policy(status)
+            .with_expiration_policy(expiration);
+        follow(Some(options.build()))
+    }
+}
+
+// === impl AnyPurpose ===
+
+impl ExtendedKeyUsageValidator for AnyPurpose {
+    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
+    }
+}
+
+/// In rustls' words, so that the peer gets the alert that fits.
+fn explain(error: webpki::Error) -> rustls::Error {
+    use webpki::Error::*;
+    match error {
+        BadDer | BadDerTime | TrailingData(_) => CertificateError::BadEncoding.into(),
+        CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }.into()
+        }
+        CertExpired { time, not_after } => {
+            CertificateError::ExpiredContext { time, not_after }.into()
+        }
+        InvalidCertValidity => CertificateError::Expired.into(),
+        UnknownIssuer => CertificateError::UnknownIssuer.into(),
+        CertRevoked => CertificateError::Revoked.into(),
+        UnknownRevocationStatus => CertificateError::UnknownRevocationStatus.into(),
+        CrlExpired { time, next_update } => {
+            CertificateError::ExpiredRevocationListContext { time, next_update }.into()
+        }
+        IssuerNotCrlSigner => CertRevocationListError::IssuerInvalidForCrl.into(),
+        InvalidCrlSignatureForPublicKey => CertRevocationListError::BadSignature.into(),
+        InvalidSignatureForPublicKey => CertificateError::BadSignature.into(),
+        RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose.into(),
+        error => CertificateError::Other(OtherError(Arc::new(error))).into(),
+    }
+}
