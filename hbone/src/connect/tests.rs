@@ -7,6 +7,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::head::{self, Answer};
+use crate::hpack::Decoder;
 
 #[test]
 fn targets() {
@@ -222,12 +224,24 @@ fn an_unknown_source_is_none() {
 fn what_a_refusal_cannot_carry_is_left_out() {
     let refusal = Refusal::new(StatusCode::OK, "No Code!", "x".repeat(2000));
     let (head, ()) = refusal.encode().into_parts();
-    let got = Refusal::decode(&head);
-    assert_eq!(
-        (got.status, &*got.code),
-        (StatusCode::FORBIDDEN, "http_403")
-    );
-    assert_eq!(got.reason.len(), MAX_REASON);
+    let reason = "x".repeat(MAX_REASON);
+    let want = Refusal::new(StatusCode::FORBIDDEN, "http_403", reason);
+    assert_eq!(Refusal::decode(&head), want);
+    assert_eq!(answer(&refusal.to_block()), Answer::Refused(want.clone()));
+    let early = Refusal::new(StatusCode::CONTINUE, "No Code!", "x".repeat(2000));
+    assert_eq!(answer(&early.to_block()), Answer::Refused(want));
+}
+
+#[test]
+fn spaces_around_a_reason_are_kept() {
+    for reason in ["", " ", "  ", "   ", " a", "a ", "  a b  "] {
+        let refusal = Refusal::new(StatusCode::FORBIDDEN, "x", reason);
+        assert_eq!(answer(&refusal.to_block()), Answer::Refused(refusal));
+    }
+}
+
+fn answer(block: &[u8]) -> Answer {
+    head::response(&mut Decoder::new(), block).unwrap()
 }
 
 fn target() -> impl Strategy<Value = Target> {
@@ -293,10 +307,13 @@ proptest! {
         let request = Request { target, forwarded, baggage, traceparent, source };
         let (head, ()) = request.encode().unwrap().into_parts();
         prop_assert_eq!(Request::decode(&head), Ok(request.clone()));
+        let got = head::request(&mut Decoder::new(), &request.to_block());
+        prop_assert_eq!(got.as_ref(), Ok(&request));
 
         let response = Response { baggage: request.baggage };
         let (head, ()) = response.encode().into_parts();
-        prop_assert_eq!(Response::decode(&head).unwrap(), response);
+        prop_assert_eq!(Response::decode(&head).unwrap(), response.clone());
+        prop_assert_eq!(answer(&response.to_block()), Answer::Opened(response));
     }
 
     #[test]
@@ -313,6 +330,7 @@ proptest! {
     fn refusals_survive_the_wire(code in "[a-z0-9_.-]{1,64}", reason in "[^\\p{Cc}]{0,100}") {
         let refusal = Refusal::new(StatusCode::FORBIDDEN, code, reason);
         let (head, ()) = refusal.encode().into_parts();
-        prop_assert_eq!(Refusal::decode(&head), refusal);
+        prop_assert_eq!(Refusal::decode(&head), refusal.clone());
+        prop_assert_eq!(answer(&refusal.to_block()), Answer::Refused(refusal));
     }
 }

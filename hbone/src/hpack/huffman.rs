@@ -142,3 +142,27 @@ const fn tables() -> Tables {
     }
     tables
 }
+
+/// The other direction, for tests: we send nothing compressed.
+#[cfg(test)]
+pub(super) fn encode(text: &[u8]) -> Vec<u8> {
+    let (mut out, mut bits, mut have) = (Vec::new(), 0u64, 0);
+    for byte in text {
+        let len = usize::from(LENGTHS[usize::from(*byte)]);
+        let (at, first) = TABLES.first[len];
+        let rank = TABLES.symbols[usize::from(at)..]
+            .iter()
+            .position(|s| *s == u16::from(*byte));
+        let code = first + rank.expect("every byte has a code") as u32;
+        bits = (bits << len) | u64::from(code);
+        have += len;
+        while have >= 8 {
+            have -= 8;
+            out.push((bits >> have) as u8);
+        }
+    }
+    if have > 0 {
+        out.push(((bits << (8 - have)) as u8) | (0xff >> have));
+    }
+    out
+}
