@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo test cluster down images fmt lint unit netns e2e deny fuzz-smoke fuzz-keep fuzz-build
+.PHONY: help demo test cluster down images fmt lint unit netns e2e deny fuzz-smoke fuzz-keep fuzz-build bench-pair
 
 CACHE := $(or $(AMBIT_CACHE),$(HOME)/.cache/ambit)
 # Always the whole workspace: a part of it would resolve other features, and build every dependency again.
@@ -91,6 +91,10 @@ fuzz-build: WANTED += c++:g++
 fuzz-build: packages
 	@export RUSTFLAGS='$(FUZZ_FLAGS)'
 	cargo build --locked --release --manifest-path hbone/fuzz/Cargo.toml --target $(FUZZ_HOST) --target-dir $(FUZZ_ROOM)
+
+# BENCH_ROUNDS=n, BENCH_CC=bbr,reno, BENCH_NET=loopback, BENCH_QUICK=1: see hbone/README.md.
+bench-pair: packages ## what the tunnel costs beside the usual design and a plain relay (quiet machine, root)
+	cargo bench --locked --workspace --bench pair
 
 deny: $(CACHE)/cargo/bin/cargo-deny ## licences, sources and banned or doubled crates
 	$< --locked check bans licenses sources

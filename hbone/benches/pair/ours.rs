@@ -1,0 +1,246 @@
+//! The tunnel of this crate, wired as the node proxy wires it: one thread, one `LocalSet`.
+
+use std::future::Future;
+use std::io::BufRead;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use hbone::{
+    Acceptor, Baggage, Connection, Credentials, CredentialsWriter, Destination, Expect, Forwarded,
+    Identity, Incoming, Meter, Pool, PoolLimits, Request, Response, ServerLimits, SpiffeId, Target,
+    TcpDial, TraceParent, TrustDomain, Tunnel, credentials,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::certs::{FAR, Pem};
+use crate::{Result, child};
+
+/// A target nobody dials: the tunnel is accepted and held, so that it costs no socket.
+const HELD: &str = "127.0.0.1:9";
+
+/// How many tunnels are opened at a time where they are all that is opened.
+const AT_ONCE: usize = 4;
+
+/// The near end: a pool, and what it opens tunnels for.
+struct Near {
+    pool: Pool<TcpDial>,
+    to: Destination,
+    app: SocketAddr,
+    far: SpiffeId,
+}
+
+/// Accepts applications and tunnels each of them through the far end to `app`.
+pub(crate) fn near(far: SocketAddr, app: SocketAddr, streams: usize) -> Result<()> {
+    local(async move {
+        let (_writer, credentials) = identity(&Pem::near()?)?;
+        let limits = PoolLimits {
+            max_streams: streams,
+            ..PoolLimits::default()
+        };
+        let id: SpiffeId = FAR.parse()?;
+        let near: &Near = Box::leak(Box::new(Near {
+            pool: Pool::new(credentials, TcpDial, limits),
+            to: Destination {
+                addr: far,
+                expect: Expect::one(id.clone()),
+                workload: "uid-of-the-far-end".into(),
+            },
+            app,
+            far: id,
+        }));
+        spawn_local(async move {
+            if let Err(error) = near.obey().await {
+                eprintln!("near end: {error}");
+            }
+        });
+        let listener = TcpListener::bind(child::bind()?).await?;
+        child::tell(&format!("ready {}", listener.local_addr()?))?;
+        loop {
+            let (tcp, client) = listener.accept().await?;
+            let _ = tcp.set_nodelay(true);
+            spawn_local(async move {
+                // Boxed, so that an open connection's task holds its relay only.
+                if let Some(tunnel) = Box::pin(near.open(client)).await {
+                    drop(tunnel.relay(tcp, &Meter::new()).await);
+                }
+            });
+        }
+    })
+}
+
+/// Accepts tunnels and relays each of them to whom it asks for.
+pub(crate) fn far() -> Result<()> {
+    local(async move {
+        let (_writer, credentials) = identity(&Pem::far()?)?;
+        let limits = ServerLimits::default();
+        let acceptor = Acceptor::new(credentials, [TrustDomain::default()], limits);
+        let listener = TcpListener::bind(child::bind()?).await?;
+        child::tell(&format!("ready {}", listener.local_addr()?))?;
+        loop {
+            let (tcp, _) = listener.accept().await?;
+            let _ = tcp.set_nodelay(true);
+            let acceptor = acceptor.clone();
+            spawn_local(async move {
+                match Box::pin(acceptor.accept(tcp)).await {
+                    Ok(connection) => serve(connection).await,
+                    Err(error) => eprintln!("far end: {error}"),
+                }
+            });
+        }
+    })
+}
+
+async fn serve(mut connection: Connection) {
+    while let Some(next) = connection.next().await {
+        match next {
+            Ok(incoming) => drop(spawn_local(relay(incoming))),
+            // The near end is ended without ceremony when all is measured.
+            Err(_) => return,
+        }
+    }
+}
+
+async fn relay(incoming: Incoming) {
+    if let Some((tunnel, app)) = Box::pin(accept(incoming)).await {
+        match app {
+            Some(app) => drop(tunnel.relay(app, &Meter::new()).await),
+            None => hold(tunnel).await,
+        }
+    }
+}
+
+/// Dials the application before the answer, as the node proxy does.
+async fn accept(incoming: Incoming) -> Option<(Tunnel, Option<TcpStream>)> {
+    let Target::Addr(to) = incoming.request.target else {
+        return None;
+    };
+    let app = if to.to_string() == HELD {
+        None
+    } else {
+        let app = TcpStream::connect(to).await.ok()?;
+        let _ = app.set_nodelay(true);
+        Some(app)
+    };
+    let response = Response {
+        baggage: baggage("server"),
+    };
+    Some((incoming.accept(response).ok()?, app))
+}
+
+/// Keeps a tunnel until the other side ends it.
+async fn hold(tunnel: Tunnel) {
+    let mut io = tunnel.into_io();
+    let _ = tokio::io::copy(&mut io, &mut tokio::io::sink()).await;
+}
+
+// === impl Near ===
+
+impl Near {
+    async fn open(&self, client: SocketAddr) -> Option<Tunnel> {
+        let request = request(client, Target::Addr(self.app));
+        match self.pool.open(&self.to, &request).await {
+            Ok(opened) => Some(opened.tunnel),
+            Err(error) => {
+                eprintln!("near end: {error}");
+                None
+            }
+        }
+    }
+
+    /// Does what the parent asks for beside connections: `tunnels N` opens tunnels to as many
+    /// workloads; `hold N` opens streams without sockets and keeps them.
+    async fn obey(&'static self) -> Result<()> {
+        let mut orders = orders();
+        let mut held = Vec::new();
+        while let Some(order) = orders.recv().await {
+            let (verb, count) = order.split_once(' ').ok_or("an order is two words")?;
+            match (verb, count.parse()?) {
+                ("tunnels", count) => self.tunnels(count).await?,
+                ("hold", count) => {
+                    for _ in 0..count {
+                        let request = request(self.to.addr, HELD.parse()?);
+                        held.push(self.pool.open(&self.to, &request).await?.tunnel);
+                    }
+                }
+                _ => return Err(format!("no such order: {order}").into()),
+            }
+            child::tell("done")?;
+        }
+        Ok(())
+    }
+
+    async fn tunnels(&'static self, count: usize) -> Result<()> {
+        let opening = (0..AT_ONCE).map(|first| {
+            spawn_local(async move {
+                for n in (first..count).step_by(AT_ONCE) {
+                    self.tunnel(n).await.map_err(|error| error.to_string())?;
+                }
+                Ok::<(), String>(())
+            })
+        });
+        for one in opening.collect::<Vec<_>>() {
+            one.await??;
+        }
+        Ok(())
+    }
+
+    /// A tunnel to one more workload, which nobody else has an expectation in common with: so no
+    /// session of another can be resumed. Its stream ends at once.
+    async fn tunnel(&self, n: usize) -> Result<()> {
+        let other = format!("spiffe://cluster.local/ns/shop/sa/other-{n}").parse()?;
+        let to = Destination {
+            addr: self.to.addr,
+            expect: Expect::any_of([self.far.clone(), other]).ok_or("no expectation")?,
+            workload: format!("uid-{n}").into(),
+        };
+        let request = request(self.to.addr, HELD.parse()?);
+        drop(self.pool.open(&to, &request).await?);
+        Ok(())
+    }
+}
+
+/// What the node proxy says in a CONNECT.
+fn request(client: SocketAddr, target: Target) -> Request {
+    Request {
+        forwarded: Some(Forwarded { client, host: None }),
+        baggage: baggage("client"),
+        traceparent: Some(TraceParent::random()),
+        ..Request::to(target)
+    }
+}
+
+fn baggage(name: &str) -> Baggage {
+    let name: Arc<str> = name.into();
+    Baggage {
+        namespace: Some("shop".into()),
+        workload_name: Some(name.clone()),
+        service_name: Some(name),
+        ..Baggage::default()
+    }
+}
+
+fn identity(pem: &Pem) -> Result<(CredentialsWriter, Credentials)> {
+    let identity = Identity::from_pem(&pem.chain, &pem.key, &pem.root)?;
+    Ok(credentials(identity))
+}
+
+fn orders() -> mpsc::UnboundedReceiver<String> {
+    let (tell, orders) = mpsc::unbounded_channel();
+    thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(|line| line.ok()) {
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    orders
+}
+
+fn local(serve: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve)
+}
