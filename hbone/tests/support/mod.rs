@@ -26,7 +26,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
+pub mod frames;
 pub mod raw;
+pub mod scene;
+pub mod wire;
 
 pub const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 pub const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/server";
@@ -173,6 +176,12 @@ impl Served {
             tasks,
             listener,
         }
+    }
+
+    /// Connections that are being accepted or served.
+    pub fn living(&self) -> usize {
+        let is_living = |task: &&JoinHandle<()>| !task.is_finished();
+        self.tasks.borrow().iter().filter(is_living).count()
     }
 
     /// Drops all connections and the listener, as a crash would.

@@ -55,6 +55,11 @@ pub async fn try_client_tls(tcp: TcpStream, ca: &Ca, alpn: &[u8]) -> io::Result<
 
 /// The server's side of one connection, with a good certificate.
 pub async fn server(tcp: TcpStream, ca: &Ca, builder: &h2::server::Builder) -> RawServer {
+    builder.handshake(server_tls(tcp, ca).await).await.unwrap()
+}
+
+/// A TLS server with a good certificate.
+pub async fn server_tls(tcp: TcpStream, ca: &Ca) -> TlsStream<TcpStream> {
     let (chain, key) = pem(ca, SERVER);
     let mut roots = RootCertStore::empty();
     roots
@@ -69,11 +74,10 @@ pub async fn server(tcp: TcpStream, ca: &Ca, builder: &h2::server::Builder) -> R
         .with_single_cert(chain, key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let tls = TlsAcceptor::from(Arc::new(config))
+    TlsAcceptor::from(Arc::new(config))
         .accept(tcp)
         .await
-        .unwrap();
-    builder.handshake(tls).await.unwrap()
+        .unwrap()
 }
 
 fn pem(ca: &Ca, id: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {

@@ -1,0 +1,299 @@
+//! An attack, with somebody else on the same server and pool who must not notice, and a count of what is left.
+
+use std::cell::Cell;
+use std::fs;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hbone::{
+    Destination, Error, Incoming, Meter, Opened, PoolLimits, Request, Response, ServerLimits,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, interval, timeout};
+
+use super::wire::{PATIENCE, Wire};
+use super::{Lab, SERVER, destination, local, pair, request};
+
+/// Where the bystander wants to go.
+const BYSTANDER: &str = "10.9.9.9:9";
+
+/// The bystander's pace, and how often the count is taken again.
+const PACE: Duration = Duration::from_millis(2);
+
+/// What becomes of the attacker's requests at the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Apps {
+    /// An application that says back what it hears.
+    Echo,
+    /// The test itself answers them, from `Scene::held`.
+    Held,
+}
+
+/// How a scene is set.
+pub struct Setup {
+    pub apps: Apps,
+    pub server: ServerLimits,
+    pub pool: PoolLimits,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            apps: Apps::Echo,
+            server: ServerLimits::default(),
+            pool: PoolLimits::default(),
+        }
+    }
+}
+
+impl Setup {
+    /// Requests that the test answers itself.
+    pub fn held() -> Self {
+        Self {
+            apps: Apps::Held,
+            ..Self::default()
+        }
+    }
+
+    pub fn server(mut self, change: impl FnOnce(&mut ServerLimits)) -> Self {
+        change(&mut self.server);
+        self
+    }
+
+    pub fn pool(mut self, change: impl FnOnce(&mut PoolLimits)) -> Self {
+        change(&mut self.pool);
+        self
+    }
+}
+
+/// A server, a pool, and a port at which the test waits for the pool.
+pub struct Scene {
+    pub lab: Lab,
+    /// Requests that wait for the test.
+    pub held: mpsc::UnboundedReceiver<Incoming>,
+    trap: TcpListener,
+    apps: Rc<Cell<usize>>,
+}
+
+/// What must be as before once the attack is over.
+#[derive(Debug, PartialEq, Eq)]
+struct Census {
+    /// Sockets that the server holds.
+    server: usize,
+    /// Sockets that the pool holds to the trap.
+    pool: usize,
+    /// Connections that are still served.
+    connections: usize,
+    /// Applications that still talk.
+    apps: usize,
+}
+
+/// Runs an attack while a bystander's tunnel echoes before, during and after, and counts what is left.
+pub fn attacked(setup: Setup, attack: impl AsyncFnOnce(&mut Scene)) {
+    local(async {
+        let mut scene = Scene::start(setup).await;
+        let mut bystander = scene.bystander().await;
+        let before = scene.census();
+        let over = Rc::new(Cell::new(false));
+        let stop = over.clone();
+        let echoing = spawn_local(async move {
+            let (mut pace, mut rounds) = (interval(PACE), 0);
+            while !stop.get() {
+                round(&mut bystander, "during").await;
+                rounds += 1;
+                pace.tick().await;
+            }
+            (bystander, rounds)
+        });
+        Box::pin(attack(&mut scene)).await;
+        over.set(true);
+        let (mut bystander, rounds) = echoing.await.unwrap();
+        assert!(rounds > 0, "the attack was over too soon to harm anybody");
+        round(&mut bystander, "after").await;
+        while scene.held.try_recv().is_ok() {}
+        scene.settles(&before).await;
+    });
+}
+
+impl Scene {
+    pub async fn start(setup: Setup) -> Self {
+        let mut lab = Lab::with(setup.pool, setup.server).await;
+        let (keep, held) = mpsc::unbounded_channel();
+        let (_nobody, empty) = mpsc::unbounded_channel();
+        let mut incoming = std::mem::replace(&mut lab.served.incoming, empty);
+        let apps = Rc::new(Cell::new(0));
+        let count = apps.clone();
+        spawn_local(async move {
+            while let Some(next) = incoming.recv().await {
+                if setup.apps == Apps::Echo || next.request.target.to_string() == BYSTANDER {
+                    spawn_local(echo(next, Counted::one(&count)));
+                } else {
+                    drop(keep.send(next));
+                }
+            }
+        });
+        Self {
+            lab,
+            held,
+            trap: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            apps,
+        }
+    }
+
+    /// An echo through a connection of its own.
+    async fn bystander(&self) -> TcpStream {
+        let request = Request::to(BYSTANDER.parse().unwrap());
+        let opened = self.lab.pool.open(&self.lab.to, &request).await.unwrap();
+        let (mut app, socket) = pair().await;
+        spawn_local(async move { opened.tunnel.relay(socket, &Meter::new()).await });
+        round(&mut app, "before").await;
+        app
+    }
+
+    /// A TCP connection to the server.
+    pub async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.lab.served.addr).await.unwrap()
+    }
+
+    /// A client past TLS that has said nothing yet.
+    pub async fn silent(&self) -> Wire {
+        Wire::client(self.tcp().await, &self.lab.ca).await
+    }
+
+    /// A client that has exchanged settings.
+    pub async fn client(&self) -> Wire {
+        let mut wire = self.silent().await;
+        wire.greet(&[]).await;
+        wire
+    }
+
+    /// The next request that waits for the test.
+    pub async fn incoming(&mut self) -> Incoming {
+        let next = timeout(PATIENCE, self.held.recv()).await;
+        next.expect("no request comes").unwrap()
+    }
+
+    /// The next failure of a connection at the server.
+    pub async fn error(&mut self) -> Error {
+        let next = timeout(PATIENCE, self.lab.served.errors.recv()).await;
+        next.expect("no connection fails").unwrap()
+    }
+
+    /// Where the pool is trapped.
+    pub fn trap(&self) -> Destination {
+        destination(self.trap.local_addr().unwrap(), SERVER)
+    }
+
+    /// A tunnel that the pool wants from the trap.
+    pub fn wants(&self) -> JoinHandle<Result<Opened, Error>> {
+        let (pool, to) = (self.lab.pool.clone(), self.trap());
+        spawn_local(async move { pool.open(&to, &request()).await })
+    }
+
+    /// The pool's next connection to the trap, before TLS.
+    pub async fn caught(&self) -> TcpStream {
+        let next = timeout(PATIENCE, self.trap.accept()).await;
+        next.expect("the pool does not come").unwrap().0
+    }
+
+    /// A server past TLS that has said nothing yet, and the tunnel that the pool wants of it.
+    pub async fn silent_server(&self) -> (Wire, JoinHandle<Result<Opened, Error>>) {
+        let wanted = self.wants();
+        let wire = Wire::server(self.caught().await, &self.lab.ca).await;
+        (wire, wanted)
+    }
+
+    /// A server that has exchanged settings and been asked for a tunnel on stream 1.
+    pub async fn server(
+        &self,
+        settings: &[(u16, u32)],
+    ) -> (Wire, JoinHandle<Result<Opened, Error>>) {
+        let (mut wire, wanted) = self.silent_server().await;
+        wire.greet(settings).await;
+        wire.expect_headers(1).await;
+        (wire, wanted)
+    }
+
+    fn census(&self) -> Census {
+        let trap = self.trap.local_addr().unwrap().port();
+        let served = self.lab.served.addr.port();
+        Census {
+            server: sockets(|local, _| local == served),
+            pool: sockets(|_, remote| remote == trap),
+            connections: self.lab.served.living(),
+            apps: self.apps.get(),
+        }
+    }
+
+    async fn settles(&self, before: &Census) {
+        let (mut pace, start) = (interval(PACE), Instant::now());
+        while self.census() != *before {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "something is left: {:?}, before it was {before:?}",
+                self.census()
+            );
+            pace.tick().await;
+        }
+    }
+}
+
+/// Sockets with an owner that are no listeners, by their ports.
+fn sockets(which: impl Fn(u16, u16) -> bool) -> usize {
+    const LISTEN: &str = "0A";
+    let port = |text: &str| u16::from_str_radix(text.rsplit(':').next().unwrap(), 16).unwrap();
+    let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let rows = table.lines().skip(1);
+    rows.filter(|row| {
+        let row: Vec<_> = row.split_whitespace().collect();
+        row[3] != LISTEN && row[9] != "0" && which(port(row[1]), port(row[2]))
+    })
+    .count()
+}
+
+async fn round(app: &mut TcpStream, when: &str) {
+    let echo = async {
+        app.write_all(b"still here?").await?;
+        app.read_exact(&mut [0; 11]).await
+    };
+    let echoed = timeout(PATIENCE, echo).await;
+    assert!(
+        matches!(echoed, Ok(Ok(_))),
+        "the bystander suffers {when} the attack: {echoed:?}"
+    );
+}
+
+/// One more, until dropped.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn one(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// An application behind the server that says back what it hears.
+async fn echo(incoming: Incoming, _counted: Counted) {
+    // Fails where the client has gone meanwhile.
+    let Ok(tunnel) = incoming.accept(Response::default()) else {
+        return;
+    };
+    let (mut app, socket) = pair().await;
+    let app = spawn_local(async move {
+        let (mut read, mut write) = app.split();
+        let copied = copy(&mut read, &mut write).await;
+        copied.and(write.shutdown().await)
+    });
+    tunnel.relay(socket, &Meter::new()).await;
+    let _ = app.await;
+}
