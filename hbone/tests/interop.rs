@@ -68,9 +68,9 @@ const EXTREMES: [Extreme; 7] = [
         ..DEFAULT
     },
     Extreme {
-        what: "windows that shrink under way",
-        window: 1 << 20,
-        later: Some(1000),
+        what: "a window that becomes the largest",
+        window: 1000,
+        later: Some(MOST),
         ..DEFAULT
     },
     Extreme {
