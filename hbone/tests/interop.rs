@@ -404,23 +404,20 @@ fn their_server_leaves() {
 #[test]
 fn their_server_resets_and_is_reset() {
     attacked(Setup::default(), async |scene| {
-        let wanted = [scene.wants(), scene.wants()];
+        let wanted = scene.wants();
         let tls = raw::server_tls(scene.caught().await, &scene.lab.ca).await;
         let mut server = h2::server::handshake(tls).await.unwrap();
-        let mut streams = Vec::new();
-        for _ in 0..2 {
-            let (request, mut respond) = server.accept().await.unwrap().unwrap();
-            let send = respond
-                .send_response(http::Response::new(()), false)
-                .unwrap();
-            streams.push((request.into_body(), send));
-        }
-        let driver = spawn_local(async move { while server.accept().await.is_some() {} });
-        let [first, second] = wanted;
-        let mut first = first.await.unwrap().unwrap().tunnel.into_io();
-        let second = second.await.unwrap().unwrap().tunnel;
-        let (mut recv, _send) = streams.pop().unwrap();
-        let (_recv, mut send) = streams.pop().unwrap();
+        let (tell, mut streams) = mpsc::unbounded_channel();
+        let driver = spawn_local(async move {
+            while let Some(Ok((request, mut respond))) = server.accept().await {
+                let send = respond.send_response(http::Response::new(()), false);
+                tell.send((request.into_body(), send.unwrap())).unwrap();
+            }
+        });
+        let mut first = wanted.await.unwrap().unwrap().tunnel.into_io();
+        let (_recv, mut send) = streams.recv().await.unwrap();
+        let second = scene.wants().await.unwrap().unwrap().tunnel;
+        let (mut recv, _send) = streams.recv().await.unwrap();
         send.send_data(Bytes::from_static(b"part"), false).unwrap();
         first.read_exact(&mut [0; 4]).await.unwrap();
         send.send_reset(Reason::INTERNAL_ERROR);
