@@ -18,7 +18,7 @@ const STREAMS: usize = 100;
 
 /// Readers that stall, and how long the one that does not may take beside them.
 const STALLED: &str = "20";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One line of the report.
 pub(crate) struct Extra {

@@ -1,8 +1,8 @@
-//! Two pods' networks of our own: one for the client and the near end, one for the far end and the
-//! application, a veth pair between them, and redirection in both as the mesh installs it.
+//! Networks of our own, as a cluster has them: two pods on two nodes, veth pairs between them, redirection
+//! in the pods as the mesh installs it, and routing with connection tracking on the nodes.
 //!
 //! What a TCP connection costs decides what a tunnel may cost beside a relay. On bare loopback it
-//! costs a third of what it costs in a pod, where connection tracking and NAT see every packet.
+//! costs half of what it costs there, where NAT and connection tracking see every packet.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,15 +17,15 @@ use crate::Result;
 const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 const PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const TIME_WAIT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
 
-/// The far pod's address, and whom clients call there.
-const FAR_POD: &str = "10.77.0.2";
-const APP: &str = "10.77.0.2:8080";
+/// Whom clients call.
+const APP: &str = "10.77.2.2:8080";
 
-/// The rules of a pod: new connections to the application's port go to the near end, and NAT,
-/// marks and connection tracking see all others too, without changing them.
-const RULES: &str = "
+/// The rules of a pod: new connections to the captured port go to the near end, and NAT, marks and
+/// connection tracking see all others too, without changing them.
+const POD: &str = "
 table inet bench {
   chain mark_in { type filter hook prerouting priority -150; meta mark and 0xfff == 0x539 ct mark set 0x111; }
   chain mark_out { type route hook output priority -150; ct mark 0x111 meta mark set ct mark; }
@@ -33,10 +33,17 @@ table inet bench {
   chain nat_out { type nat hook output priority -100; tcp flags & (syn|ack) == syn tcp dport CAPTURED redirect to :15001; }
 }";
 
+/// The rules of a node: what is known passes, what is new is looked at for a service's address.
+const NODE: &str = "
+table inet bench {
+  chain service { type nat hook prerouting priority -100; ip daddr 10.96.0.1 tcp dport 443 dnat ip to 10.77.0.9:6443; }
+  chain forward { type filter hook forward priority 0; ct state established,related accept; ct state invalid drop; }
+}";
+
 /// Where the measured processes live.
 pub(crate) enum Net {
-    /// Two pods.
-    Pods { near: File, far: File },
+    /// Two pods on two nodes.
+    Pods { pods: [File; 2], nodes: [File; 2] },
     /// One loopback, our own or, without root, the host's.
     Loopback { own: bool },
 }
@@ -62,29 +69,44 @@ impl Net {
         if plain {
             return Ok(Self::Loopback { own: true });
         }
-        let near = File::open("/proc/self/ns/net")?;
-        rules("8080")?;
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        prepare()?;
-        let far = File::open("/proc/self/ns/net")?;
-        // Nobody calls this port: the far end's own connections are not captured.
-        rules("9")?;
-        ip(&format!(
-            "link add eth0 type veth peer name eth0 netns {}",
-            path(&near)
-        ))?;
-        ip("addr add 10.77.0.2/24 dev eth0")?;
-        ip("link set eth0 up")?;
-        setns(&near, CloneFlags::CLONE_NEWNET)?;
-        ip("addr add 10.77.0.1/24 dev eth0")?;
-        ip("link set eth0 up")?;
-        Ok(Self::Pods { near, far })
+        let namespace = |rules: &str| -> Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            prepare()?;
+            nft(rules)?;
+            Ok(File::open("/proc/self/ns/net")?)
+        };
+        let nodes = [namespace(NODE)?, namespace(NODE)?];
+        // The far end's own connections are not captured: nobody calls its port 9.
+        let pods = [
+            namespace(&POD.replace("CAPTURED", "8080"))?,
+            namespace(&POD.replace("CAPTURED", "9"))?,
+        ];
+        let [near_node, far_node] = &nodes;
+        link(
+            (near_node, "eth0", "10.77.0.1/24"),
+            (far_node, "eth0", "10.77.0.2/24"),
+        )?;
+        link(
+            (near_node, "pod0", "10.77.1.1/24"),
+            (&pods[0], "eth0", "10.77.1.2/24"),
+        )?;
+        link(
+            (far_node, "pod0", "10.77.2.1/24"),
+            (&pods[1], "eth0", "10.77.2.2/24"),
+        )?;
+        route(near_node, "10.77.2.0/24 via 10.77.0.2")?;
+        route(far_node, "10.77.1.0/24 via 10.77.0.1")?;
+        route(&pods[0], "default via 10.77.1.1")?;
+        route(&pods[1], "default via 10.77.2.1")?;
+        Ok(Self::Pods { pods, nodes })
     }
 
     /// Where a role lives.
     pub(crate) fn place(&self, role: &str) -> Place {
         let (near, far) = match self {
-            Self::Pods { near, far } => (Some(path(near)), Some(path(far))),
+            Self::Pods {
+                pods: [near, far], ..
+            } => (Some(path(near)), Some(path(far))),
             Self::Loopback { .. } => {
                 return Place {
                     namespace: None,
@@ -94,9 +116,9 @@ impl Net {
         };
         let (namespace, bind) = match role {
             "near" => (near, "127.0.0.1:15001"),
-            "far" => (far, "10.77.0.2:15008"),
+            "far" => (far, "10.77.2.2:15008"),
             "app" => (far, APP),
-            "direct-app" => (far, "10.77.0.2:8079"),
+            "direct-app" => (far, "10.77.2.2:8079"),
             "direct-load" => (far, ""),
             _ => (near, ""),
         };
@@ -115,7 +137,8 @@ impl Net {
     pub(crate) fn told(&self) -> &'static str {
         match self {
             Self::Pods { .. } => {
-                "two pods' network namespaces with redirection, NAT and connection tracking, and a veth pair between them"
+                "two pods on two nodes, all network namespaces: redirection, NAT and connection tracking in the pods, \
+                 routing and connection tracking on the nodes"
             }
             Self::Loopback { own: true } => "bare loopback in a network namespace of its own",
             Self::Loopback { own: false } => "the host's loopback, for want of root",
@@ -148,9 +171,9 @@ impl Net {
         match self {
             Self::Loopback { own: false } => {}
             Self::Loopback { own: true } => write()?,
-            Self::Pods { near, far } => {
-                for pod in [far, near] {
-                    setns(pod, CloneFlags::CLONE_NEWNET)?;
+            Self::Pods { pods, nodes } => {
+                for namespace in pods.iter().chain(nodes) {
+                    setns(namespace, CloneFlags::CLONE_NEWNET)?;
                     write()?;
                 }
             }
@@ -169,23 +192,41 @@ fn prepare() -> Result<()> {
     ip("link set lo up")?;
     // 20 000 connections from one address to one port need that many.
     fs::write(PORTS, "16000 65535")?;
+    fs::write(FORWARD, "1")?;
     // Closed connections of earlier rounds shall not fill the table. Absent without the module.
     let _ = fs::write(TIME_WAIT, "1");
     Ok(())
 }
 
-fn rules(captured: &str) -> Result<()> {
+/// A veth pair between two namespaces: name and address at each end.
+fn link(one: (&File, &str, &str), other: (&File, &str, &str)) -> Result<()> {
+    setns(one.0, CloneFlags::CLONE_NEWNET)?;
+    let peer = format!("peer name {} netns {}", other.1, path(other.0));
+    ip(&format!("link add {} type veth {peer}", one.1))?;
+    for (namespace, name, address) in [one, other] {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        ip(&format!("addr add {address} dev {name}"))?;
+        ip(&format!("link set {name} up"))?;
+    }
+    Ok(())
+}
+
+fn route(namespace: &File, route: &str) -> Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    ip(&format!("route add {route}"))
+}
+
+fn nft(rules: &str) -> Result<()> {
     let mut nft = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .spawn()?;
-    if let Some(stdin) = &mut nft.stdin {
-        stdin.write_all(RULES.replace("CAPTURED", captured).as_bytes())?;
+    if let Some(mut stdin) = nft.stdin.take() {
+        stdin.write_all(rules.as_bytes())?;
     }
-    drop(nft.stdin.take());
     match nft.wait()?.success() {
         true => Ok(()),
-        false => Err(format!("nft refused the rules of {FAR_POD}").into()),
+        false => Err("nft refused its rules".into()),
     }
 }
 

@@ -145,7 +145,7 @@ impl Sizes {
             open: 20_000,
             tunnels: 1_000,
             probes: 20_000,
-            download: 50_000_000,
+            download: 200_000_000,
             direct: 20_000,
         }
     }
@@ -159,7 +159,7 @@ impl Sizes {
             open: 3_000,
             tunnels: 200,
             probes: 3_000,
-            download: 50_000_000,
+            download: 200_000_000,
             direct: 5_000,
         }
     }
