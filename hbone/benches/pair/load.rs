@@ -9,13 +9,16 @@ use mio::{Events, Poll};
 
 use crate::app::{CHUNK, ECHO, HEAD, MESSAGE, SINK, SOURCE, head};
 use crate::turns::{Socket, Turns};
-use crate::{Result, child};
+use crate::{Result, child, stage};
 
 /// What every figure does before it counts, as a part of what counts.
 const WARM_UP: usize = 20;
 
 /// What bulk moves before it counts.
 const WARM_UP_BYTES: u64 = 16 << 20;
+
+/// How often paced bulk sends a piece.
+const PACE: Duration = Duration::from_millis(1);
 
 /// More than anybody reads.
 const ENDLESS: u64 = 1 << 50;
@@ -31,6 +34,7 @@ pub(crate) fn run(kind: &str, to: SocketAddr, numbers: &[&str]) -> Result<()> {
         ("connections", &[clients, count]) => connections(to, size(clients)?, size(count)?),
         ("bulk", &[streams, bytes]) => bulk(to, size(streams)?, bytes),
         ("download", &[streams, bytes]) => download(to, size(streams)?, bytes),
+        ("paced", &[rate]) => paced(to, rate),
         ("stalled", &[streams]) => stalled(to, size(streams)?),
         ("idle", &[streams]) => idle(to, size(streams)?),
         other => Err(format!("no such load: {other:?}").into()),
@@ -86,6 +90,21 @@ fn download(to: SocketAddr, streams: usize, bytes: u64) -> Result<()> {
     let began = ready()?;
     move_bytes(to, streams, SOURCE, bytes.min(ENDLESS))?;
     child::tell(&format!("{}", began.elapsed().as_secs_f64()))
+}
+
+/// Sends so many bytes per second, for ever, in pieces as applications write them.
+fn paced(to: SocketAddr, rate: u64) -> Result<()> {
+    use std::io::Write;
+    let mut tcp = std::net::TcpStream::connect(to)?;
+    tcp.set_nodelay(true)?;
+    tcp.write_all(&head(SINK, ENDLESS))?;
+    let piece = vec![b'x'; size(rate / 1000)?];
+    let mut next = ready()?;
+    loop {
+        tcp.write_all(&piece)?;
+        next = (next + PACE).max(Instant::now() - PACE);
+        stage::rest(next.saturating_duration_since(Instant::now()));
+    }
 }
 
 /// Asks for more than anybody reads, and reads none of it.

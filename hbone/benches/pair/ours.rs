@@ -1,5 +1,6 @@
 //! The tunnel of this crate, wired as the node proxy wires it: one thread, one `LocalSet`.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io::BufRead;
 use std::net::SocketAddr;
@@ -31,6 +32,14 @@ struct Near {
     to: Destination,
     app: SocketAddr,
     far: SpiffeId,
+    /// How many workloads there have been.
+    workloads: Cell<usize>,
+}
+
+#[derive(Clone, Copy)]
+enum Handshake {
+    Full,
+    Resumed,
 }
 
 /// Accepts applications and tunnels each of them through the far end to `app`.
@@ -51,6 +60,7 @@ pub(crate) fn near(far: SocketAddr, app: SocketAddr, streams: usize) -> Result<(
             },
             app,
             far: id,
+            workloads: Cell::new(0),
         }));
         spawn_local(async move {
             if let Err(error) = near.obey().await {
@@ -152,14 +162,16 @@ impl Near {
     }
 
     /// Does what the parent asks for beside connections: `tunnels N` opens tunnels to as many
-    /// workloads; `hold N` opens streams without sockets and keeps them.
+    /// workloads with full handshakes, `resumed N` with resumed ones where there are any, and
+    /// `hold N` opens streams without sockets and keeps them.
     async fn obey(&'static self) -> Result<()> {
         let mut orders = orders();
         let mut held = Vec::new();
         while let Some(order) = orders.recv().await {
             let (verb, count) = order.split_once(' ').ok_or("an order is two words")?;
             match (verb, count.parse()?) {
-                ("tunnels", count) => self.tunnels(count).await?,
+                ("tunnels", count) => self.tunnels(count, Handshake::Full).await?,
+                ("resumed", count) => self.tunnels(count, Handshake::Resumed).await?,
                 ("hold", count) => {
                     for _ in 0..count {
                         let request = request(self.to.addr, HELD.parse()?);
@@ -173,11 +185,12 @@ impl Near {
         Ok(())
     }
 
-    async fn tunnels(&'static self, count: usize) -> Result<()> {
+    async fn tunnels(&'static self, count: usize, handshake: Handshake) -> Result<()> {
         let opening = (0..AT_ONCE).map(|first| {
             spawn_local(async move {
-                for n in (first..count).step_by(AT_ONCE) {
-                    self.tunnel(n).await.map_err(|error| error.to_string())?;
+                for _ in (first..count).step_by(AT_ONCE) {
+                    let opened = self.tunnel(handshake).await;
+                    opened.map_err(|error| error.to_string())?;
                 }
                 Ok::<(), String>(())
             })
@@ -188,13 +201,20 @@ impl Near {
         Ok(())
     }
 
-    /// A tunnel to one more workload, which nobody else has an expectation in common with: so no
-    /// session of another can be resumed. Its stream ends at once.
-    async fn tunnel(&self, n: usize) -> Result<()> {
-        let other = format!("spiffe://cluster.local/ns/shop/sa/other-{n}").parse()?;
+    /// A tunnel to one more workload, whose stream ends at once.
+    async fn tunnel(&self, handshake: Handshake) -> Result<()> {
+        let n = self.workloads.replace(self.workloads.get() + 1);
+        let expect = match handshake {
+            // A session is resumed only under the expectation it began with.
+            Handshake::Full => {
+                let other = format!("spiffe://cluster.local/ns/shop/sa/other-{n}");
+                Expect::any_of([self.far.clone(), other.parse()?]).ok_or("no expectation")?
+            }
+            Handshake::Resumed => self.to.expect.clone(),
+        };
         let to = Destination {
             addr: self.to.addr,
-            expect: Expect::any_of([self.far.clone(), other]).ok_or("no expectation")?,
+            expect,
             workload: format!("uid-{n}").into(),
         };
         let request = request(self.to.addr, HELD.parse()?);

@@ -62,8 +62,10 @@ pub(crate) fn all() -> Result<()> {
     if load > BUSY {
         println!("The machine is not quiet: load average {load:.2} before the start.\n");
     }
+    let cpu = stage::last_cpu()?;
+    stage::leave(cpu)?;
     let mut cast = Cast {
-        cpu: stage::last_cpu()?,
+        cpu,
         net: Net::make()?,
         certs: Certs::make()?,
         thrifty: false,

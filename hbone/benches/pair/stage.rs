@@ -26,6 +26,15 @@ pub(crate) fn pin(cpu: usize) -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
+/// Keeps this process off a CPU, if it has another.
+pub(crate) fn leave(cpu: usize) -> Result<()> {
+    let mut others = sched_getaffinity(Pid::from_raw(0))?;
+    others.unset(cpu)?;
+    // The only one there is cannot be left.
+    let _ = sched_setaffinity(Pid::from_raw(0), &others);
+    Ok(())
+}
+
 /// As many open files as we may have.
 pub(crate) fn raise_file_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
