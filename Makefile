@@ -83,7 +83,7 @@ fuzz-smoke: fuzz-build ## hostile bytes into the tunnel, each target for a minut
 
 fuzz-keep: fuzz-build ## adds to the kept corpus what fuzz-smoke found that reaches more
 	for target in $(FUZZ_TARGETS); do
-		$(FUZZ_ROOM)/$(FUZZ_HOST)/release/$$target -merge=1 -max_len=$(FUZZ_MOST_BYTES) hbone/fuzz/corpus/$$target $(FUZZ_ROOM)/found/$$target 2>&1 |
+		$(FUZZ_ROOM)/$(FUZZ_HOST)/release/$$target -set_cover_merge=1 -use_counters=0 -max_len=$(FUZZ_MOST_BYTES) hbone/fuzz/corpus/$$target $(FUZZ_ROOM)/found/$$target 2>&1 |
 			grep -E 'new files with'
 	done
 
