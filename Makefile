@@ -42,6 +42,7 @@ fmt: ## checks the formatting
 
 lint: packages ## clippy over everything, warnings refused
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo metadata --locked --format-version 1 --manifest-path hbone/fuzz/Cargo.toml >/dev/null # its lock is of today
 
 unit: packages ## pure tests, and both ends in one process on loopback
 	$(CARGO_TEST) --lib --bins $(addprefix --test ,$(UNIT_TESTS))
