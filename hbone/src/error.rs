@@ -206,19 +206,11 @@ impl Error {
         Self::Protocol(Arc::from(reason.to_string()))
     }
 
-    /// What the HTTP/2 engine says about a stream or connection on which a request may have been sent.
-    pub(crate) fn from_h2(error: &h2::Error) -> Self {
-        match error.reason() {
-            Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => reset("REFUSED_STREAM", false),
-            // Only streams above the peer's last one fail by its GOAWAY, the rest run on.
-            Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => {
-                reset("GOAWAY", false)
-            }
-            Some(reason) if error.is_reset() && error.is_remote() => {
-                reset(&format!("{reason:?}"), true)
-            }
-            Some(reason) if error.is_library() => Self::protocol(reason.description()),
-            _ => Self::lost(&error.to_string(), true),
+    /// A reset, by its HTTP/2 name; `processed` is false where the far side never looked at the stream.
+    pub(crate) fn reset(reason: &str, processed: bool) -> Self {
+        Self::Reset {
+            reason: Arc::from(reason),
+            processed,
         }
     }
 }
@@ -234,13 +226,6 @@ impl From<Error> for io::Error {
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)
-    }
-}
-
-fn reset(reason: &str, processed: bool) -> Error {
-    Error::Reset {
-        reason: Arc::from(reason),
-        processed,
     }
 }
 

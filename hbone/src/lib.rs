@@ -7,30 +7,23 @@
 //! The crate knows peers and bytes; it does not know Kubernetes or service discovery.
 
 mod client;
-#[allow(dead_code, reason = "the engine that uses it comes next")]
 pub mod connect;
 mod copy;
+mod engine;
 mod error;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the engine that uses it comes next"
-)]
+mod flood;
+mod flow;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-#[allow(dead_code, reason = "the engine that uses it comes next")]
 mod head;
-#[allow(dead_code, reason = "the engine that uses it comes next")]
 mod hpack;
 mod identity;
-mod keepalive;
 mod limits;
 mod pool;
-#[allow(dead_code, reason = "the engine that uses it comes next")]
 mod record;
-mod relay;
 mod server;
+mod session;
 mod stream;
 mod tls;
 

@@ -15,6 +15,10 @@ pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection without streams is closed after this; stock peers do the same.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// A connection of ours takes no new streams after this: renewed certificates would end it after half a
+/// day anyway, and a peer that came up since gets its share.
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(3600);
+
 /// A server lets a silent but living client keep its connection longer than any client of ours
 /// would, so that the client's idle end comes first and nobody races it.
 pub(crate) const SERVER_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -34,33 +38,89 @@ pub(crate) const POOL_CONNECTIONS: usize = 4096;
 /// Streams a client may have open on one connection to us; twice what our own pool uses.
 pub(crate) const SERVER_STREAMS: u32 = 200;
 
-/// Bytes a peer may send on a stream before our application took any: what one stalled reader
-/// can make us hold. Gives one stream 1 GB/s at 1 ms round trip, 20 MB/s at 50 ms.
-pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes a peer may send on a new stream before our application took any: small, because most streams
+/// never need more, and what one stalled reader can make us hold.
+pub(crate) const INITIAL_WINDOW: u32 = 256 << 10;
 
-/// Bytes a peer may send on a connection before our applications took any.
-///
-/// The h2 crate returns connection and stream window together, when the application took the bytes.
-/// A connection window smaller than all stream windows would let a few stalled readers stop every
-/// other stream, so it is exactly all of them: the stream windows alone bound memory.
-pub(crate) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * SERVER_STREAMS;
+/// What a stream's window may grow to while its application keeps up: 4 GB/s at 1 ms round trip,
+/// 80 MB/s at 50 ms.
+pub(crate) const MAX_WINDOW: u32 = 4 << 20;
 
-/// The largest DATA frame we take: bounds the frame being assembled per connection, while bulk still
-/// needs few frames.
+/// Bytes a peer may have in flight on a connection. They are returned on receipt: stream windows bound
+/// memory, and stalled readers never take window from others.
+pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Bytes that all tunnels of a thread may hold for applications that do not take them; beyond half of
+/// it windows stop growing, beyond it new streams are refused.
+pub(crate) const BUDGET: usize = 64 << 20;
+
+/// The largest DATA frame we take. They are never assembled, so it costs nothing; it bounds how long
+/// one frame of the peer keeps its others waiting.
 pub(crate) const MAX_FRAME: u32 = 64 << 10;
 
-/// Bytes of one stream that may wait for the tunnel's socket on the sending side.
-pub(crate) const SEND_BUFFER: usize = 256 << 10;
+/// Sealed bytes the tunnel's socket has not taken, above which nothing more is read: from the
+/// applications, or from a peer that asks and does not read.
+pub(crate) const BACKLOG: usize = 256 << 10;
+
+/// Unsent bytes the kernel may queue for a tunnel: what a small message waits behind.
+pub(crate) const NOT_SENT: u32 = 256 << 10;
+
+/// Bytes of one stream that are sent in one turn: one system call for much.
+pub(crate) const QUANTUM: usize = 256 << 10;
+
+/// The same while more than [`CROWD`] streams have something to send, so that the last of them does not
+/// wait for megabytes.
+pub(crate) const CROWDED_QUANTUM: usize = 64 << 10;
+
+/// See [`CROWDED_QUANTUM`].
+pub(crate) const CROWD: usize = 4;
+
+/// Bytes that a [`TunnelIo`](crate::TunnelIo)'s writer may be ahead of the tunnel.
+pub(crate) const PIPE: usize = 128 << 10;
 
 /// How long a client may take to end a tunnel whose server has said all: longer than any client needs
-/// that reads the end. Looked at with every ping.
+/// that reads the end.
 pub(crate) const LINGER_TIME: Duration = Duration::from_secs(10);
 
-/// What such a client may still say before it is stopped: a window full.
-pub(crate) const LINGER_BYTES: usize = STREAM_WINDOW as usize;
+/// What such a client may still say before it is stopped: a few windows full.
+pub(crate) const LINGER_BYTES: usize = 1 << 20;
 
-/// Decoded header list of a CONNECT; ours take about 1 KiB.
+/// How long a peer may take to read our last words and leave, before its socket is closed anyway.
+pub(crate) const PARTING_TIME: Duration = Duration::from_secs(1);
+
+/// What it may still send until then.
+pub(crate) const PARTING_BYTES: usize = 1 << 20;
+
+/// A header block on the wire, padding aside: ours take about 1 KiB.
+pub(crate) const MAX_BLOCK: usize = 16 << 10;
+
+/// CONTINUATION frames of one block, counted before anything is decoded.
+pub(crate) const MAX_CONTINUATIONS: usize = 8;
+
+/// Decoded header list of a CONNECT, by RFC 9113's count (32 bytes a field).
 pub(crate) const MAX_HEADER_LIST: u32 = 16 << 10;
+
+/// Fields of a header list.
+pub(crate) const MAX_FIELDS: usize = 64;
+
+/// Streams that may be opened and reset before they are answered, at once: twice the streams a
+/// connection may have, because a client may give up on all of them.
+pub(crate) const RESET_BURST: u32 = 400;
+
+/// The same per second, for as long as it likes.
+pub(crate) const RESET_RATE: u32 = 100;
+
+/// Frames that move no byte, at once: a connection of 200 busy streams sends fewer.
+pub(crate) const CONTROL_BURST: u32 = 1000;
+
+/// The same per second; DATA pays for more.
+pub(crate) const CONTROL_RATE: u32 = 100;
+
+/// Streams we reset lately, whose frames in flight are ignored.
+pub(crate) const LATELY_RESET: usize = 128;
+
+/// How long a peer may take to acknowledge our SETTINGS.
+pub(crate) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// TCP keepalive idle time and interval, and probes: the last resort for sockets without pings.
 pub(crate) const TCP_KEEPALIVE: (Duration, u32) = (Duration::from_secs(180), 9);
@@ -74,6 +134,8 @@ pub struct ServerLimits {
     pub handshake_timeout: Duration,
     /// A connection without streams is closed after this.
     pub idle_timeout: Duration,
+    /// A connection takes no new streams after this; nothing: until the client's certificate runs out.
+    pub max_age: Option<Duration>,
     /// How often the client is asked whether it lives.
     pub ping_interval: Duration,
     /// How long its answer may take.
@@ -95,6 +157,8 @@ pub struct PoolLimits {
     pub response_timeout: Duration,
     /// A connection without streams is closed after this.
     pub idle_timeout: Duration,
+    /// A connection takes no new streams after this, so that load spreads over new peers and cores.
+    pub max_age: Option<Duration>,
     /// How often the server is asked whether it lives.
     pub ping_interval: Duration,
     /// How long its answer may take.
@@ -109,6 +173,7 @@ impl Default for ServerLimits {
             max_streams: SERVER_STREAMS,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             idle_timeout: SERVER_IDLE_TIMEOUT,
+            max_age: None,
             ping_interval: PING_INTERVAL,
             ping_timeout: PING_TIMEOUT,
         }
@@ -126,6 +191,7 @@ impl Default for PoolLimits {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
+            max_age: Some(MAX_AGE),
             ping_interval: PING_INTERVAL,
             ping_timeout: PING_TIMEOUT,
         }

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::client::{self, Client, Driver};
-use crate::keepalive::InUse;
+use crate::client::{self, Client};
+use crate::engine::Engine;
 use crate::{Credentials, Error, Expect, PoolLimits, Request, Response, SpiffeId, Tunnel};
 
 /// How a pool reaches a peer's address: in which network namespace, with which mark and source.
@@ -94,7 +94,7 @@ type Landing = watch::Receiver<Option<Result<(), Error>>>;
 /// What a look at the shelf found.
 enum Found {
     /// A place on a connection.
-    Place(u64, Rc<Client>, InUse),
+    Place(u64, Rc<Client>),
     /// A dial to wait for.
     Flight(Landing, Rc<()>),
 }
@@ -130,8 +130,8 @@ impl<D: Dial> Pool<D> {
     pub async fn open(&self, to: &Destination, request: &Request) -> Result<Opened, Error> {
         let mut again = true;
         loop {
-            let (number, client, in_use, reused) = self.place(to).await?;
-            let opening = client.open(request, in_use);
+            let (number, client, reused) = self.place(to).await?;
+            let opening = client.open(request);
             let opened = timeout(self.inner.limits.response_timeout, opening).await;
             match opened.unwrap_or(Err(Error::ResponseTimeout)) {
                 Ok((tunnel, response)) => {
@@ -171,13 +171,11 @@ impl<D: Dial> Pool<D> {
     }
 
     /// A place on a connection, and whether the connection was there before.
-    async fn place(&self, to: &Destination) -> Result<(u64, Rc<Client>, InUse, bool), Error> {
+    async fn place(&self, to: &Destination) -> Result<(u64, Rc<Client>, bool), Error> {
         let mut reused = true;
         loop {
             let (mut landed, waiting) = match self.look(to)? {
-                Found::Place(number, client, in_use) => {
-                    return Ok((number, client, in_use, reused));
-                }
+                Found::Place(number, client) => return Ok((number, client, reused)),
                 Found::Flight(landed, waiting) => (landed, waiting),
             };
             reused = false;
@@ -216,8 +214,8 @@ impl<D: Dial> Pool<D> {
                 .size
                 .set(shelf.size.get() - (before - slot.clients.len()));
             for (number, client) in &slot.clients {
-                if let Some(in_use) = client.take(limits.max_streams) {
-                    return Ok(Found::Place(*number, client.clone(), in_use));
+                if client.has_room(limits.max_streams) {
+                    return Ok(Found::Place(*number, client.clone()));
                 }
             }
             for flight in &slot.flights {
@@ -281,16 +279,16 @@ impl Shelf {
         self: &Rc<Self>,
         to: &Destination,
         number: u64,
-        outcome: Result<(Client, Driver), Error>,
+        outcome: Result<(Client, Engine), Error>,
     ) -> Result<(), Error> {
         let mut slots = self.slots.borrow_mut();
         // An evicted dial is aborted, so its slot is always here.
         let slot = slots.entry(to.clone()).or_default();
         slot.flights.retain(|flight| flight.number != number);
         match outcome {
-            Ok((client, driver)) => {
+            Ok((client, engine)) => {
                 slot.clients.push((number, Rc::new(client)));
-                drive(driver, Rc::downgrade(self), to.clone(), number);
+                drive(engine, Rc::downgrade(self), to.clone(), number);
                 Ok(())
             }
             Err(error) => {
@@ -331,16 +329,13 @@ impl Shelf {
     }
 }
 
-/// The driver holds no part of the pool: it ends with the last client handle and tunnel.
-fn drive(driver: Driver, shelf: Weak<Shelf>, to: Destination, number: u64) {
+/// The engine holds no part of the pool: it ends with the last client handle and tunnel.
+fn drive(engine: Engine, shelf: Weak<Shelf>, to: Destination, number: u64) {
     tokio::task::spawn_local(async move {
-        let retire = || {
-            if let Some(shelf) = shelf.upgrade() {
-                shelf.remove(&to, number);
-            }
-        };
-        driver.run(retire).await;
-        retire();
+        engine.await;
+        if let Some(shelf) = shelf.upgrade() {
+            shelf.remove(&to, number);
+        }
     });
 }
 

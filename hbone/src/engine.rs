@@ -1,0 +1,534 @@
+//! One connection, driven inline by the one task that owns its socket, its streams and their
+//! applications' sockets.
+//!
+//! A turn: take what woke us → read the tunnel once and hand its bytes to the applications → serve each
+//! stream that has something once → seal and write once. Nothing waits for a timer: what is there when
+//! the queue is empty goes out.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::frame::{Broken, Code};
+use crate::limits::{CROWD, CROWDED_QUANTUM, QUANTUM};
+use crate::record::RecordError;
+use crate::session::{Event, Key, Role, Session};
+use crate::tls::handshake::Proved;
+use crate::tls::tls_error;
+use crate::{Error, Request};
+use clock::{Clock, Due};
+use link::{Link, Received, Scratch};
+use out::Out;
+use ready::Ready;
+use side::{App, Side};
+
+pub(crate) mod clock;
+mod handle;
+mod held;
+mod link;
+mod out;
+pub(crate) mod pipe;
+mod ready;
+mod side;
+mod socket;
+
+pub(crate) use handle::Handle;
+
+/// What the two roles set differently.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) role: Role,
+    /// Streams the peer may open (server), or that we assume it lets us open until it says (client).
+    pub(crate) max_streams: usize,
+    pub(crate) ping_interval: std::time::Duration,
+    pub(crate) ping_timeout: std::time::Duration,
+    pub(crate) idle_timeout: std::time::Duration,
+    /// After this the connection takes no new streams.
+    pub(crate) max_age: Option<std::time::Duration>,
+}
+
+/// A connection and everything in it; shared with its handles, on one thread.
+pub(crate) struct Core {
+    pub(crate) session: Session<Side>,
+    pub(crate) addr: SocketAddr,
+    /// Nothing once the connection is over.
+    link: Option<Link>,
+    phase: Phase,
+    /// Streams to serve.
+    queue: VecDeque<Key>,
+    /// Streams whose application has bytes there is no window for.
+    starved: Vec<Key>,
+    /// Server's streams that wait for the client's end, with the time they have.
+    deaf: VecDeque<(Instant, Key)>,
+    ready: Arc<Ready>,
+    clock: Clock,
+    role: Role,
+    /// Requests nobody has looked at.
+    asked: VecDeque<(Key, Box<Request>)>,
+    /// Who waits for the next request.
+    acceptor: Option<Waker>,
+    /// How the connection ended, for the acceptor.
+    end: Option<Option<Error>>,
+    /// Nobody will use the connection for new streams.
+    retired: bool,
+}
+
+/// How far a connection is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Our last words are on their way; the peer may read them.
+    Parting,
+    Over,
+}
+
+/// Why a running connection ends now.
+enum Over {
+    /// The peer broke the protocol.
+    Broken(Broken),
+    /// The peer's records cannot be opened, or it sent an alert.
+    Record(RecordError),
+    /// The socket failed or ended.
+    Lost(Error),
+    /// It ended in order.
+    Closed,
+}
+
+/// The task of one connection. Dropped, it resets everything.
+pub(crate) struct Engine {
+    core: Rc<RefCell<Core>>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// A proved connection as its engine and what is shared with handles.
+pub(crate) fn start(proved: Proved, terms: &Terms) -> (Engine, Rc<RefCell<Core>>) {
+    let now = Instant::now();
+    let expires = proved.not_after.duration_since(SystemTime::now());
+    let clock = Clock::new(now, terms, expires.unwrap_or_default());
+    let due = clock.due();
+    let max_streams = u32::try_from(terms.max_streams).unwrap_or(u32::MAX);
+    let core = Core {
+        session: Session::new(terms.role, max_streams, terms.max_streams, now.into_std()),
+        addr: proved.peer.addr,
+        link: Some(Link::new(
+            proved.tcp,
+            proved.records,
+            proved.early,
+            proved.unsent,
+        )),
+        phase: Phase::Running,
+        queue: VecDeque::new(),
+        starved: Vec::new(),
+        deaf: VecDeque::new(),
+        ready: Arc::default(),
+        clock,
+        role: terms.role,
+        asked: VecDeque::new(),
+        acceptor: None,
+        end: None,
+        retired: false,
+    };
+    let core = Rc::new(RefCell::new(core));
+    let timer = Box::pin(sleep_until(due));
+    let engine = Engine {
+        core: core.clone(),
+        timer,
+    };
+    (engine, core)
+}
+
+// === impl Engine ===
+
+impl Future for Engine {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let mut core = this.core.borrow_mut();
+        let again = link::SCRATCH.with_borrow_mut(|scratch| core.turn(cx, scratch));
+        if core.phase == Phase::Over {
+            // Applications still get what arrived whole.
+            return match core.has_leftovers() {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            };
+        }
+        let due = core.clock.due();
+        drop(core);
+        if due < this.timer.deadline() {
+            this.timer.as_mut().reset(due);
+        }
+        while this.timer.as_mut().poll(cx).is_ready() {
+            let mut core = this.core.borrow_mut();
+            core.on_time();
+            this.timer.as_mut().reset(core.clock.due());
+            // What it led to is done in the next turn.
+            cx.waker().wake_by_ref();
+        }
+        if again {
+            // Behind everybody else who is ready, whom the runtime looks for first.
+            let _ = pin!(tokio::task::yield_now()).poll(cx);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Ok(mut core) = self.core.try_borrow_mut() {
+            core.over(Some(Error::lost("this side ended the connection", true)));
+        }
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    /// One turn; whether there is more to do at once.
+    fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
+        self.ready.take(cx.waker(), &mut scratch.keys);
+        self.session.now = Instant::now().into_std();
+        self.session.may_grow = held::may_grow();
+        for at in 0..scratch.keys.len() {
+            self.woken(Key::from_bits(scratch.keys[at]));
+        }
+        let turned = match self.phase {
+            Phase::Running => self.run(cx, scratch),
+            Phase::Parting => self.part_further(cx, scratch),
+            Phase::Over => {
+                self.serve_down();
+                Ok(false)
+            }
+        };
+        match turned {
+            Ok(again) => again,
+            Err(over) => self.end_because(over),
+        }
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, Over> {
+        let received = self.receive(cx, scratch)?;
+        self.send(cx, scratch)?;
+        if self.is_finished() {
+            self.part(Code::NO_ERROR, "");
+            return Ok(true);
+        }
+        let more = match received {
+            // All of it may not have been read.
+            Received::Full => true,
+            Received::Drained => self.link.as_ref().is_some_and(|link| link.is_readable(cx)),
+        };
+        Ok(more || self.can_send())
+    }
+
+    /// Reads the tunnel once, and hands out what came.
+    fn receive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<Received, Over> {
+        let Some(link) = &mut self.link else {
+            return Err(Over::Closed);
+        };
+        let received = link.receive(cx, scratch)?;
+        let Scratch { read, plain, .. } = scratch;
+        let mut run = side::Run::default();
+        for range in plain.iter() {
+            let mut input = &read[range.clone()];
+            while let Some(event) = self.session.next(&mut input).map_err(Over::Broken)? {
+                self.on_event(event, &mut run);
+            }
+        }
+        self.deliver(&mut run);
+        if self.link.as_ref().is_some_and(|link| link.said_goodbye) {
+            return Err(Over::Closed);
+        }
+        Ok(received)
+    }
+
+    fn on_event<'a>(&mut self, event: Event<'a>, run: &mut side::Run<'a>) {
+        if let Event::Data { key, bytes } = event {
+            if !run.add(key, bytes) {
+                self.deliver(run);
+                run.add(key, bytes);
+            }
+            return;
+        }
+        // Bytes first, then what came after them.
+        self.deliver(run);
+        match event {
+            Event::Data { .. } => {}
+            Event::Asked { key, request } => self.asked(key, request),
+            Event::Answered { key, answer } => self.answered(key, answer),
+            Event::End { key } => self.ended(key),
+            Event::Lost { key, error } => self.lost(key, error),
+            Event::Room(Some(key)) => self.room(key),
+            Event::Room(None) => {
+                for key in std::mem::take(&mut self.starved) {
+                    self.room(key);
+                }
+            }
+            Event::GoAway => {
+                for (key, error) in self.session.take_unseen() {
+                    self.lost(key, error);
+                }
+            }
+            Event::Pong => self.clock.pong(),
+        }
+    }
+
+    /// Serves the streams that have something to do, and writes what came of it.
+    fn send(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), Over> {
+        let Some(mut link) = self.link.take() else {
+            return Err(Over::Closed);
+        };
+        let sent = self.send_on(&mut link, cx, scratch);
+        self.link = Some(link);
+        sent
+    }
+
+    fn send_on(
+        &mut self,
+        link: &mut Link,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Over> {
+        link.send_urgent(cx)?;
+        let mut turns = self.queue.len();
+        loop {
+            if turns == 0 && self.session.control.is_empty() {
+                return link.flush(cx);
+            }
+            if link.is_stuffed() {
+                // What arrived still goes to the applications.
+                self.serve_down();
+                return Ok(());
+            }
+            let mut out = Out::new(&mut scratch.write, &mut link.records);
+            out.put(&std::mem::take(&mut self.session.control))
+                .map_err(Over::Record)?;
+            while turns > 0 && out.has_room() {
+                turns -= 1;
+                if let Some(key) = self.queue.pop_front() {
+                    self.serve(key, &mut out).map_err(Over::Record)?;
+                }
+            }
+            out.put(&std::mem::take(&mut self.session.control))
+                .map_err(Over::Record)?;
+            let sealed = out.finish().map_err(Over::Record)?;
+            link.write(cx, &scratch.write[..sealed])?;
+        }
+    }
+
+    /// Whether anything could be sent at once.
+    fn can_send(&self) -> bool {
+        let stuffed = self.link.as_ref().is_none_or(Link::is_stuffed);
+        !stuffed && !(self.queue.is_empty() && self.session.control.is_empty())
+    }
+
+    /// What one stream may send in this turn.
+    fn quantum(&self) -> usize {
+        match self.queue.len() >= CROWD {
+            true => CROWDED_QUANTUM,
+            false => QUANTUM,
+        }
+    }
+
+    /// Whether the connection has done all that it will be asked to do.
+    fn is_finished(&self) -> bool {
+        self.session.streams.len() == 0
+            && self.asked.is_empty()
+            && (self.session.is_going() || (self.role == Role::Client && self.retired))
+    }
+
+    // --- time
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        while let Some(due) = self.clock.tick(now, self.session.streams.len() == 0) {
+            self.on_due(due);
+        }
+        self.deafness(now);
+    }
+
+    fn on_due(&mut self, due: Due) {
+        let settled = self.session.is_settled() && self.session.is_greeted();
+        match due {
+            Due::Ping => {
+                self.session.ping();
+                self.look_at_the_starved();
+            }
+            Due::Dead => {
+                let error = Error::lost("the peer does not answer pings", true);
+                self.over(Some(error));
+            }
+            Due::Settled if !settled => self.part(Code::SETTINGS_TIMEOUT, "no answer to SETTINGS"),
+            Due::Parted => self.over(None),
+            Due::Settled => {}
+            Due::Idle | Due::Aged => self.drain(),
+        }
+    }
+
+    /// Streams that were given time to be ended by the client, and were not.
+    fn deafness(&mut self, now: Instant) {
+        while let Some((until, key)) = self.deaf.front().copied() {
+            let deaf = self.session.streams.get(key).is_some_and(|s| s.app.is_deaf());
+            if deaf && until > now {
+                self.clock.linger(until);
+                return;
+            }
+            self.deaf.pop_front();
+            if deaf {
+                self.session.reset(key, Code::NO_ERROR);
+                self.session.streams.free(key);
+            }
+        }
+    }
+
+    // --- ends
+
+    /// No new streams; running ones finish.
+    pub(crate) fn drain(&mut self) {
+        self.retired = true;
+        self.session.drain();
+        self.ready.wake();
+    }
+
+    /// Nobody asks for new streams any more; the connection ends with its last one.
+    pub(crate) fn retire(&mut self) {
+        self.retired = true;
+        self.ready.wake();
+    }
+
+    fn end_because(&mut self, over: Over) -> bool {
+        match over {
+            Over::Broken(Broken { code, what }) => {
+                tracing::debug!(peer = %self.addr, %code, what, "the peer broke the protocol");
+                self.fail_all(&Error::protocol(what));
+                self.tell_end(Some(Error::protocol(what)));
+                self.part(code, what);
+            }
+            Over::Record(error) => {
+                let told = self.explain(error);
+                self.fail_all(&told);
+                self.tell_end(Some(told));
+                let alert = self.link.as_mut().and_then(|l| l.records.alert(&error));
+                self.part(Code::NO_ERROR, "");
+                if let (Some(link), Some(alert)) = (&mut self.link, alert) {
+                    link.last_words(alert);
+                }
+            }
+            Over::Lost(error) => self.over(Some(error)),
+            Over::Closed => self.over(None),
+        }
+        self.phase != Phase::Over
+    }
+
+    /// A server that rejects our certificate says so only after the client's handshake is over.
+    fn explain(&self, error: RecordError) -> Error {
+        match matches!(error, RecordError::Alert(_)) {
+            true => tls_error(self.addr, std::io::Error::other(error)),
+            false => Error::lost(&error.to_string(), true),
+        }
+    }
+
+    /// Says why, and gives the peer a moment to read it.
+    fn part(&mut self, code: Code, why: &str) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        self.phase = Phase::Parting;
+        self.session.fix_last(code, why);
+        self.fail_all(&Error::lost("this side ended the connection", true));
+        self.tell_end(None);
+        self.clock.part(Instant::now());
+        self.ready.wake();
+    }
+
+    fn part_further(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, Over> {
+        let control = std::mem::take(&mut self.session.control);
+        let Some(link) = &mut self.link else {
+            return Err(Over::Closed);
+        };
+        if !control.is_empty() && !link.said_last {
+            let mut out = Out::new(&mut scratch.write, &mut link.records);
+            out.put(&control).map_err(|_| Over::Closed)?;
+            let sealed = out.finish().map_err(|_| Over::Closed)?;
+            link.write(cx, &scratch.write[..sealed])?;
+        }
+        link.part(cx, scratch)
+    }
+
+    /// The connection is gone, and everything on it.
+    fn over(&mut self, error: Option<Error>) {
+        let lost = error.clone();
+        let lost = lost.unwrap_or_else(|| Error::lost("the peer closed the connection", true));
+        let had_streams = self.session.streams.open_mut().next().is_some();
+        self.fail_all(&lost);
+        self.tell_end(error.or(had_streams.then_some(lost)));
+        self.phase = Phase::Over;
+        self.link = None;
+    }
+
+    /// Whether an application has not taken yet all of a stream that ended in order.
+    fn has_leftovers(&self) -> bool {
+        let keys = self.session.streams.keys();
+        let mut streams = keys.into_iter().filter_map(|key| self.session.streams.get(key));
+        streams.any(|stream| matches!(stream.app.app, App::Socket(_)))
+    }
+
+    fn tell_end(&mut self, error: Option<Error>) {
+        if self.end.is_none() {
+            self.end = Some(error);
+        }
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.wake();
+        }
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        for key in self.session.streams.keys() {
+            // One that had ended both ways has been delivered, or is being so.
+            if self.session.streams.get(key).is_some_and(|s| !s.closed) {
+                self.session.streams.close(key);
+                self.lost(key, error.clone());
+            }
+        }
+        self.starved.clear();
+        self.asked.clear();
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("addr", &self.addr)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Streams whose application side has something to do, in the order they asked.
+impl Core {
+    fn enqueue(&mut self, key: Key) {
+        if let Some(stream) = self.session.streams.get_mut(key)
+            && !std::mem::replace(&mut stream.app.queued, true)
+        {
+            self.queue.push_back(key);
+        }
+    }
+
+    /// There is room to send on a stream that may have been waiting for it.
+    fn room(&mut self, key: Key) {
+        if let Some(stream) = self.session.streams.get_mut(key) {
+            if let App::Socket(socket) = &mut stream.app.app {
+                socket.starved = false;
+            }
+            self.enqueue(key);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a connection does by the clock: pings, the end of patience, idleness and age.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Terms;
+use crate::limits::{PARTING_TIME, SETTINGS_TIMEOUT};
+use crate::session::Role;
+
+/// All deadlines of one connection. Pure: told the time, it says what is due.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    ping: Ping,
+    interval: Duration,
+    timeout: Duration,
+    /// The end of the time the peer has for its first words.
+    settle: Option<Instant>,
+    /// Since when there have been no streams; looked at when it matters.
+    idle: Option<Instant>,
+    idle_timeout: Duration,
+    /// The end of the connection's time, or of the peer's certificate.
+    aged: Option<Instant>,
+    /// The next stream that has lingered long enough.
+    linger: Option<Instant>,
+    parting: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ping {
+    /// The next question.
+    At(Instant),
+    /// The end of patience with the last one.
+    Until(Instant),
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Ask whether the peer lives.
+    Ping,
+    /// It did not answer.
+    Dead,
+    /// By now the peer must have acknowledged our SETTINGS.
+    Settled,
+    /// Nobody has used the connection for a while.
+    Idle,
+    /// It has been used for long enough, or the peer's certificate has run out.
+    Aged,
+    /// The peer had its moment to read our last words.
+    Parted,
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// A connection that begins now and whose peer's certificate runs out after `valid`.
+    pub(crate) fn new(now: Instant, terms: &Terms, valid: Duration) -> Self {
+        // A client's pool looks at the certificate itself before each new stream.
+        let valid = (terms.role == Role::Server).then_some(valid);
+        let age = [valid, terms.max_age].into_iter().flatten().min();
+        Self {
+            ping: Ping::At(now + terms.ping_interval),
+            interval: terms.ping_interval,
+            timeout: terms.ping_timeout,
+            settle: Some(now + SETTINGS_TIMEOUT),
+            idle: Some(now),
+            idle_timeout: terms.idle_timeout,
+            aged: age.and_then(|age| now.checked_add(age)),
+            linger: None,
+            parting: None,
+        }
+    }
+
+    /// When to look next.
+    pub(crate) fn due(&self) -> Instant {
+        let ping = match self.ping {
+            Ping::At(at) | Ping::Until(at) => at,
+        };
+        let idle = self.idle.map(|since| since + self.idle_timeout);
+        let others = [self.settle, idle, self.aged, self.linger, self.parting];
+        others.into_iter().flatten().fold(ping, Instant::min)
+    }
+
+    /// What is due, one thing at a time.
+    pub(crate) fn tick(&mut self, now: Instant, idle: bool) -> Option<Due> {
+        if take_if_due(&mut self.parting, now) {
+            return Some(Due::Parted);
+        }
+        if take_if_due(&mut self.settle, now) {
+            return Some(Due::Settled);
+        }
+        if take_if_due(&mut self.aged, now) {
+            return Some(Due::Aged);
+        }
+        take_if_due(&mut self.linger, now);
+        if let Some(since) = self.idle
+            && now >= since + self.idle_timeout
+        {
+            // Told once per idle period; a busy connection is looked at again in a while.
+            self.idle = Some(now);
+            if idle {
+                return Some(Due::Idle);
+            }
+        }
+        match self.ping {
+            Ping::At(at) if now >= at => {
+                self.ping = Ping::Until(now + self.timeout);
+                Some(Due::Ping)
+            }
+            Ping::Until(at) if now >= at => {
+                self.ping = Ping::At(now + self.interval);
+                Some(Due::Dead)
+            }
+            _ => None,
+        }
+    }
+
+    /// The last stream ended, or one began.
+    pub(crate) fn used(&mut self, now: Instant) {
+        self.idle = Some(now);
+    }
+
+    /// The peer answered.
+    pub(crate) fn pong(&mut self) {
+        if let Ping::Until(until) = self.ping {
+            self.ping = Ping::At(until - self.timeout + self.interval);
+        }
+    }
+
+    /// Look at the lingering streams then.
+    pub(crate) fn linger(&mut self, until: Instant) {
+        self.linger = Some(self.linger.map_or(until, |before| before.min(until)));
+    }
+
+    /// Our last words were said.
+    pub(crate) fn part(&mut self, now: Instant) {
+        self.parting = Some(now + PARTING_TIME);
+        (self.settle, self.idle, self.aged) = (None, None, None);
+    }
+}
+
+fn take_if_due(deadline: &mut Option<Instant>, now: Instant) -> bool {
+    deadline.take_if(|at| now >= *at).is_some()
+}

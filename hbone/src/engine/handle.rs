@@ -1,0 +1,243 @@
+//! What the users of a connection hold: the next request, and one stream each.
+
+use std::cell::RefCell;
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::pipe::Pipe;
+use super::side::App;
+use super::socket::Socket;
+use super::{Core, Phase};
+use crate::frame::Code;
+use crate::session::Key;
+use crate::{Ended, Error, Meter, Refusal, Request, Response};
+
+/// One stream. Dropped, it resets the stream, unless that has ended in order or was given away.
+pub(crate) struct Handle {
+    core: Rc<RefCell<Core>>,
+    key: Key,
+    given_away: bool,
+}
+
+// === impl Core ===
+
+impl Core {
+    /// Whether it takes streams, of at most `most` at a time.
+    pub(crate) fn has_room(&self, most: usize) -> bool {
+        self.is_open() && self.session.has_room(most)
+    }
+
+    /// Whether it may take streams at all.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Running && !self.retired && !self.session.is_going()
+    }
+
+    /// Server: the next request, or nothing at the end.
+    pub(crate) fn poll_asked(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Key, Box<Request>), Option<Error>>> {
+        if let Some((key, request)) = self.asked.pop_front() {
+            if let Some(stream) = self.session.streams.get_mut(key) {
+                stream.app.owned = true;
+            }
+            return Poll::Ready(Ok((key, request)));
+        }
+        if let Some(end) = &mut self.end {
+            return Poll::Ready(Err(end.take()));
+        }
+        self.acceptor = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Server: whether the client has greeted us, or why it never will.
+    pub(crate) fn poll_greeted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.session.is_greeted() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(end) = &mut self.end {
+            let gone = || Error::lost("the client left without a word", false);
+            return Poll::Ready(Err(end.take().unwrap_or_else(gone)));
+        }
+        self.acceptor = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Nobody will ask for requests any more: everything on it is reset.
+    pub(crate) fn leave(&mut self) {
+        let error = Error::lost("this side ended the connection", true);
+        for key in self.session.streams.keys() {
+            if self.session.streams.get(key).is_some_and(|s| !s.closed) {
+                self.session.reset(key, Code::CANCEL);
+                self.lost(key, error.clone());
+            }
+        }
+        self.part(Code::NO_ERROR, "");
+    }
+
+    /// Refuses a stream; the client is heard out.
+    pub(crate) fn refuse(&mut self, key: Key, refusal: &Refusal) {
+        let stream = self.session.streams.get(key);
+        if stream.is_some_and(|stream| !stream.closed) {
+            self.session.refuse(key, refusal);
+            self.deafen(key);
+        }
+    }
+
+    /// How a stream ended that is gone already.
+    fn gone(&mut self, key: Key) -> Option<Error> {
+        let stream = self.session.streams.get_mut(key)?;
+        match stream.app.outcome.take().map(|outcome| *outcome) {
+            Some(Ended::Peer(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// A handle was dropped.
+    fn abandon(&mut self, key: Key) {
+        let Some(stream) = self.session.streams.get_mut(key) else {
+            return;
+        };
+        stream.app.owned = false;
+        let app = std::mem::replace(&mut stream.app.app, App::Gone);
+        if let App::Socket(socket) = app {
+            socket.reset();
+        }
+        stream.app.held = super::held::Held::default();
+        self.session.reset(key, Code::CANCEL);
+        self.release(key);
+        self.ready.wake();
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// For a stream that was just opened or asked for.
+    pub(crate) fn new(core: Rc<RefCell<Core>>, key: Key) -> Self {
+        Self {
+            core,
+            key,
+            given_away: false,
+        }
+    }
+
+    /// Client: opens a stream, where there is room for one.
+    pub(crate) fn open(core: &Rc<RefCell<Core>>, request: &Request) -> Self {
+        let mut this = core.borrow_mut();
+        let key = this.session.open(request);
+        if let Some(stream) = this.session.streams.get_mut(key) {
+            stream.app.owned = true;
+        }
+        this.clock.used(Instant::now());
+        this.ready.wake();
+        Self::new(core.clone(), key)
+    }
+
+    /// Client: the answer.
+    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, Error>> {
+        let mut core = self.core.borrow_mut();
+        let Some(stream) = core.session.streams.get_mut(self.key) else {
+            return Poll::Ready(Err(Error::lost("the stream is gone", true)));
+        };
+        match stream.app.answer.take() {
+            Some(answer) => Poll::Ready(*answer),
+            None => {
+                stream.app.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Server: opens the tunnel.
+    pub(crate) fn accept(&mut self, response: &Response) -> Result<(), Error> {
+        let mut core = self.core.borrow_mut();
+        let closed = core.session.streams.get(self.key).is_none_or(|s| s.closed);
+        if closed {
+            let gone = core.gone(self.key);
+            return Err(gone.unwrap_or_else(|| Error::lost("the stream is gone", true)));
+        }
+        core.session.answer(self.key, response);
+        core.ready.wake();
+        Ok(())
+    }
+
+    /// Server: refuses it.
+    pub(crate) fn refuse(&mut self, refusal: &Refusal) {
+        self.core.borrow_mut().refuse(self.key, refusal);
+    }
+
+    /// Hands the application's socket to the engine.
+    pub(crate) fn attach(&mut self, tcp: TcpStream, meter: &Meter) {
+        let mut core = self.core.borrow_mut();
+        let waker = core.ready.waker(self.key);
+        let socket = Socket::new(tcp, meter.clone(), waker);
+        let ready = core.ready.clone();
+        match core.session.streams.get_mut(self.key) {
+            Some(stream) if stream.app.outcome.is_none() => {
+                stream.app.app = App::Socket(socket);
+                ready.push(self.key);
+            }
+            _ => socket.reset(),
+        }
+    }
+
+    /// How the relay ended.
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let mut core = self.core.borrow_mut();
+        let Some(stream) = core.session.streams.get_mut(self.key) else {
+            return Poll::Ready(Ended::Peer(Error::lost("the stream is gone", true)));
+        };
+        match stream.app.outcome.take() {
+            Some(ended) => Poll::Ready(*ended),
+            None => {
+                stream.app.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Gives the stream away, to be used through a pipe.
+    pub(crate) fn into_pipe(mut self) -> Arc<Pipe> {
+        self.given_away = true;
+        let mut core = self.core.borrow_mut();
+        let pipe = Arc::new(Pipe::new(core.ready.clone(), self.key));
+        let Some(stream) = core.session.streams.get_mut(self.key) else {
+            pipe.fail(Error::lost("the stream is gone", true));
+            return pipe.clone();
+        };
+        stream.app.owned = false;
+        let held = std::mem::take(&mut stream.app.held);
+        pipe.deliver(&[IoSlice::new(held.bytes())]);
+        if stream.received_end {
+            pipe.end();
+        }
+        if let Some(Ended::Peer(error)) = stream.app.outcome.take().map(|ended| *ended) {
+            pipe.fail(error);
+        }
+        stream.app.app = App::Pipe(pipe.clone());
+        pipe
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // The engine never runs user code, so nobody is in the middle of a turn here.
+        if !self.given_away
+            && let Ok(mut core) = self.core.try_borrow_mut()
+        {
+            core.abandon(self.key);
+        }
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("key", &self.key).finish_non_exhaustive()
+    }
+}

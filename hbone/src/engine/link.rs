@@ -1,0 +1,275 @@
+//! The tunnel's own socket: sealed records in and out, and what the socket did not take yet.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::ops::Range;
+use std::task::Context;
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::Over;
+use super::out::SCRATCH as WRITE_SCRATCH;
+use crate::limits::{BACKLOG, NOT_SENT, PARTING_BYTES};
+use crate::record::{Opened, Records};
+use crate::Error;
+
+/// What one read of a tunnel takes at most.
+const READ_SCRATCH: usize = 256 << 10;
+
+thread_local! {
+    /// Shared by all tunnels of a thread: what is in it does not outlive a turn.
+    pub(crate) static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+}
+
+/// Memory for one turn.
+pub(crate) struct Scratch {
+    /// Ciphertext as it came, opened in place.
+    pub(crate) read: Vec<u8>,
+    /// Where `read` has plaintext.
+    pub(crate) plain: Vec<Range<usize>>,
+    /// Records under construction.
+    pub(crate) write: Vec<u8>,
+    /// Streams that were woken.
+    pub(crate) keys: Vec<u64>,
+}
+
+/// The socket and its records.
+pub(crate) struct Link {
+    tcp: TcpStream,
+    pub(crate) records: Records,
+    /// The beginning of a record whose end has not come yet.
+    partial: Vec<u8>,
+    /// Sealed, and not taken by the socket yet; of it, what is gone.
+    unsent: Vec<u8>,
+    gone: usize,
+    /// The peer has said that it says no more.
+    pub(crate) said_goodbye: bool,
+    /// We have.
+    pub(crate) said_last: bool,
+    /// What we still listen to afterwards.
+    patience: usize,
+}
+
+/// How a read of the tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// There may be more.
+    Full,
+    /// That was all.
+    Drained,
+}
+
+// === impl Scratch ===
+
+impl Scratch {
+    fn new() -> Self {
+        Self {
+            read: vec![0; READ_SCRATCH],
+            plain: Vec::new(),
+            write: vec![0; WRITE_SCRATCH],
+            keys: Vec::new(),
+        }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(crate) fn new(tcp: TcpStream, records: Records, early: Vec<u8>, unsent: Vec<u8>) -> Self {
+        // A hint: without it small messages wait behind more of the large ones.
+        let _ = SockRef::from(&tcp).set_tcp_notsent_lowat(NOT_SENT);
+        Self {
+            tcp,
+            records,
+            partial: early,
+            unsent,
+            gone: 0,
+            said_goodbye: false,
+            said_last: false,
+            patience: PARTING_BYTES,
+        }
+    }
+
+    /// Whether there is something to read; if not, the task is woken when there is.
+    pub(crate) fn is_readable(&self, cx: &mut Context<'_>) -> bool {
+        !self.is_stuffed() && self.tcp.poll_read_ready(cx).is_ready()
+    }
+
+    /// Reads once and opens what came; `scratch.plain` says where the plaintext is.
+    pub(crate) fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Received, Over> {
+        scratch.plain.clear();
+        let have = self.partial.len();
+        scratch.read[..have].copy_from_slice(&self.partial);
+        let n = match self.is_readable(cx) {
+            true => self.read(&mut scratch.read[have..])?,
+            false => None,
+        };
+        let filled = match n {
+            Some(n) => have + n,
+            // What came with the handshake.
+            None if have > 0 => have,
+            None => return Ok(Received::Drained),
+        };
+        self.partial.clear();
+        let rest = self.open(scratch, filled)?;
+        match rest.is_empty() {
+            true => self.partial = Vec::new(), // an idle tunnel holds none
+            false => self.partial.extend_from_slice(&scratch.read[rest]),
+        }
+        match filled == scratch.read.len() {
+            true => Ok(Received::Full),
+            false => Ok(Received::Drained),
+        }
+    }
+
+    /// Opens every whole record in place; what is left over.
+    fn open(&mut self, scratch: &mut Scratch, filled: usize) -> Result<Range<usize>, Over> {
+        let mut at = 0;
+        while !self.said_goodbye {
+            let opened = self.records.open(&mut scratch.read[at..filled]);
+            match opened.map_err(Over::Record)? {
+                Opened::Data { plain, used } => {
+                    scratch.plain.push(at + plain.start..at + plain.end);
+                    at += used;
+                }
+                Opened::Handled { used } => at += used,
+                Opened::Closed => self.said_goodbye = true,
+                Opened::More => break,
+            }
+        }
+        Ok(at..filled)
+    }
+
+    /// Bytes of the socket; nothing where nothing is there. A short read means that this was all.
+    fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, Over> {
+        let read = (&*SockRef::from(&self.tcp)).read(into);
+        let n = match read {
+            Ok(0) if !into.is_empty() => return Err(self.ended()),
+            Ok(n) => Some(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => return Err(lost(&error)),
+        };
+        if n.is_none_or(|n| n < into.len()) {
+            self.not_ready(Interest::READABLE);
+        }
+        Ok(n)
+    }
+
+    /// The peer's socket ended without a word.
+    fn ended(&self) -> Over {
+        match self.partial.is_empty() {
+            true => Over::Closed,
+            false => Over::Lost(Error::lost("the peer left in the middle of a record", true)),
+        }
+    }
+
+    fn not_ready(&self, interest: Interest) {
+        let _ = self.tcp.try_io(interest, || -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+    }
+
+    // --- out
+
+    /// Whether so much is waiting for the socket that nothing more may be added.
+    pub(crate) fn is_stuffed(&self) -> bool {
+        self.unsent.len() - self.gone > BACKLOG
+    }
+
+    /// Writes what waited; the task is woken when the socket takes more.
+    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
+        while self.gone < self.unsent.len() {
+            if self.tcp.poll_write_ready(cx).is_pending() {
+                return Ok(());
+            }
+            let written = (&*SockRef::from(&self.tcp)).write(&self.unsent[self.gone..]);
+            match written {
+                Ok(n) => {
+                    self.gone += n;
+                    if self.gone < self.unsent.len() {
+                        self.not_ready(Interest::WRITABLE);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.not_ready(Interest::WRITABLE);
+                }
+                Err(error) => return Err(lost(&error)),
+            }
+        }
+        if self.gone > 0 {
+            (self.unsent, self.gone) = (Vec::new(), 0);
+        }
+        Ok(())
+    }
+
+    /// Writes sealed records, behind what waits already.
+    pub(crate) fn write(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> Result<(), Over> {
+        let mut sent = 0;
+        if self.unsent.is_empty() && !sealed.is_empty() {
+            sent = match (&*SockRef::from(&self.tcp)).write(sealed) {
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) => return Err(lost(&error)),
+            };
+            if sent < sealed.len() {
+                self.not_ready(Interest::WRITABLE);
+            }
+        }
+        if sent < sealed.len() {
+            self.unsent.extend_from_slice(&sealed[sent..]);
+            self.flush(cx)?;
+        }
+        Ok(())
+    }
+
+    /// Records about the records themselves go before everything that is sealed after them.
+    pub(crate) fn send_urgent(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
+        match self.records.take_urgent() {
+            Some(urgent) => self.write(cx, &urgent),
+            None => Ok(()),
+        }
+    }
+
+    /// The last record: nothing may follow.
+    pub(crate) fn last_words(&mut self, sealed: Vec<u8>) {
+        self.said_last = true;
+        self.unsent.extend_from_slice(&sealed);
+    }
+
+    /// Writes what is left, says goodbye and listens until the peer has left: a socket that is closed
+    /// over unread bytes is reset, and our last words with it.
+    pub(crate) fn part(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<bool, Over> {
+        if !self.said_last {
+            self.said_last = true;
+            if let Ok(goodbye) = self.records.close_notify() {
+                self.unsent.extend_from_slice(&goodbye);
+            }
+        }
+        self.flush(cx)?;
+        if self.unsent.is_empty() {
+            // Fails where the peer has gone, which is what is waited for.
+            let _ = SockRef::from(&self.tcp).shutdown(Shutdown::Write);
+        }
+        while self.tcp.poll_read_ready(cx).is_ready() {
+            if let Some(n) = self.read(&mut scratch.read)? {
+                self.patience = self.patience.checked_sub(n).ok_or(Over::Closed)?;
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn lost(error: &io::Error) -> Over {
+    Over::Lost(Error::lost(&error.to_string(), true))
+}

@@ -1,0 +1,713 @@
+//! The protocol state of one connection, without I/O: streams, windows, limits, GOAWAY (RFC 9113).
+//!
+//! Plaintext goes in and [`Event`]s come out; frames to be sent collect in [`Session::control`], DATA is
+//! framed by the engine within [`Session::room`]. Nothing here waits or reads a clock.
+
+use std::time::Instant;
+
+use crate::flood::Flooded;
+use crate::flow::{ReceiptWindow, SendWindow};
+use crate::frame::{self, Broken, Code, Frame, Parser, Settings, StreamId, setting};
+use crate::head::{self, Answer, HeadError};
+use crate::hpack::Decoder;
+use crate::limits::{CONNECTION_WINDOW, INITIAL_WINDOW, MAX_FRAME, MAX_HEADER_LIST};
+use crate::{Error, Refusal, Request, Response};
+use crate::flood::Floods;
+pub(crate) use streams::{Key, Stream, Streams};
+
+mod peer;
+mod streams;
+
+#[cfg(test)]
+mod tests;
+
+/// Which end of the connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Opens streams.
+    Client,
+    /// Answers them.
+    Server,
+}
+
+/// One connection. `T` is what the engine keeps beside each stream.
+pub(crate) struct Session<T> {
+    role: Role,
+    /// Frames that go out before any DATA.
+    pub(crate) control: Vec<u8>,
+    pub(crate) streams: Streams<T>,
+    /// When this turn began.
+    pub(crate) now: Instant,
+    /// Whether receive windows may grow: there is memory.
+    pub(crate) may_grow: bool,
+    parser: Parser,
+    decoder: Decoder,
+    greeting: Greeting,
+    settings_acked: bool,
+    send: SendWindow,
+    receive: ReceiptWindow,
+    peer: peer::Limits,
+    floods: Floods,
+    /// Streams the peer may have open.
+    max_streams: usize,
+    /// The last stream that the peer opened.
+    last_peer: StreamId,
+    /// The next stream that we open.
+    next_ours: u32,
+    going: Going,
+    /// The last stream that the peer will look at, once it has said so.
+    peer_last: Option<StreamId>,
+    /// The stream whose DATA frame is coming in.
+    current: Option<Key>,
+    /// An event that follows the one before it from the same frame.
+    next: Option<Event<'static>>,
+    pong: bool,
+}
+
+/// What the peer has still to say first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Greeting {
+    /// The client's preface, so far.
+    Preface(usize),
+    Settings,
+    Over,
+}
+
+/// How far our own GOAWAY has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Going {
+    No,
+    /// Announced; streams on their way are still taken, until this ping comes back.
+    Announced,
+    /// The last stream is fixed.
+    Fixed,
+}
+
+/// What the peer did.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// A stream was opened and wants an answer; some are to be refused.
+    Asked {
+        key: Key,
+        request: Result<Box<Request>, Refusal>,
+    },
+    /// Our stream was answered.
+    Answered {
+        key: Key,
+        answer: Result<Response, Error>,
+    },
+    /// Bytes for the application.
+    Data { key: Key, bytes: &'a [u8] },
+    /// The peer's direction ended in order.
+    End { key: Key },
+    /// The stream is gone, and is no longer known to the peer.
+    Lost { key: Key, error: Error },
+    /// There is more room to send on one stream, or on all of them.
+    Room(Option<Key>),
+    /// The peer takes no more streams; see [`Session::take_unseen`].
+    GoAway,
+    /// Our ping came back.
+    Pong,
+}
+
+/// What our pings carry, to tell them from others.
+const PING: [u8; 8] = *b"ambit-ka";
+/// And the one behind GOAWAY.
+const LAST_CALL: [u8; 8] = *b"ambit-go";
+
+// === impl Session ===
+
+impl<T: Default> Session<T> {
+    /// A connection on which nothing has been said; our own greeting waits in `control`.
+    pub(crate) fn new(role: Role, max_streams: u32, assumed: usize, now: Instant) -> Self {
+        let mut control = Vec::new();
+        if role == Role::Client {
+            control.extend_from_slice(frame::PREFACE);
+        }
+        let mut settings = vec![
+            (setting::HEADER_TABLE_SIZE, 0),
+            (setting::INITIAL_WINDOW_SIZE, INITIAL_WINDOW),
+            (setting::MAX_FRAME_SIZE, MAX_FRAME),
+            (setting::MAX_HEADER_LIST_SIZE, MAX_HEADER_LIST),
+        ];
+        match role {
+            Role::Client => settings.push((setting::ENABLE_PUSH, 0)),
+            Role::Server => settings.push((setting::MAX_CONCURRENT_STREAMS, max_streams)),
+        }
+        frame::put_settings(&mut control, &settings);
+        // The connection window starts at 64 KiB - 1 and grows by WINDOW_UPDATE only.
+        frame::put_window(
+            &mut control,
+            StreamId::CONNECTION,
+            CONNECTION_WINDOW - peer::DEFAULT_WINDOW,
+        );
+        Self {
+            role,
+            control,
+            streams: Streams::new(),
+            now,
+            may_grow: true,
+            parser: Parser::new(MAX_FRAME),
+            decoder: Decoder::new(),
+            greeting: match role {
+                Role::Client => Greeting::Settings,
+                Role::Server => Greeting::Preface(0),
+            },
+            settings_acked: false,
+            send: SendWindow::new(peer::DEFAULT_WINDOW),
+            receive: ReceiptWindow::new(CONNECTION_WINDOW),
+            peer: peer::Limits::new(assumed),
+            floods: Floods::new(now),
+            max_streams: max_streams as usize,
+            last_peer: StreamId::CONNECTION,
+            next_ours: 1,
+            going: Going::No,
+            peer_last: None,
+            current: None,
+            next: None,
+            pong: false,
+        }
+    }
+
+    /// What the next bytes mean; nothing when more are needed. After [`Broken`] the connection is over.
+    pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Broken> {
+        if let Some(event) = self.next.take() {
+            return Ok(Some(event));
+        }
+        if let Greeting::Preface(seen) = self.greeting
+            && !self.preface(seen, input)?
+        {
+            return Ok(None);
+        }
+        while let Some(frame) = self.parser.next(input)? {
+            if self.greeting == Greeting::Settings {
+                if !matches!(frame, Frame::Settings(_)) {
+                    return Err(broken(Code::PROTOCOL_ERROR, "SETTINGS must come first"));
+                }
+                self.greeting = Greeting::Over;
+            }
+            if let Some(event) = self.on_frame(frame)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the whole preface has been seen.
+    fn preface(&mut self, seen: usize, input: &mut &[u8]) -> Result<bool, Broken> {
+        let want = &frame::PREFACE[seen..];
+        let n = want.len().min(input.len());
+        if input[..n] != want[..n] {
+            return Err(broken(Code::PROTOCOL_ERROR, "the preface is not HTTP/2's"));
+        }
+        *input = &input[n..];
+        self.greeting = match n == want.len() {
+            true => Greeting::Settings,
+            false => Greeting::Preface(seen + n),
+        };
+        Ok(self.greeting == Greeting::Settings)
+    }
+
+    fn on_frame<'a>(&mut self, frame: Frame<'a>) -> Result<Option<Event<'a>>, Broken> {
+        match frame {
+            Frame::Data {
+                stream,
+                begins,
+                bytes,
+                ends,
+                end_stream,
+            } => {
+                if let Some(size) = begins {
+                    self.current = self.data_begins(stream, &size, end_stream)?;
+                }
+                let current = self.current;
+                if ends {
+                    self.current = None;
+                }
+                Ok(current.and_then(|key| self.data(key, bytes, end_stream)))
+            }
+            Frame::Headers { stream, end_stream } => self.on_headers(stream, end_stream),
+            Frame::Reset { stream, code } => self.on_reset(stream, code),
+            Frame::Settings(settings) => self.on_settings(&settings),
+            Frame::SettingsAck => {
+                self.calm()?;
+                self.settings_acked = true;
+                self.decoder.set_limit(0);
+                Ok(None)
+            }
+            Frame::Ping { ack, payload } => self.on_ping(ack, payload),
+            Frame::GoAway { last, .. } => {
+                self.calm()?;
+                let last = self.peer_last.map_or(last, |before| before.min(last));
+                self.peer_last = Some(last);
+                Ok(Some(Event::GoAway))
+            }
+            Frame::Window { stream, increment } => self.on_window(stream, increment),
+            Frame::Priority { .. } | Frame::Unknown => {
+                self.calm()?;
+                Ok(None)
+            }
+        }
+    }
+
+    // --- DATA
+
+    /// Checks a DATA frame when its size is known; the stream its bytes belong to, if any wants them.
+    fn data_begins(
+        &mut self,
+        id: StreamId,
+        size: &frame::DataSize,
+        end_stream: bool,
+    ) -> Result<Option<Key>, Broken> {
+        let overrun = |_| broken(Code::FLOW_CONTROL_ERROR, "more DATA than was granted");
+        if let Some(give) = self.receive.receive(size.flow).map_err(overrun)? {
+            frame::put_window(&mut self.control, StreamId::CONNECTION, give);
+        }
+        match size.flow > size.padding {
+            true => self.floods.moved(),
+            false if !end_stream => self.calm()?,
+            false => {}
+        }
+        let Some(key) = self.streams.find(id) else {
+            self.not_open(id, "DATA")?;
+            if !self.streams.was_reset_lately(id) {
+                self.calm()?;
+                self.streams.forget(id);
+                frame::put_reset(&mut self.control, id, Code::STREAM_CLOSED);
+            }
+            return Ok(None);
+        };
+        if self.streams[key].received_end || (self.role == Role::Client && !self.streams[key].answered) {
+            let code = match self.streams[key].received_end {
+                true => Code::STREAM_CLOSED,
+                false => Code::PROTOCOL_ERROR,
+            };
+            self.break_stream(key, code, "DATA where none may come");
+            return Ok(None);
+        }
+        let stream = &mut self.streams[key];
+        stream.receive.receive(size.flow).map_err(overrun)?;
+        if size.padding > 0 {
+            self.taken(key, size.padding as usize);
+        }
+        Ok(Some(key))
+    }
+
+    fn data<'a>(&mut self, key: Key, bytes: &'a [u8], end: bool) -> Option<Event<'a>> {
+        // It may have been reset between two pieces.
+        self.streams.get(key).filter(|s| !s.closed)?;
+        if end {
+            self.received_end(key);
+        }
+        match (bytes.is_empty(), end) {
+            (true, false) => None,
+            (true, true) => Some(Event::End { key }),
+            (false, false) => Some(Event::Data { key, bytes }),
+            (false, true) => {
+                self.next = Some(Event::End { key });
+                Some(Event::Data { key, bytes })
+            }
+        }
+    }
+
+    fn received_end(&mut self, key: Key) {
+        self.streams[key].received_end = true;
+        self.close_if_ended(key);
+    }
+
+    // --- HEADERS
+
+    fn on_headers<'a>(
+        &mut self,
+        id: StreamId,
+        end_stream: bool,
+    ) -> Result<Option<Event<'a>>, Broken> {
+        if let Some(key) = self.streams.find(id) {
+            return self.on_more_headers(key, end_stream);
+        }
+        if self.role == Role::Server && id.is_client() && id > self.last_peer {
+            return self.on_request(id, end_stream);
+        }
+        if self.role == Role::Server && !id.is_client() {
+            return Err(broken(Code::PROTOCOL_ERROR, "a client opened an even stream"));
+        }
+        self.not_open(id, "HEADERS")?;
+        if !self.streams.was_reset_lately(id) {
+            return Err(broken(Code::STREAM_CLOSED, "HEADERS on a closed stream"));
+        }
+        self.calm()?;
+        match head::trailers(&mut self.decoder, self.parser.block()) {
+            Err(HeadError::Broken(broken)) => Err(broken),
+            _ => Ok(None),
+        }
+    }
+
+    fn on_request<'a>(
+        &mut self,
+        id: StreamId,
+        end_stream: bool,
+    ) -> Result<Option<Event<'a>>, Broken> {
+        self.last_peer = id;
+        let head = head::request(&mut self.decoder, self.parser.block());
+        let request = match head {
+            Ok(request) => Ok(Box::new(request)),
+            Err(HeadError::Broken(broken)) => return Err(broken),
+            Err(HeadError::Malformed(what)) => {
+                tracing::debug!(stream = id.get(), what, "malformed request");
+                self.refuse_unseen(id, Code::PROTOCOL_ERROR)?;
+                return Ok(None);
+            }
+            Err(HeadError::TooLarge) => Err(Refusal::new(
+                http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "header_list_too_large",
+                "the header list is too large",
+            )),
+            Err(HeadError::Refused(invalid)) => Err(Refusal::from(&invalid)),
+        };
+        // A stream counts until its owner has let go of it, dials in flight included.
+        if self.going == Going::Fixed || self.streams.len() >= self.max_streams {
+            self.refuse_unseen(id, Code::REFUSED_STREAM)?;
+            return Ok(None);
+        }
+        let key = self.streams.insert(id, SendWindow::new(self.peer.initial_window));
+        if end_stream {
+            self.received_end(key);
+            self.next = Some(Event::End { key });
+        }
+        Ok(Some(Event::Asked { key, request }))
+    }
+
+    fn on_more_headers<'a>(
+        &mut self,
+        key: Key,
+        end_stream: bool,
+    ) -> Result<Option<Event<'a>>, Broken> {
+        if self.streams[key].received_end {
+            let decoded = head::trailers(&mut self.decoder, self.parser.block());
+            if let Err(HeadError::Broken(broken)) = decoded {
+                return Err(broken);
+            }
+            return Ok(self.break_stream(key, Code::STREAM_CLOSED, "HEADERS after the end"));
+        }
+        if self.role == Role::Client && !self.streams[key].answered {
+            return self.on_answer(key, end_stream);
+        }
+        match head::trailers(&mut self.decoder, self.parser.block()) {
+            Err(HeadError::Broken(broken)) => Err(broken),
+            Ok(()) if end_stream => {
+                self.received_end(key);
+                Ok(Some(Event::End { key }))
+            }
+            _ => Ok(self.break_stream(key, Code::PROTOCOL_ERROR, "malformed trailers")),
+        }
+    }
+
+    fn on_answer<'a>(
+        &mut self,
+        key: Key,
+        end_stream: bool,
+    ) -> Result<Option<Event<'a>>, Broken> {
+        let answer = match head::response(&mut self.decoder, self.parser.block()) {
+            Ok(Answer::Interim) if !end_stream => {
+                self.calm()?;
+                return Ok(None);
+            }
+            Ok(Answer::Opened(response)) => Ok(response),
+            Ok(Answer::Refused(refusal)) => Err(Error::Refused(refusal)),
+            Err(HeadError::Broken(broken)) => return Err(broken),
+            Ok(Answer::Interim) | Err(HeadError::Malformed(_)) => {
+                return Ok(self.break_stream(key, Code::PROTOCOL_ERROR, "malformed answer"));
+            }
+            Err(HeadError::TooLarge | HeadError::Refused(_)) => {
+                return Ok(self.break_stream(key, Code::PROTOCOL_ERROR, "an answer that is not understood"));
+            }
+        };
+        self.streams[key].answered = true;
+        if end_stream {
+            self.received_end(key);
+        }
+        match &answer {
+            Ok(_) if end_stream => self.next = Some(Event::End { key }),
+            Ok(_) => {}
+            // Nothing will be sent on it: it ends in order where that is possible.
+            Err(_) if end_stream => self.end(key),
+            Err(_) => self.reset(key, Code::CANCEL),
+        }
+        Ok(Some(Event::Answered { key, answer }))
+    }
+
+    // --- the rest
+
+    fn on_reset<'a>(&mut self, id: StreamId, code: Code) -> Result<Option<Event<'a>>, Broken> {
+        let Some(key) = self.streams.find(id) else {
+            self.not_open(id, "RST_STREAM")?;
+            self.calm()?;
+            return Ok(None);
+        };
+        if self.role == Role::Server && !self.streams[key].answered {
+            self.floods.reset(self.now).map_err(calm_down)?;
+        }
+        self.streams.close(key);
+        let unseen = code == Code::REFUSED_STREAM;
+        let error = Error::reset(&code.to_string(), !unseen);
+        Ok(Some(Event::Lost { key, error }))
+    }
+
+    fn on_settings<'a>(&mut self, settings: &Settings) -> Result<Option<Event<'a>>, Broken> {
+        self.calm()?;
+        let shift = self.peer.apply(settings);
+        for stream in self.streams.open_mut() {
+            stream
+                .send
+                .shift(shift)
+                .map_err(|_| broken(Code::FLOW_CONTROL_ERROR, "SETTINGS overflow a window"))?;
+        }
+        frame::put_settings_ack(&mut self.control);
+        Ok((shift > 0).then_some(Event::Room(None)))
+    }
+
+    fn on_ping<'a>(&mut self, ack: bool, payload: [u8; 8]) -> Result<Option<Event<'a>>, Broken> {
+        self.calm()?;
+        if !ack {
+            frame::put_ping(&mut self.control, true, payload);
+            return Ok(None);
+        }
+        if payload == LAST_CALL && self.going == Going::Announced {
+            self.fix_last(Code::NO_ERROR, "");
+        }
+        Ok((payload == PING).then_some(Event::Pong))
+    }
+
+    fn on_window<'a>(
+        &mut self,
+        id: StreamId,
+        increment: u32,
+    ) -> Result<Option<Event<'a>>, Broken> {
+        self.calm()?;
+        let by = i64::from(increment);
+        if id == StreamId::CONNECTION {
+            self.send
+                .shift(by)
+                .map_err(|_| broken(Code::FLOW_CONTROL_ERROR, "the connection window overflows"))?;
+            return Ok(Some(Event::Room(None)));
+        }
+        let Some(key) = self.streams.find(id) else {
+            self.not_open(id, "WINDOW_UPDATE")?;
+            return Ok(None);
+        };
+        if increment == 0 {
+            return Ok(self.break_stream(key, Code::PROTOCOL_ERROR, "WINDOW_UPDATE of 0"));
+        }
+        match self.streams[key].send.shift(by) {
+            Ok(()) => Ok(Some(Event::Room(Some(key)))),
+            Err(_) => Ok(self.break_stream(key, Code::FLOW_CONTROL_ERROR, "the window overflows")),
+        }
+    }
+
+    /// A frame on a stream that is not open: fine where it has been, else the peer is confused.
+    fn not_open(&self, id: StreamId, _what: &'static str) -> Result<(), Broken> {
+        let was_open = match self.role {
+            Role::Server => id.is_client() && id <= self.last_peer,
+            Role::Client => id.is_client() && id.get() < self.next_ours,
+        };
+        was_open
+            .then_some(())
+            .ok_or(broken(Code::PROTOCOL_ERROR, "a frame on an idle stream"))
+    }
+
+    /// Refuses a stream that never got a place.
+    fn refuse_unseen(&mut self, id: StreamId, code: Code) -> Result<(), Broken> {
+        self.floods.reset(self.now).map_err(calm_down)?;
+        self.streams.forget(id);
+        frame::put_reset(&mut self.control, id, code);
+        Ok(())
+    }
+
+    fn calm(&mut self) -> Result<(), Broken> {
+        self.floods.control(self.now).map_err(calm_down)
+    }
+
+    /// Ends a stream on which the peer broke the rules.
+    fn break_stream<'a>(&mut self, key: Key, code: Code, what: &'static str) -> Option<Event<'a>> {
+        self.reset(key, code);
+        let error = Error::protocol(what);
+        let event = Event::Lost { key, error };
+        Some(event)
+    }
+}
+
+/// What the engine does to its streams.
+impl<T: Default> Session<T> {
+    /// Whether a client may open one more, of at most `most` at a time.
+    pub(crate) fn has_room(&self, most: usize) -> bool {
+        self.peer_last.is_none()
+            && self.going == Going::No
+            && self.next_ours < frame::MAX_WINDOW
+            && self.streams.len() < most.min(self.peer.max_streams)
+    }
+
+    /// Opens a stream.
+    pub(crate) fn open(&mut self, request: &Request) -> Key {
+        let id = StreamId::new(self.next_ours);
+        self.next_ours += 2;
+        frame::put_headers(
+            &mut self.control,
+            id,
+            &request.to_block(),
+            false,
+            self.peer.max_frame,
+        );
+        self.streams
+            .insert(id, SendWindow::new(self.peer.initial_window))
+    }
+
+    /// Answers a stream; its direction towards us stays open.
+    pub(crate) fn answer(&mut self, key: Key, response: &Response) {
+        self.head(key, &response.to_block(), false);
+        self.streams[key].answered = true;
+    }
+
+    /// Refuses a stream: our direction is over with it.
+    pub(crate) fn refuse(&mut self, key: Key, refusal: &Refusal) {
+        self.head(key, &refusal.to_block(), true);
+        let stream = &mut self.streams[key];
+        (stream.answered, stream.sent_end) = (true, true);
+        self.close_if_ended(key);
+    }
+
+    fn head(&mut self, key: Key, block: &[u8], end_stream: bool) {
+        let id = self.streams[key].id;
+        frame::put_headers(&mut self.control, id, block, end_stream, self.peer.max_frame);
+    }
+
+    /// How many bytes may be sent on a stream now.
+    pub(crate) fn room(&self, key: Key) -> usize {
+        self.streams[key].send.room().min(self.send.room())
+    }
+
+    /// Counts bytes that the engine has framed.
+    pub(crate) fn sent(&mut self, key: Key, n: usize) {
+        self.streams[key].send.take(n);
+        self.send.take(n);
+        self.floods.moved();
+    }
+
+    /// Ends our direction.
+    pub(crate) fn end(&mut self, key: Key) {
+        let stream = &mut self.streams[key];
+        if stream.sent_end || stream.closed {
+            return;
+        }
+        stream.sent_end = true;
+        self.control
+            .extend_from_slice(&frame::data_head(stream.id, 0, true));
+        self.close_if_ended(key);
+    }
+
+    /// Counts bytes that the application has taken, and gives window back for them.
+    pub(crate) fn taken(&mut self, key: Key, n: usize) {
+        let may_grow = self.may_grow;
+        let stream = &mut self.streams[key];
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        let give = stream.receive.take(n, may_grow);
+        if let Some(give) = give.filter(|_| !stream.received_end && !stream.closed) {
+            frame::put_window(&mut self.control, stream.id, give);
+        }
+    }
+
+    /// Resets a stream, unless it is over already.
+    pub(crate) fn reset(&mut self, key: Key, code: Code) {
+        if self.streams[key].closed {
+            return;
+        }
+        let id = self.streams[key].id;
+        self.streams.forget(id);
+        frame::put_reset(&mut self.control, id, code);
+        self.streams.close(key);
+    }
+
+    fn close_if_ended(&mut self, key: Key) {
+        let stream = &self.streams[key];
+        if stream.sent_end && stream.received_end {
+            self.streams.close(key);
+        }
+    }
+
+    /// Asks the peer whether it lives.
+    pub(crate) fn ping(&mut self) {
+        frame::put_ping(&mut self.control, false, PING);
+    }
+
+    /// Whether the peer has acknowledged our SETTINGS.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settings_acked
+    }
+
+    /// Whether the peer has greeted us.
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.greeting == Greeting::Over
+    }
+
+    /// Announces that no more streams are taken. Those that are on their way still are.
+    pub(crate) fn drain(&mut self) {
+        if self.going != Going::No {
+            return;
+        }
+        if self.role == Role::Client {
+            // Nobody opens streams towards us.
+            return self.fix_last(Code::NO_ERROR, "");
+        }
+        self.going = Going::Announced;
+        let most = StreamId::new(frame::MAX_WINDOW);
+        frame::put_goaway(&mut self.control, most, Code::NO_ERROR, "");
+        frame::put_ping(&mut self.control, false, LAST_CALL);
+    }
+
+    /// The final GOAWAY, with the reason for the peer's log.
+    pub(crate) fn fix_last(&mut self, code: Code, why: &str) {
+        if self.going == Going::Fixed && code == Code::NO_ERROR {
+            return;
+        }
+        self.going = Going::Fixed;
+        frame::put_goaway(&mut self.control, self.last_peer, code, why);
+    }
+
+    /// Whether streams may still come, from either side.
+    pub(crate) fn is_going(&self) -> bool {
+        match self.role {
+            Role::Client => self.going != Going::No || self.peer_last.is_some(),
+            Role::Server => self.going == Going::Fixed,
+        }
+    }
+
+    /// Our streams that the peer has promised never to have looked at.
+    pub(crate) fn take_unseen(&mut self) -> Vec<(Key, Error)> {
+        let Some(last) = self.peer_last.filter(|_| self.role == Role::Client) else {
+            return Vec::new();
+        };
+        let unseen = self.streams.above(last);
+        for key in &unseen {
+            self.streams.close(*key);
+        }
+        unseen
+            .into_iter()
+            .map(|key| (key, Error::reset("GOAWAY", false)))
+            .collect()
+    }
+}
+
+impl<T> std::fmt::Debug for Session<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+fn broken(code: Code, what: &'static str) -> Broken {
+    Broken { code, what }
+}
+
+fn calm_down(Flooded(what): Flooded) -> Broken {
+    broken(Code::ENHANCE_YOUR_CALM, what)
+}
