@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode, Uri};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
+use http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 pub use baggage::{Baggage, InvalidBaggage};
 pub use forwarded::{Forwarded, InvalidForwarded};
@@ -22,11 +21,12 @@ mod trace;
 
 use crate::hpack::{Encoder, index};
 
-const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const SOURCE: HeaderName = HeaderName::from_static("x-istio-source");
-const REFUSAL: HeaderName = HeaderName::from_static("x-ambit-refusal");
-const REASON: HeaderName = HeaderName::from_static("x-ambit-reason");
+const FORWARDED: &str = "forwarded";
+const BAGGAGE: &str = "baggage";
+const TRACEPARENT: &str = "traceparent";
+const SOURCE: &str = "x-istio-source";
+const REFUSAL: &str = "x-ambit-refusal";
+const REASON: &str = "x-ambit-reason";
 
 /// The longest machine code of a refusal.
 const MAX_CODE: usize = 64;
@@ -110,10 +110,10 @@ pub enum InvalidConnect {
     TraceParent(#[from] InvalidTraceParent),
     /// A header that must come once came twice.
     #[error("the header {0} came more than once")]
-    Twice(HeaderName),
+    Twice(&'static str),
     /// A header that must be text is not.
     #[error("the header {0} is not text")]
-    NotText(HeaderName),
+    NotText(&'static str),
 }
 
 // === impl Request ===
@@ -130,66 +130,24 @@ impl Request {
         }
     }
 
-    /// As an HTTP request.
-    pub(crate) fn encode(&self) -> Result<http::Request<()>, http::Error> {
-        let mut request = http::Request::builder()
-            .method(Method::CONNECT)
-            .uri(Uri::builder().authority(self.target.to_string()).build()?)
-            .version(http::Version::HTTP_2);
-        if let Some(forwarded) = &self.forwarded {
-            request = request.header(http::header::FORWARDED, forwarded.to_string());
-        }
-        if let Some(baggage) = self.baggage.encode() {
-            request = request.header(BAGGAGE, baggage);
-        }
-        if let Some(trace) = &self.traceparent {
-            request = request.header(TRACEPARENT, trace.to_string());
-        }
-        if let Some(source) = self.source {
-            request = request.header(SOURCE, source.as_str());
-        }
-        request.body(())
-    }
-
     /// As a header block.
     pub(crate) fn to_block(&self) -> Vec<u8> {
         let mut block = Encoder::new(USUAL_REQUEST);
         block.indexed_name(index::METHOD, "CONNECT");
         block.indexed_name(index::AUTHORITY, &self.target);
         if let Some(forwarded) = &self.forwarded {
-            block.field("forwarded", forwarded);
+            block.field(FORWARDED, forwarded);
         }
         if let Some(baggage) = self.baggage.encode() {
-            block.field("baggage", baggage);
+            block.field(BAGGAGE, baggage);
         }
         if let Some(trace) = &self.traceparent {
-            block.field("traceparent", trace);
+            block.field(TRACEPARENT, trace);
         }
         if let Some(source) = self.source {
-            block.field("x-istio-source", source.as_str());
+            block.field(SOURCE, source.as_str());
         }
         block.finish()
-    }
-
-    /// From an HTTP request, whole or not at all.
-    pub(crate) fn decode(head: &http::request::Parts) -> Result<Self, InvalidConnect> {
-        if head.method != Method::CONNECT {
-            return Err(InvalidConnect::Method(head.method.clone()));
-        }
-        let authority = head.uri.authority().ok_or(InvalidTarget::Missing)?;
-        Ok(Self {
-            target: authority.as_str().parse()?,
-            forwarded: match one(&head.headers, http::header::FORWARDED)? {
-                Some(text) => Some(text.parse()?),
-                None => None,
-            },
-            baggage: decode_baggage(&head.headers)?,
-            traceparent: match one(&head.headers, TRACEPARENT)? {
-                Some(text) => Some(text.parse()?),
-                None => None,
-            },
-            source: one(&head.headers, SOURCE)?.and_then(SourceKind::named),
-        })
     }
 }
 
@@ -201,27 +159,9 @@ impl Response {
         let mut block = Encoder::new(USUAL_RESPONSE);
         block.status(200);
         if let Some(baggage) = self.baggage.encode() {
-            block.field("baggage", baggage);
+            block.field(BAGGAGE, baggage);
         }
         block.finish()
-    }
-
-    pub(crate) fn encode(&self) -> http::Response<()> {
-        let mut response = http::Response::new(());
-        let baggage = self.baggage.encode().map(HeaderValue::try_from);
-        if let Some(Ok(baggage)) = baggage {
-            response.headers_mut().insert(BAGGAGE, baggage);
-        }
-        response
-    }
-
-    /// From an HTTP response: an answer, or the refusal it carries.
-    pub(crate) fn decode(head: &http::response::Parts) -> Result<Self, crate::Error> {
-        if !head.status.is_success() {
-            return Err(crate::Error::Refused(Refusal::decode(head)));
-        }
-        let baggage = decode_baggage(&head.headers).map_err(crate::Error::protocol)?;
-        Ok(Self { baggage })
     }
 }
 
@@ -253,52 +193,10 @@ impl Refusal {
         };
         block.status(status.as_u16());
         if is_code(&self.code) {
-            block.field("x-ambit-refusal", &self.code);
+            block.field(REFUSAL, &self.code);
         }
-        block.field("x-ambit-reason", Escaped(cut(&self.reason)));
+        block.field(REASON, Escaped(cut(&self.reason)));
         block.finish()
-    }
-
-    pub(crate) fn encode(&self) -> http::Response<()> {
-        let mut response = http::Response::new(());
-        // A refusal with a success status would open the tunnel it refuses.
-        *response.status_mut() = if self.status.is_success() {
-            StatusCode::FORBIDDEN
-        } else {
-            self.status
-        };
-        if is_code(&self.code)
-            && let Ok(code) = HeaderValue::from_str(&self.code)
-        {
-            response.headers_mut().insert(REFUSAL, code);
-        }
-        let reason = utf8_percent_encode(cut(&self.reason), ESCAPED).to_string();
-        if let Ok(reason) = HeaderValue::from_str(&reason) {
-            response.headers_mut().insert(REASON, reason);
-        }
-        response
-    }
-
-    fn decode(head: &http::response::Parts) -> Self {
-        let code = head
-            .headers
-            .get(REFUSAL)
-            .and_then(|v| v.to_str().ok())
-            .filter(|c| is_code(c));
-        let reason = head.headers.get(REASON).map(|v| {
-            let text = percent_decode(v.as_bytes()).decode_utf8_lossy();
-            // It goes into logs: no line breaks and the like from a peer.
-            cut(&text).chars().filter(|c| !c.is_control()).collect()
-        });
-        Self {
-            status: head.status,
-            code: match code {
-                Some(code) => Cow::Owned(code.to_owned()),
-                None => Cow::Owned(format!("http_{}", head.status.as_u16())),
-            },
-            reason: reason
-                .unwrap_or_else(|| format!("the peer answered {} without a reason", head.status)),
-        }
     }
 }
 
@@ -341,31 +239,6 @@ impl SourceKind {
         [Self::Waypoint, Self::Gateway, Self::Sidecar]
             .into_iter()
             .find(|k| k.as_str() == word)
-    }
-}
-
-fn decode_baggage(headers: &HeaderMap) -> Result<Baggage, InvalidConnect> {
-    let mut values = Vec::new();
-    for value in headers.get_all(BAGGAGE) {
-        values.push(
-            value
-                .to_str()
-                .map_err(|_| InvalidConnect::NotText(BAGGAGE))?,
-        );
-    }
-    Ok(Baggage::decode(&values)?)
-}
-
-fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, InvalidConnect> {
-    let mut values = headers.get_all(&name).iter();
-    let first = values.next();
-    if values.next().is_some() {
-        return Err(InvalidConnect::Twice(name));
-    }
-    match first.map(HeaderValue::to_str) {
-        None => Ok(None),
-        Some(Ok(text)) => Ok(Some(text)),
-        Some(Err(_)) => Err(InvalidConnect::NotText(name)),
     }
 }
 

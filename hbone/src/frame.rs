@@ -164,6 +164,7 @@ impl fmt::Display for StreamId {
 
 // === impl Code ===
 
+#[allow(dead_code, reason = "the RFC's list, whole")]
 impl Code {
     pub(crate) const NO_ERROR: Self = Self(0);
     pub(crate) const PROTOCOL_ERROR: Self = Self(1);

@@ -5,13 +5,10 @@ use http::{Method, StatusCode};
 use crate::connect::{Fields, InvalidConnect, InvalidTarget, Refusal, Request, Response, Target};
 use crate::frame::Broken;
 use crate::hpack::Decoder;
-use crate::limits::MAX_HEADER_LIST;
+use crate::limits::{MAX_FIELDS, MAX_HEADER_LIST};
 
 #[cfg(test)]
 mod tests;
-
-/// The most fields of one head: ours have six, a stock peer's a dozen.
-pub(crate) const MAX_FIELDS: u32 = 64;
 
 /// What a field counts besides its bytes (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
@@ -96,7 +93,7 @@ fn read(
     te: Te,
     mut take: impl FnMut(&[u8], &[u8]) -> Result<(), &'static str>,
 ) -> Result<(), HeadError> {
-    let (mut size, mut count, mut regular) = (0usize, 0u32, false);
+    let (mut size, mut count, mut regular) = (0usize, 0usize, false);
     let mut bad = None;
     decoder.decode(block, |name, value| {
         if matches!(bad, Some(HeadError::TooLarge)) {

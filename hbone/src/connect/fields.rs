@@ -4,12 +4,11 @@ use std::borrow::Cow;
 use std::str::FromStr;
 
 use http::StatusCode;
-use http::header::HeaderName;
 use percent_encoding::percent_decode;
 
 use super::{
-    BAGGAGE, Forwarded, InvalidConnect, Refusal, Request, Response, SOURCE, SourceKind,
-    TRACEPARENT, Target, TraceParent, baggage, cut, is_code,
+    BAGGAGE, FORWARDED, Forwarded, InvalidConnect, REASON, REFUSAL, Refusal, Request, Response,
+    SOURCE, SourceKind, TRACEPARENT, Target, TraceParent, baggage, cut, is_code,
 };
 
 /// What was said so far. The first thing that cannot be read is kept: a refusal is read all the same.
@@ -36,18 +35,18 @@ impl Fields {
     }
 
     fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), InvalidConnect> {
-        match name {
-            b"forwarded" => parse(&mut self.forwarded, http::header::FORWARDED, value)?,
-            b"traceparent" => parse(&mut self.traceparent, TRACEPARENT, value)?,
-            b"baggage" => self.baggage.add(text(value, BAGGAGE)?)?,
-            b"x-istio-source" => {
+        match std::str::from_utf8(name).unwrap_or_default() {
+            FORWARDED => parse(&mut self.forwarded, FORWARDED, value)?,
+            TRACEPARENT => parse(&mut self.traceparent, TRACEPARENT, value)?,
+            BAGGAGE => self.baggage.add(text(value, BAGGAGE)?)?,
+            SOURCE => {
                 let kind = SourceKind::named(text(value, SOURCE)?);
                 once(&mut self.source, SOURCE, kind)?;
             }
-            b"x-ambit-refusal" if self.code.is_none() => {
+            REFUSAL if self.code.is_none() => {
                 self.code = std::str::from_utf8(value).ok().map(str::to_owned);
             }
-            b"x-ambit-reason" if self.reason.is_none() => {
+            REASON if self.reason.is_none() => {
                 let text = percent_decode(value).decode_utf8_lossy();
                 // It goes into logs: no line breaks and the like from a peer.
                 let plain = cut(&text).chars().filter(|c| !c.is_control()).collect();
@@ -100,24 +99,24 @@ impl Fields {
 
 fn parse<T: FromStr>(
     slot: &mut Option<T>,
-    name: HeaderName,
+    name: &'static str,
     value: &[u8],
 ) -> Result<(), InvalidConnect>
 where
     InvalidConnect: From<T::Err>,
 {
-    let value = text(value, name.clone())?.parse()?;
+    let value = text(value, name)?.parse()?;
     once(slot, name, value)
 }
 
-fn once<T>(slot: &mut Option<T>, name: HeaderName, value: T) -> Result<(), InvalidConnect> {
+fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), InvalidConnect> {
     match slot.replace(value) {
         Some(_) => Err(InvalidConnect::Twice(name)),
         None => Ok(()),
     }
 }
 
-fn text(value: &[u8], name: HeaderName) -> Result<&str, InvalidConnect> {
+fn text<'a>(value: &'a [u8], name: &'static str) -> Result<&'a str, InvalidConnect> {
     std::str::from_utf8(value)
         .ok()
         .filter(|text| text.is_ascii())

@@ -48,10 +48,7 @@ impl fmt::Display for Forwarded {
             }
             Some(host) => {
                 f.write_str(";host=\"")?;
-                for c in host
-                    .chars()
-                    .filter(|c| c.is_ascii() && !c.is_ascii_control())
-                {
+                for c in host.chars().filter(|c| matches!(c, '\t' | ' '..='~')) {
                     if matches!(c, '"' | '\\') {
                         f.write_str("\\")?;
                     }

@@ -25,9 +25,6 @@ pub enum Target {
 /// Why an authority is not a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTarget {
-    /// There is none.
-    #[error("is missing")]
-    Missing,
     /// No port, zero, or not a number.
     #[error("has no port between 1 and 65535")]
     Port,

@@ -83,9 +83,11 @@ fn forwarded() {
             None,
         ),
         ("for=10.1.2.3:1;host=shop:80", "10.1.2.3:1", Some("shop:80")),
+        ("for=10.1.2.3:1;host=\"a\tb\"", "10.1.2.3:1", Some("a\tb")),
     ];
     for (text, client, host) in good {
         let got: Forwarded = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert_eq!(got.to_string().parse().as_ref(), Ok(&got));
         assert_eq!(
             (got.client.to_string().as_str(), got.host.as_deref()),
             (client, host)
@@ -205,28 +207,10 @@ fn trace_parents() {
 }
 
 #[test]
-fn an_unknown_source_is_none() {
-    let request = Request::to("10.1.2.3:80".parse().unwrap())
-        .encode()
-        .unwrap();
-    let (mut head, ()) = request.into_parts();
-    for (word, kind) in [
-        ("waypoint", Some(SourceKind::Waypoint)),
-        ("Waypoint", None),
-        ("x", None),
-    ] {
-        head.headers.insert(SOURCE, HeaderValue::from_static(word));
-        assert_eq!(Request::decode(&head).unwrap().source, kind);
-    }
-}
-
-#[test]
 fn what_a_refusal_cannot_carry_is_left_out() {
     let refusal = Refusal::new(StatusCode::OK, "No Code!", "x".repeat(2000));
-    let (head, ()) = refusal.encode().into_parts();
     let reason = "x".repeat(MAX_REASON);
     let want = Refusal::new(StatusCode::FORBIDDEN, "http_403", reason);
-    assert_eq!(Refusal::decode(&head), want);
     assert_eq!(answer(&refusal.to_block()), Answer::Refused(want.clone()));
     let early = Refusal::new(StatusCode::CONTINUE, "No Code!", "x".repeat(2000));
     assert_eq!(answer(&early.to_block()), Answer::Refused(want));
@@ -305,14 +289,10 @@ proptest! {
     ) {
         let traceparent = traced.then(TraceParent::random);
         let request = Request { target, forwarded, baggage, traceparent, source };
-        let (head, ()) = request.encode().unwrap().into_parts();
-        prop_assert_eq!(Request::decode(&head), Ok(request.clone()));
         let got = head::request(&mut Decoder::new(), &request.to_block());
         prop_assert_eq!(got.as_ref(), Ok(&request));
 
         let response = Response { baggage: request.baggage };
-        let (head, ()) = response.encode().into_parts();
-        prop_assert_eq!(Response::decode(&head).unwrap(), response.clone());
         prop_assert_eq!(answer(&response.to_block()), Answer::Opened(response));
     }
 
@@ -329,8 +309,6 @@ proptest! {
     #[test]
     fn refusals_survive_the_wire(code in "[a-z0-9_.-]{1,64}", reason in "[^\\p{Cc}]{0,100}") {
         let refusal = Refusal::new(StatusCode::FORBIDDEN, code, reason);
-        let (head, ()) = refusal.encode().into_parts();
-        prop_assert_eq!(Refusal::decode(&head), refusal.clone());
         prop_assert_eq!(answer(&refusal.to_block()), Answer::Refused(refusal));
     }
 }

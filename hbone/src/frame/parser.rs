@@ -5,13 +5,6 @@ use super::{Broken, Code, DataSize, Frame, HEAD, MAX_WINDOW, Settings, StreamId,
 
 mod begin;
 
-/// The longest header block: ours take about 500 bytes, and a list of
-/// [`MAX_HEADER_LIST`](crate::limits::MAX_HEADER_LIST) bytes is seldom longer than this when encoded.
-pub(crate) const MAX_BLOCK: usize = 16 << 10;
-
-/// The most CONTINUATION frames of one block: each may be empty, and no other frame may come between.
-pub(crate) const MAX_CONTINUATIONS: u8 = 8;
-
 /// The most entries of one SETTINGS frame: ten are defined, and some peers grease.
 const MAX_SETTINGS: u32 = 64;
 
@@ -123,6 +116,7 @@ impl Parser {
     }
 
     /// Whether bytes of a frame have come that is not whole, or of a block that is not.
+    #[cfg(test)]
     pub(crate) fn is_mid_frame(&self) -> bool {
         self.held_len > 0
             || self.block_of != StreamId::CONNECTION

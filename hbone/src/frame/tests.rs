@@ -1,7 +1,7 @@
 //! Every rule of the parser with the code it answers with.
 
-use super::parser::{MAX_BLOCK, MAX_CONTINUATIONS};
 use super::*;
+use crate::limits::{MAX_BLOCK, MAX_CONTINUATIONS};
 
 mod pieces;
 
@@ -165,7 +165,7 @@ fn what_breaks_a_connection() {
             "empty CONTINUATIONs",
             then(
                 open.clone(),
-                frame(9, 0, 1, &[]).repeat(usize::from(MAX_CONTINUATIONS) + 1),
+                frame(9, 0, 1, &[]).repeat(MAX_CONTINUATIONS + 1),
             ),
             CALM,
         ),

@@ -1,8 +1,9 @@
 //! What a frame's header begins: the checks of its type, stream and length.
 
-use super::{KEPT_BLOCK, MAX_BLOCK, MAX_CONTINUATIONS, MAX_SETTINGS, Parser, State, Step};
+use super::{KEPT_BLOCK, MAX_SETTINGS, Parser, State, Step};
 use crate::frame::head::{Head, calm, size};
 use crate::frame::{Broken, DataSize, Frame, Settings, StreamId, flag, kind, protocol};
+use crate::limits::{MAX_BLOCK, MAX_CONTINUATIONS};
 
 // === impl Parser ===
 
@@ -144,7 +145,7 @@ impl Parser {
         if self.block_of == StreamId::CONNECTION {
             return Err(protocol("CONTINUATION of nothing"));
         }
-        if self.continuations == MAX_CONTINUATIONS {
+        if usize::from(self.continuations) == MAX_CONTINUATIONS {
             return Err(calm("a header block has too many CONTINUATIONs"));
         }
         self.continuations += 1;
