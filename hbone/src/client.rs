@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::engine::{self, Core, Engine, Handle, Terms};
+use crate::limits;
 use crate::session::Role;
 use crate::stream::Tunnel;
 use crate::tls::handshake;
 use crate::{
     Credentials, Destination, Dial, Error, Identity, PoolLimits, Request, Response, SpiffeId,
 };
-use crate::limits;
 
 /// A living connection that takes tunnels. Dropped, the connection ends with its last tunnel.
 pub(crate) struct Client {

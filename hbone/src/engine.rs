@@ -376,7 +376,11 @@ impl Core {
     /// Streams that were given time to be ended by the client, and were not.
     fn deafness(&mut self, now: Instant) {
         while let Some((until, key)) = self.deaf.front().copied() {
-            let deaf = self.session.streams.get(key).is_some_and(|s| s.app.is_deaf());
+            let deaf = self
+                .session
+                .streams
+                .get(key)
+                .is_some_and(|s| s.app.is_deaf());
             if deaf && until > now {
                 self.clock.linger(until);
                 return;
@@ -477,7 +481,9 @@ impl Core {
     /// Whether an application has not taken yet all of a stream that ended in order.
     fn has_leftovers(&self) -> bool {
         let keys = self.session.streams.keys();
-        let mut streams = keys.into_iter().filter_map(|key| self.session.streams.get(key));
+        let mut streams = keys
+            .into_iter()
+            .filter_map(|key| self.session.streams.get(key));
         streams.any(|stream| matches!(stream.app.app, App::Socket(_)))
     }
 

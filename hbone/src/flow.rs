@@ -154,7 +154,10 @@ mod tests {
         window.receive(INITIAL_WINDOW / 2).unwrap();
         assert_eq!(window.take(INITIAL_WINDOW / 4 - 1, true), None);
         assert_eq!(window.take(1, true), Some(INITIAL_WINDOW / 4));
-        assert_eq!(window.take(INITIAL_WINDOW / 4, true), Some(INITIAL_WINDOW / 4));
+        assert_eq!(
+            window.take(INITIAL_WINDOW / 4, true),
+            Some(INITIAL_WINDOW / 4)
+        );
     }
 
     #[test]

@@ -6,14 +6,14 @@
 use std::time::Instant;
 
 use crate::flood::Flooded;
+use crate::flood::Floods;
 use crate::flow::{ReceiptWindow, SendWindow};
 use crate::frame::{self, Broken, Code, Frame, Parser, Settings, StreamId, setting};
 use crate::head::{self, Answer, HeadError};
 use crate::hpack::Decoder;
 use crate::limits::{CONNECTION_WINDOW, INITIAL_WINDOW, MAX_FRAME, MAX_HEADER_LIST};
 use crate::{Error, Refusal, Request, Response};
-use crate::flood::Floods;
-pub(crate) use streams::{Key, Stream, Streams};
+pub(crate) use streams::{Key, Streams};
 
 mod peer;
 mod streams;
@@ -61,7 +61,6 @@ pub(crate) struct Session<T> {
     current: Option<Key>,
     /// An event that follows the one before it from the same frame.
     next: Option<Event<'static>>,
-    pong: bool,
 }
 
 /// What the peer has still to say first.
@@ -165,7 +164,6 @@ impl<T: Default> Session<T> {
             peer_last: None,
             current: None,
             next: None,
-            pong: false,
         }
     }
 
@@ -277,7 +275,9 @@ impl<T: Default> Session<T> {
             }
             return Ok(None);
         };
-        if self.streams[key].received_end || (self.role == Role::Client && !self.streams[key].answered) {
+        if self.streams[key].received_end
+            || (self.role == Role::Client && !self.streams[key].answered)
+        {
             let code = match self.streams[key].received_end {
                 true => Code::STREAM_CLOSED,
                 false => Code::PROTOCOL_ERROR,
@@ -329,7 +329,10 @@ impl<T: Default> Session<T> {
             return self.on_request(id, end_stream);
         }
         if self.role == Role::Server && !id.is_client() {
-            return Err(broken(Code::PROTOCOL_ERROR, "a client opened an even stream"));
+            return Err(broken(
+                Code::PROTOCOL_ERROR,
+                "a client opened an even stream",
+            ));
         }
         self.not_open(id, "HEADERS")?;
         if !self.streams.was_reset_lately(id) {
@@ -369,7 +372,9 @@ impl<T: Default> Session<T> {
             self.refuse_unseen(id, Code::REFUSED_STREAM)?;
             return Ok(None);
         }
-        let key = self.streams.insert(id, SendWindow::new(self.peer.initial_window));
+        let key = self
+            .streams
+            .insert(id, SendWindow::new(self.peer.initial_window));
         if end_stream {
             self.received_end(key);
             self.next = Some(Event::End { key });
@@ -402,11 +407,7 @@ impl<T: Default> Session<T> {
         }
     }
 
-    fn on_answer<'a>(
-        &mut self,
-        key: Key,
-        end_stream: bool,
-    ) -> Result<Option<Event<'a>>, Broken> {
+    fn on_answer<'a>(&mut self, key: Key, end_stream: bool) -> Result<Option<Event<'a>>, Broken> {
         let answer = match head::response(&mut self.decoder, self.parser.block()) {
             Ok(Answer::Interim) if !end_stream => {
                 self.calm()?;
@@ -419,7 +420,11 @@ impl<T: Default> Session<T> {
                 return Ok(self.break_stream(key, Code::PROTOCOL_ERROR, "malformed answer"));
             }
             Err(HeadError::TooLarge | HeadError::Refused(_)) => {
-                return Ok(self.break_stream(key, Code::PROTOCOL_ERROR, "an answer that is not understood"));
+                return Ok(self.break_stream(
+                    key,
+                    Code::PROTOCOL_ERROR,
+                    "an answer that is not understood",
+                ));
             }
         };
         self.streams[key].answered = true;
@@ -455,6 +460,9 @@ impl<T: Default> Session<T> {
 
     fn on_settings<'a>(&mut self, settings: &Settings) -> Result<Option<Event<'a>>, Broken> {
         self.calm()?;
+        if self.role == Role::Client && settings.enable_push == Some(true) {
+            return Err(broken(Code::PROTOCOL_ERROR, "a server enabled push"));
+        }
         let shift = self.peer.apply(settings);
         for stream in self.streams.open_mut() {
             stream
@@ -478,11 +486,7 @@ impl<T: Default> Session<T> {
         Ok((payload == PING).then_some(Event::Pong))
     }
 
-    fn on_window<'a>(
-        &mut self,
-        id: StreamId,
-        increment: u32,
-    ) -> Result<Option<Event<'a>>, Broken> {
+    fn on_window<'a>(&mut self, id: StreamId, increment: u32) -> Result<Option<Event<'a>>, Broken> {
         self.calm()?;
         let by = i64::from(increment);
         if id == StreamId::CONNECTION {
@@ -577,7 +581,13 @@ impl<T: Default> Session<T> {
 
     fn head(&mut self, key: Key, block: &[u8], end_stream: bool) {
         let id = self.streams[key].id;
-        frame::put_headers(&mut self.control, id, block, end_stream, self.peer.max_frame);
+        frame::put_headers(
+            &mut self.control,
+            id,
+            block,
+            end_stream,
+            self.peer.max_frame,
+        );
     }
 
     /// How many bytes may be sent on a stream now.

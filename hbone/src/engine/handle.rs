@@ -238,6 +238,8 @@ impl Drop for Handle {
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handle").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }

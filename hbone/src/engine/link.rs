@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 
 use super::Over;
 use super::out::SCRATCH as WRITE_SCRATCH;
+use crate::Error;
 use crate::limits::{BACKLOG, NOT_SENT, PARTING_BYTES};
 use crate::record::{Opened, Records};
-use crate::Error;
 
 /// What one read of a tunnel takes at most.
 const READ_SCRATCH: usize = 256 << 10;

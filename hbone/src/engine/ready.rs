@@ -50,7 +50,11 @@ impl Ready {
         list.woken = false;
         into.clear();
         std::mem::swap(&mut list.keys, into);
-        if list.task.as_ref().is_none_or(|known| !known.will_wake(task)) {
+        if list
+            .task
+            .as_ref()
+            .is_none_or(|known| !known.will_wake(task))
+        {
             list.task = Some(task.clone());
         }
     }

@@ -6,11 +6,11 @@ use std::task::Waker;
 
 use tokio::time::Instant;
 
+use super::Core;
 use super::held::{self, Held};
 use super::out::Out;
 use super::pipe::Pipe;
 use super::socket::Socket;
-use super::Core;
 use crate::frame::Code;
 use crate::limits::{LINGER_BYTES, LINGER_TIME};
 use crate::record::RecordError;

@@ -97,14 +97,18 @@ impl Socket {
             }
         };
         match &read {
-            Ok(n) if *n == asked => self.records = self.records.saturating_mul(4).min(MOST_RECORDS as u8),
+            Ok(n) if *n == asked => {
+                self.records = self.records.saturating_mul(4).min(MOST_RECORDS as u8)
+            }
             Ok(0) => {
                 self.readable = false;
                 self.hung_up = true;
                 self.watch_writing();
             }
             Ok(n) => {
-                self.records = u8::try_from(n.div_ceil(super::out::FULL)).unwrap_or(1).max(1);
+                self.records = u8::try_from(n.div_ceil(super::out::FULL))
+                    .unwrap_or(1)
+                    .max(1);
                 self.drained();
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained(),
@@ -123,9 +127,9 @@ impl Socket {
     /// Everything has been read: the next edge counts. The end of the application's direction, which
     /// came before, keeps the socket readable.
     fn drained(&mut self) {
-        let _ = self
-            .tcp
-            .try_io(Interest::READABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+        let _ = self.tcp.try_io(Interest::READABLE, || -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        });
         let waker = self.waker.clone();
         let ready = self.tcp.poll_read_ready(&mut Context::from_waker(&waker));
         self.readable = ready.is_ready();
@@ -133,9 +137,9 @@ impl Socket {
 
     /// After the application's end only its reset can still come, which shows as a change of writing.
     fn watch_writing(&mut self) {
-        let _ = self
-            .tcp
-            .try_io(Interest::WRITABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+        let _ = self.tcp.try_io(Interest::WRITABLE, || -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        });
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
         // Ready at once where it has gone already: the next look finds the error.
@@ -160,9 +164,9 @@ impl Socket {
         };
         if n < all {
             self.writable = false;
-            let _ = self
-                .tcp
-                .try_io(Interest::WRITABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+            let _ = self.tcp.try_io(Interest::WRITABLE, || -> io::Result<()> {
+                Err(io::ErrorKind::WouldBlock.into())
+            });
             let waker = self.waker.clone();
             let mut cx = Context::from_waker(&waker);
             self.writable = self.tcp.poll_write_ready(&mut cx).is_ready();
@@ -192,9 +196,9 @@ impl Socket {
 
     fn watch_writing_again(&mut self) {
         if self.writable {
-            let _ = self
-                .tcp
-                .try_io(Interest::WRITABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+            let _ = self.tcp.try_io(Interest::WRITABLE, || -> io::Result<()> {
+                Err(io::ErrorKind::WouldBlock.into())
+            });
             let waker = self.waker.clone();
             let _ = self.tcp.poll_write_ready(&mut Context::from_waker(&waker));
         }

@@ -189,12 +189,14 @@ impl<T: Default> Index<Key> for Streams<T> {
     type Output = Stream<T>;
 
     fn index(&self, key: Key) -> &Stream<T> {
-        self.get(key).unwrap_or_else(|| unreachable!("a stream that its owner let go of"))
+        self.get(key)
+            .unwrap_or_else(|| unreachable!("a stream that its owner let go of"))
     }
 }
 
 impl<T: Default> IndexMut<Key> for Streams<T> {
     fn index_mut(&mut self, key: Key) -> &mut Stream<T> {
-        self.get_mut(key).unwrap_or_else(|| unreachable!("a stream that its owner let go of"))
+        self.get_mut(key)
+            .unwrap_or_else(|| unreachable!("a stream that its owner let go of"))
     }
 }
