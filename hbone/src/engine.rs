@@ -22,15 +22,15 @@ use crate::limits::{CROWD, CROWDED_QUANTUM, QUANTUM};
 use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
 use crate::tls::handshake::Proved;
-use crate::tls::tls_error;
 use crate::{Error, Request};
-use clock::{Clock, Due};
+use clock::Clock;
 use link::{Link, Received, Scratch};
 use out::Out;
 use ready::Ready;
 use side::{App, Side};
 
 pub(crate) mod clock;
+mod ends;
 mod handle;
 mod held;
 mod link;
@@ -203,15 +203,16 @@ impl Core {
         let turned = match self.phase {
             Phase::Running => self.run(cx, scratch),
             Phase::Parting => self.part_further(cx, scratch),
-            Phase::Over => {
-                self.serve_down();
-                Ok(false)
-            }
+            Phase::Over => Ok(false),
         };
-        match turned {
+        let again = match turned {
             Ok(again) => again,
             Err(over) => self.end_because(over),
+        };
+        if self.phase != Phase::Running {
+            self.serve_down();
         }
+        again
     }
 
     fn run(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, Over> {
@@ -297,11 +298,12 @@ impl Core {
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Over> {
+        link.flush(cx)?;
         link.send_urgent(cx)?;
         let mut turns = self.queue.len();
         loop {
             if turns == 0 && self.session.control.is_empty() {
-                return link.flush(cx);
+                return Ok(());
             }
             if link.is_stuffed() {
                 // What arrived still goes to the applications.
@@ -327,7 +329,8 @@ impl Core {
     /// Whether anything could be sent at once.
     fn can_send(&self) -> bool {
         let stuffed = self.link.as_ref().is_none_or(Link::is_stuffed);
-        !stuffed && !(self.queue.is_empty() && self.session.control.is_empty())
+        let idle = self.queue.is_empty() && self.session.control.is_empty();
+        !stuffed && !idle
     }
 
     /// What one stream may send in this turn.
@@ -343,169 +346,6 @@ impl Core {
         self.session.streams.len() == 0
             && self.asked.is_empty()
             && (self.session.is_going() || (self.role == Role::Client && self.retired))
-    }
-
-    // --- time
-
-    fn on_time(&mut self) {
-        let now = Instant::now();
-        while let Some(due) = self.clock.tick(now, self.session.streams.len() == 0) {
-            self.on_due(due);
-        }
-        self.deafness(now);
-    }
-
-    fn on_due(&mut self, due: Due) {
-        let settled = self.session.is_settled() && self.session.is_greeted();
-        match due {
-            Due::Ping => {
-                self.session.ping();
-                self.look_at_the_starved();
-            }
-            Due::Dead => {
-                let error = Error::lost("the peer does not answer pings", true);
-                self.over(Some(error));
-            }
-            Due::Settled if !settled => self.part(Code::SETTINGS_TIMEOUT, "no answer to SETTINGS"),
-            Due::Parted => self.over(None),
-            Due::Settled => {}
-            Due::Idle | Due::Aged => self.drain(),
-        }
-    }
-
-    /// Streams that were given time to be ended by the client, and were not.
-    fn deafness(&mut self, now: Instant) {
-        while let Some((until, key)) = self.deaf.front().copied() {
-            let deaf = self
-                .session
-                .streams
-                .get(key)
-                .is_some_and(|s| s.app.is_deaf());
-            if deaf && until > now {
-                self.clock.linger(until);
-                return;
-            }
-            self.deaf.pop_front();
-            if deaf {
-                self.session.reset(key, Code::NO_ERROR);
-                self.session.streams.free(key);
-            }
-        }
-    }
-
-    // --- ends
-
-    /// No new streams; running ones finish.
-    pub(crate) fn drain(&mut self) {
-        self.retired = true;
-        self.session.drain();
-        self.ready.wake();
-    }
-
-    /// Nobody asks for new streams any more; the connection ends with its last one.
-    pub(crate) fn retire(&mut self) {
-        self.retired = true;
-        self.ready.wake();
-    }
-
-    fn end_because(&mut self, over: Over) -> bool {
-        match over {
-            Over::Broken(Broken { code, what }) => {
-                tracing::debug!(peer = %self.addr, %code, what, "the peer broke the protocol");
-                self.fail_all(&Error::protocol(what));
-                self.tell_end(Some(Error::protocol(what)));
-                self.part(code, what);
-            }
-            Over::Record(error) => {
-                let told = self.explain(error);
-                self.fail_all(&told);
-                self.tell_end(Some(told));
-                let alert = self.link.as_mut().and_then(|l| l.records.alert(&error));
-                self.part(Code::NO_ERROR, "");
-                if let (Some(link), Some(alert)) = (&mut self.link, alert) {
-                    link.last_words(alert);
-                }
-            }
-            Over::Lost(error) => self.over(Some(error)),
-            Over::Closed => self.over(None),
-        }
-        self.phase != Phase::Over
-    }
-
-    /// A server that rejects our certificate says so only after the client's handshake is over.
-    fn explain(&self, error: RecordError) -> Error {
-        match matches!(error, RecordError::Alert(_)) {
-            true => tls_error(self.addr, std::io::Error::other(error)),
-            false => Error::lost(&error.to_string(), true),
-        }
-    }
-
-    /// Says why, and gives the peer a moment to read it.
-    fn part(&mut self, code: Code, why: &str) {
-        if self.phase != Phase::Running {
-            return;
-        }
-        self.phase = Phase::Parting;
-        self.session.fix_last(code, why);
-        self.fail_all(&Error::lost("this side ended the connection", true));
-        self.tell_end(None);
-        self.clock.part(Instant::now());
-        self.ready.wake();
-    }
-
-    fn part_further(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, Over> {
-        let control = std::mem::take(&mut self.session.control);
-        let Some(link) = &mut self.link else {
-            return Err(Over::Closed);
-        };
-        if !control.is_empty() && !link.said_last {
-            let mut out = Out::new(&mut scratch.write, &mut link.records);
-            out.put(&control).map_err(|_| Over::Closed)?;
-            let sealed = out.finish().map_err(|_| Over::Closed)?;
-            link.write(cx, &scratch.write[..sealed])?;
-        }
-        link.part(cx, scratch)
-    }
-
-    /// The connection is gone, and everything on it.
-    fn over(&mut self, error: Option<Error>) {
-        let lost = error.clone();
-        let lost = lost.unwrap_or_else(|| Error::lost("the peer closed the connection", true));
-        let had_streams = self.session.streams.open_mut().next().is_some();
-        self.fail_all(&lost);
-        self.tell_end(error.or(had_streams.then_some(lost)));
-        self.phase = Phase::Over;
-        self.link = None;
-    }
-
-    /// Whether an application has not taken yet all of a stream that ended in order.
-    fn has_leftovers(&self) -> bool {
-        let keys = self.session.streams.keys();
-        let mut streams = keys
-            .into_iter()
-            .filter_map(|key| self.session.streams.get(key));
-        streams.any(|stream| matches!(stream.app.app, App::Socket(_)))
-    }
-
-    fn tell_end(&mut self, error: Option<Error>) {
-        if self.end.is_none() {
-            self.end = Some(error);
-        }
-        if let Some(acceptor) = self.acceptor.take() {
-            acceptor.wake();
-        }
-    }
-
-    fn fail_all(&mut self, error: &Error) {
-        for key in self.session.streams.keys() {
-            // One that had ended both ways has been delivered, or is being so.
-            if self.session.streams.get(key).is_some_and(|s| !s.closed) {
-                self.session.streams.close(key);
-                self.lost(key, error.clone());
-            }
-        }
-        self.starved.clear();
-        self.asked.clear();
     }
 }
 

@@ -24,6 +24,9 @@ pub(crate) struct Handle {
     given_away: bool,
 }
 
+/// A stream that waits for its answer.
+type Asked = (Key, Box<Request>);
+
 // === impl Core ===
 
 impl Core {
@@ -41,7 +44,7 @@ impl Core {
     pub(crate) fn poll_asked(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(Key, Box<Request>), Option<Error>>> {
+    ) -> Poll<Result<Asked, Option<Error>>> {
         if let Some((key, request)) = self.asked.pop_front() {
             if let Some(stream) = self.session.streams.get_mut(key) {
                 stream.app.owned = true;

@@ -238,9 +238,9 @@ impl Link {
     }
 
     /// The last record: nothing may follow.
-    pub(crate) fn last_words(&mut self, sealed: Vec<u8>) {
+    pub(crate) fn last_words(&mut self, sealed: &[u8]) {
         self.said_last = true;
-        self.unsent.extend_from_slice(&sealed);
+        self.unsent.extend_from_slice(sealed);
     }
 
     /// Writes what is left, says goodbye and listens until the peer has left: a socket that is closed

@@ -306,6 +306,11 @@ impl Core {
         }
         self.session.taken(key, held);
         let until = Instant::now() + LINGER_TIME;
+        while let Some((_, first)) = self.deaf.front()
+            && self.session.streams.get(*first).is_none()
+        {
+            self.deaf.pop_front();
+        }
         self.deaf.push_back((until, key));
         self.clock.linger(until);
         self.ready.wake();
@@ -381,7 +386,7 @@ impl Core {
                 self.serve_held(key);
             }
         }
-        if self.phase == super::Phase::Over {
+        if self.phase != super::Phase::Running {
             for key in std::mem::take(&mut self.queue) {
                 if let Some(stream) = self.session.streams.get_mut(key) {
                     stream.app.queued = false;

@@ -33,6 +33,10 @@ pub(crate) struct Socket {
     pub(crate) records: u8,
 }
 
+/// As many as a read can fill.
+#[expect(clippy::cast_possible_truncation, reason = "16")]
+const MOST: u8 = MOST_RECORDS as u8;
+
 /// What replaces the host's congestion control on applications' sockets: there is no network between
 /// us and them for BBR to be kind to, and its pacing nearly doubles the price of a byte.
 static UNPACED: LazyLock<Option<&'static [u8]>> = LazyLock::new(|| {
@@ -97,9 +101,7 @@ impl Socket {
             }
         };
         match &read {
-            Ok(n) if *n == asked => {
-                self.records = self.records.saturating_mul(4).min(MOST_RECORDS as u8)
-            }
+            Ok(n) if *n == asked => self.records = self.records.saturating_mul(4).min(MOST),
             Ok(0) => {
                 self.readable = false;
                 self.hung_up = true;
@@ -127,9 +129,7 @@ impl Socket {
     /// Everything has been read: the next edge counts. The end of the application's direction, which
     /// came before, keeps the socket readable.
     fn drained(&mut self) {
-        let _ = self.tcp.try_io(Interest::READABLE, || -> io::Result<()> {
-            Err(io::ErrorKind::WouldBlock.into())
-        });
+        self.forget(Interest::READABLE);
         let waker = self.waker.clone();
         let ready = self.tcp.poll_read_ready(&mut Context::from_waker(&waker));
         self.readable = ready.is_ready();
@@ -137,15 +137,20 @@ impl Socket {
 
     /// After the application's end only its reset can still come, which shows as a change of writing.
     fn watch_writing(&mut self) {
-        let _ = self.tcp.try_io(Interest::WRITABLE, || -> io::Result<()> {
-            Err(io::ErrorKind::WouldBlock.into())
-        });
+        self.forget(Interest::WRITABLE);
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
         // Ready at once where it has gone already: the next look finds the error.
         if self.tcp.poll_write_ready(&mut cx).is_ready() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Makes tokio forget a readiness that is known to be over: only a new edge brings it back.
+    fn forget(&self, interest: Interest) {
+        let _ = self.tcp.try_io(interest, || -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        });
     }
 
     /// Writes what the socket takes; the rest waits until it is writable again.
@@ -164,9 +169,7 @@ impl Socket {
         };
         if n < all {
             self.writable = false;
-            let _ = self.tcp.try_io(Interest::WRITABLE, || -> io::Result<()> {
-                Err(io::ErrorKind::WouldBlock.into())
-            });
+            self.forget(Interest::WRITABLE);
             let waker = self.waker.clone();
             let mut cx = Context::from_waker(&waker);
             self.writable = self.tcp.poll_write_ready(&mut cx).is_ready();
@@ -196,9 +199,7 @@ impl Socket {
 
     fn watch_writing_again(&mut self) {
         if self.writable {
-            let _ = self.tcp.try_io(Interest::WRITABLE, || -> io::Result<()> {
-                Err(io::ErrorKind::WouldBlock.into())
-            });
+            self.forget(Interest::WRITABLE);
             let waker = self.waker.clone();
             let _ = self.tcp.poll_write_ready(&mut Context::from_waker(&waker));
         }
