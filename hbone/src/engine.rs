@@ -27,7 +27,8 @@ use clock::Clock;
 use link::{Link, Received, Scratch};
 use out::Out;
 use ready::Ready;
-use side::{App, Side};
+use side::App;
+pub(crate) use side::Side;
 
 pub(crate) mod clock;
 mod ends;

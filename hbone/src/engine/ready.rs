@@ -30,18 +30,14 @@ struct OfStream {
 impl Ready {
     /// Something is to be done for the connection itself.
     pub(crate) fn wake(&self) {
-        let mut list = self.0.lock();
-        if !std::mem::replace(&mut list.woken, true)
-            && let Some(task) = &list.task
-        {
-            task.wake_by_ref();
-        }
+        self.0.lock().wake();
     }
 
     /// Something is to be done for a stream.
     pub(crate) fn push(&self, key: Key) {
-        self.0.lock().keys.push(key.to_bits());
-        self.wake();
+        let mut list = self.0.lock();
+        list.keys.push(key.to_bits());
+        list.wake();
     }
 
     /// Begins a turn of the task: who wakes it from now on. The streams to look at go to `into`.
@@ -65,6 +61,18 @@ impl Ready {
             ready: self.clone(),
             key: key.to_bits(),
         }))
+    }
+}
+
+// === impl List ===
+
+impl List {
+    fn wake(&mut self) {
+        if !std::mem::replace(&mut self.woken, true)
+            && let Some(task) = &self.task
+        {
+            task.wake_by_ref();
+        }
     }
 }
 
