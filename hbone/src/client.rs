@@ -114,6 +114,11 @@ impl Client {
         self.core.borrow().has_room(max_streams)
     }
 
+    /// Whether the connection is at its limit.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.core.borrow().is_hot()
+    }
+
     pub(crate) fn peer(&self) -> &SpiffeId {
         &self.peer
     }

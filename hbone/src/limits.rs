@@ -62,6 +62,13 @@ pub(crate) const MAX_FRAME: u32 = 64 << 10;
 /// applications, or from a peer that asks and does not read.
 pub(crate) const BACKLOG: usize = 256 << 10;
 
+/// A tunnel whose socket has had a [`BACKLOG`] for this long is hot: new streams get another connection,
+/// which another core of the peer may serve.
+pub(crate) const HOT: Duration = Duration::from_millis(50);
+
+/// Connections to one destination that are opened because the others are hot.
+pub(crate) const POOL_PARALLEL: usize = 4;
+
 /// Unsent bytes the kernel may queue for a tunnel: what a small message waits behind.
 pub(crate) const NOT_SENT: u32 = 256 << 10;
 
@@ -149,6 +156,9 @@ pub struct PoolLimits {
     pub max_streams: usize,
     /// Connections of the whole pool.
     pub max_connections: usize,
+    /// Connections to one destination, as long as each has places left: another is opened where the
+    /// peer's core cannot keep up with those there are.
+    pub max_parallel: usize,
     /// TCP connect.
     pub connect_timeout: Duration,
     /// TLS and HTTP/2 preface together.
@@ -187,6 +197,7 @@ impl Default for PoolLimits {
         Self {
             max_streams: POOL_STREAMS,
             max_connections: POOL_CONNECTIONS,
+            max_parallel: POOL_PARALLEL,
             connect_timeout: CONNECT_TIMEOUT,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,

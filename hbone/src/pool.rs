@@ -213,10 +213,22 @@ impl<D: Dial> Pool<D> {
             shelf
                 .size
                 .set(shelf.size.get() - (before - slot.clients.len()));
-            for (number, client) in &slot.clients {
-                if client.has_room(limits.max_streams) {
-                    return Ok(Found::Place(*number, client.clone()));
+            let mut with_room = slot
+                .clients
+                .iter()
+                .filter(|(_, c)| c.has_room(limits.max_streams));
+            let hot = match with_room.clone().find(|(_, client)| !client.is_hot()) {
+                Some((number, client)) => return Ok(Found::Place(*number, client.clone())),
+                None => with_room.next().cloned(),
+            };
+            if let Some((number, client)) = hot {
+                // Good for now; whoever comes next shall have a better one.
+                let parallel = slot.clients.len() + slot.flights.len();
+                if parallel < limits.max_parallel && shelf.size.get() < limits.max_connections {
+                    slot.flights.push(self.depart(to.clone()));
+                    shelf.size.set(shelf.size.get() + 1);
                 }
+                return Ok(Found::Place(number, client));
             }
             for flight in &slot.flights {
                 if Rc::strong_count(&flight.waiting) <= limits.max_streams {

@@ -4,10 +4,14 @@ mod support;
 
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
-use support::{Lab, Relayed, local, passes};
+use hbone::Meter;
+use support::{Lab, Relayed, SERVER, destination, local, pair, passes, raw, request};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 /// More than windows, engine buffers and kernel buffers of one path hold together.
 const MORE_THAN_FITS: usize = 64 << 20;
@@ -76,6 +80,46 @@ fn bulk_arrives_whole_in_both_directions_at_once() {
         assert!(got_near == from_far && got_far == from_near);
         near_ended.await.unwrap();
         far_ended.await.unwrap();
+    });
+}
+
+#[test]
+fn a_connection_that_cannot_keep_up_gets_company() {
+    local(async {
+        let lab = Lab::new().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = destination(listener.local_addr().unwrap(), SERVER);
+        let (pool, at) = (lab.pool.clone(), to.clone());
+        let first = spawn_local(async move { pool.open(&at, &request()).await.unwrap().tunnel });
+        // A server that grants much, accepts, and then reads nothing any more.
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut wide = h2::server::Builder::new();
+        wide.initial_window_size(1 << 30)
+            .initial_connection_window_size(1 << 30);
+        let mut server = raw::server(tcp, &lab.ca, &wide).await;
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        let _send = respond.send_response(http::Response::new(()), false);
+        let tunnel = tokio::select! {
+            tunnel = first => tunnel.unwrap(),
+            _ = server.accept() => panic!("one stream was asked for"),
+        };
+        let (mut app, socket) = pair().await;
+        let meter = Meter::new();
+        let _relay = spawn_local(tunnel.relay(socket, &meter));
+        push_until_stuck(&mut app).await;
+        // New tunnels still go there, until the company has come.
+        let asking = async {
+            loop {
+                let request = request();
+                let opening = lab.pool.open(&to, &request);
+                let opened = timeout(Duration::from_millis(20), opening).await;
+                assert!(opened.is_err(), "nobody answers");
+            }
+        };
+        tokio::select! {
+            company = listener.accept() => drop(company.unwrap()),
+            () = asking => {}
+        }
     });
 }
 

@@ -40,6 +40,11 @@ impl Core {
         self.phase == Phase::Running && !self.retired && !self.session.is_going()
     }
 
+    /// Whether its socket cannot keep up.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.link.as_ref().is_some_and(super::Link::is_hot)
+    }
+
     /// Server: the next request, or nothing at the end.
     pub(crate) fn poll_asked(
         &mut self,

@@ -9,11 +9,12 @@ use std::task::Context;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::Over;
 use super::out::SCRATCH as WRITE_SCRATCH;
 use crate::Error;
-use crate::limits::{BACKLOG, NOT_SENT, PARTING_BYTES};
+use crate::limits::{BACKLOG, HOT, NOT_SENT, PARTING_BYTES};
 use crate::record::{Opened, Records};
 
 /// What one read of a tunnel takes at most.
@@ -45,6 +46,8 @@ pub(crate) struct Link {
     /// Sealed, and not taken by the socket yet; of it, what is gone.
     unsent: Vec<u8>,
     gone: usize,
+    /// Since when more is waiting than may.
+    stuffed: Option<Instant>,
     /// The peer has said that it says no more.
     pub(crate) said_goodbye: bool,
     /// We have.
@@ -87,6 +90,7 @@ impl Link {
             partial: early,
             unsent,
             gone: 0,
+            stuffed: None,
             said_goodbye: false,
             said_last: false,
             patience: PARTING_BYTES,
@@ -183,6 +187,11 @@ impl Link {
         self.unsent.len() - self.gone > BACKLOG
     }
 
+    /// Whether the socket has been too slow for a while: the peer, or the way to it, is at its limit.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.stuffed.is_some_and(|since| since.elapsed() >= HOT)
+    }
+
     /// Writes what waited; the task is woken when the socket takes more.
     pub(crate) fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
         while self.gone < self.unsent.len() {
@@ -206,6 +215,7 @@ impl Link {
         if self.gone > 0 {
             (self.unsent, self.gone) = (Vec::new(), 0);
         }
+        self.stuffed = None;
         Ok(())
     }
 
@@ -224,6 +234,9 @@ impl Link {
         }
         if sent < sealed.len() {
             self.unsent.extend_from_slice(&sealed[sent..]);
+            if self.is_stuffed() {
+                self.stuffed.get_or_insert_with(Instant::now);
+            }
             self.flush(cx)?;
         }
         Ok(())
