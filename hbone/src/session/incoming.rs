@@ -20,6 +20,9 @@ impl<T: Default> Session<T> {
             } => {
                 if let Some(size) = begins {
                     self.current = self.data_begins(stream, &size, end_stream)?;
+                    if self.current.is_none() && self.next.is_some() {
+                        return Ok(self.next.take());
+                    }
                 }
                 let current = self.current;
                 if ends {
@@ -85,7 +88,7 @@ impl<T: Default> Session<T> {
                 true => Code::STREAM_CLOSED,
                 false => Code::PROTOCOL_ERROR,
             };
-            self.break_stream(key, code, "DATA where none may come");
+            self.next = self.break_stream(key, code, "DATA where none may come");
             return Ok(None);
         }
         let stream = &mut self.streams[key];
