@@ -6,6 +6,8 @@ use crate::limits::MAX_HEADER_LIST;
 use crate::{SpiffeId, TrustDomain};
 
 mod bytes;
+mod sent;
+mod session;
 #[cfg(test)]
 mod tests;
 

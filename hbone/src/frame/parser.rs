@@ -116,7 +116,7 @@ impl Parser {
     }
 
     /// Whether bytes of a frame have come that is not whole, or of a block that is not.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_mid_frame(&self) -> bool {
         self.held_len > 0
             || self.block_of != StreamId::CONNECTION

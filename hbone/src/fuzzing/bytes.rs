@@ -1,15 +1,14 @@
 //! Plaintext HTTP/2 as it comes from a peer: frames are the same however their bytes are cut.
 
 use crate::frame::{
-    Broken, Code, DataSize, Frame, HEAD, MIN_MAX_FRAME, PREFACE, Parser, Settings, StreamId,
-    data_head, put_goaway, put_headers, put_ping, put_reset, put_settings, put_settings_ack,
-    put_window, setting,
+    Broken, Code, DataSize, Frame, HEAD, MAX_MAX_FRAME, MIN_MAX_FRAME, PREFACE, Parser, Settings,
+    StreamId, data_head, put_goaway, put_headers, put_ping, put_reset, put_settings,
+    put_settings_ack, put_window, setting,
 };
 use crate::head::{self, HeadError};
 use crate::hpack::Decoder;
-
-/// The longest header block (`limits`): nothing longer may ever be held.
-const MAX_BLOCK: usize = 16 << 10;
+use crate::limits::MAX_BLOCK;
+use crate::session::Role;
 
 /// What a server receives of a client, in plaintext.
 pub fn server_bytes(data: &[u8]) {
@@ -17,6 +16,7 @@ pub fn server_bytes(data: &[u8]) {
     let said = any_cut(frames);
     let mut decoder = Decoder::new();
     heads(&said, |block| head::request(&mut decoder, block).map(drop));
+    super::session::run(Role::Server, data);
 }
 
 /// What a client receives of a server, in plaintext.
@@ -24,11 +24,12 @@ pub fn client_bytes(data: &[u8]) {
     let said = any_cut(data);
     let mut decoder = Decoder::new();
     heads(&said, |block| head::response(&mut decoder, block).map(drop));
+    super::session::run(Role::Client, data);
 }
 
 /// A frame with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Said {
+pub(super) enum Said {
     Data {
         stream: StreamId,
         size: DataSize,
@@ -61,22 +62,33 @@ struct Transcript {
 
 /// Parses in one piece, byte by byte, and in pieces that are neither; writes what was understood and parses that.
 fn any_cut(frames: &[u8]) -> Vec<Said> {
-    let whole = parse(frames, frames.len().max(1));
+    let whole = parse(frames, frames.len().max(1), MIN_MAX_FRAME);
     for size in [1, 3, 10] {
-        assert_eq!(parse(frames, size), whole, "in pieces of {size}");
+        assert_eq!(
+            parse(frames, size, MIN_MAX_FRAME),
+            whole,
+            "in pieces of {size}"
+        );
     }
     assert!(whole.said.len() <= frames.len() / HEAD);
     let told = told_again(&whole.said);
     let mut bytes = Vec::new();
     told.iter().for_each(|said| write(&mut bytes, said));
-    let again = parse(&bytes, 7);
+    let again = parse(&bytes, 7, MIN_MAX_FRAME);
     assert_eq!((again.end, again.mid_frame), (Ok(()), false));
     assert_eq!(again.said, told);
     whole.said
 }
 
-fn parse(frames: &[u8], size: usize) -> Transcript {
-    let mut parser = Parser::new(MIN_MAX_FRAME);
+/// Reads whole and good frames, of any length.
+pub(super) fn said(frames: &[u8]) -> Vec<Said> {
+    let whole = parse(frames, frames.len().max(1), MAX_MAX_FRAME);
+    assert_eq!((whole.end, whole.mid_frame), (Ok(()), false));
+    whole.said
+}
+
+fn parse(frames: &[u8], size: usize, max_frame: u32) -> Transcript {
+    let mut parser = Parser::new(max_frame);
     let (mut said, mut end) = (Vec::new(), Ok(()));
     for mut piece in frames.chunks(size) {
         end = drain(&mut parser, &mut piece, &mut said);
