@@ -81,7 +81,7 @@ impl Sent {
                 (state.head, state.over) = (true, *end_stream);
                 match self.role {
                     Role::Client => {
-                        drop(head::request(&mut self.decoder, block).expect("a good head"))
+                        drop(head::request(&mut self.decoder, block).expect("a good head"));
                     }
                     Role::Server => {
                         let answer =
