@@ -54,7 +54,7 @@ pub(crate) async fn connect(
     })?;
     let shaken = timeout(
         limits.handshake_timeout,
-        handshake(tcp, identity, to, limits),
+        handshake(tcp, credentials, identity, to, limits),
     )
     .await;
     shaken.unwrap_or_else(|_| Err(Error::HandshakeTimeout(to.addr)))
@@ -62,6 +62,7 @@ pub(crate) async fn connect(
 
 async fn handshake(
     tcp: TcpStream,
+    credentials: &Credentials,
     identity: Arc<Identity>,
     to: &Destination,
     limits: &PoolLimits,
@@ -76,7 +77,7 @@ async fn handshake(
         idle_timeout: limits.idle_timeout,
         max_age: limits.max_age,
     };
-    let (engine, core) = engine::start(proved, &terms);
+    let (engine, core) = engine::start(proved, &terms, credentials);
     let client = Client {
         core,
         identity,

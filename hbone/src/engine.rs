@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
+use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::frame::{Broken, Code};
@@ -22,7 +23,7 @@ use crate::limits::{CROWD, CROWDED_QUANTUM, QUANTUM};
 use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
 use crate::tls::handshake::Proved;
-use crate::{Error, Request};
+use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use clock::Clock;
 use link::{Link, Received, Scratch};
 use out::Out;
@@ -80,6 +81,16 @@ pub(crate) struct Core {
     end: Option<Option<Error>>,
     /// Nobody will use the connection for new streams.
     retired: bool,
+    proof: Proof,
+}
+
+/// Why the peer was let in, to be looked at again when revocations change.
+struct Proof {
+    credentials: Credentials,
+    /// The identity by whose revocations the chain was judged last.
+    judged_by: Arc<Identity>,
+    id: SpiffeId,
+    chain: Arc<[CertificateDer<'static>]>,
 }
 
 /// How far a connection is from its end.
@@ -110,7 +121,11 @@ pub(crate) struct Engine {
 }
 
 /// A proved connection as its engine and what is shared with handles.
-pub(crate) fn start(proved: Proved, terms: &Terms) -> (Engine, Rc<RefCell<Core>>) {
+pub(crate) fn start(
+    proved: Proved,
+    terms: &Terms,
+    credentials: &Credentials,
+) -> (Engine, Rc<RefCell<Core>>) {
     let now = Instant::now();
     let expires = proved.not_after.duration_since(SystemTime::now());
     let clock = Clock::new(now, terms, expires.unwrap_or_default());
@@ -136,6 +151,12 @@ pub(crate) fn start(proved: Proved, terms: &Terms) -> (Engine, Rc<RefCell<Core>>
         acceptor: None,
         end: None,
         retired: false,
+        proof: Proof {
+            credentials: credentials.clone(),
+            judged_by: credentials.current(),
+            id: proved.peer.id,
+            chain: proved.chain,
+        },
     };
     let core = Rc::new(RefCell::new(core));
     let timer = Box::pin(sleep_until(due));

@@ -44,6 +44,12 @@ pub enum Error {
         /// Who answered; nothing where its certificate has no single SPIFFE ID.
         presented: Option<SpiffeId>,
     },
+    /// The peer's certificate was revoked while it was connected.
+    #[error("the certificate of {id} has been revoked")]
+    Revoked {
+        /// Whose certificate.
+        id: SpiffeId,
+    },
     /// The peer answered CONNECT with a refusal.
     #[error("refused by the peer: {0}")]
     Refused(Refusal),
@@ -111,6 +117,7 @@ impl Error {
             Self::Tls { .. }
             | Self::HandshakeTimeout(_)
             | Self::UnexpectedIdentity { .. }
+            | Self::Revoked { .. }
             | Self::Refused(_)
             | Self::ResponseTimeout
             | Self::Reset { .. }
@@ -129,6 +136,7 @@ impl Error {
             Self::Dial { .. }
             | Self::Tls { .. }
             | Self::UnexpectedIdentity { .. }
+            | Self::Revoked { .. }
             | Self::ConnectionLost { .. }
             | Self::Draining
             | Self::TooManyConnections
@@ -144,6 +152,7 @@ impl Error {
             | Self::Tls { .. }
             | Self::HandshakeTimeout(_)
             | Self::UnexpectedIdentity { .. }
+            | Self::Revoked { .. }
             | Self::ResponseTimeout
             | Self::Reset { .. }
             | Self::ConnectionLost { .. }
@@ -156,7 +165,7 @@ impl Error {
     /// Whether the request may have been acted on: where not, another try repeats nothing.
     pub fn anything_sent(&self) -> bool {
         match self {
-            Self::ResponseTimeout | Self::Protocol(_) => true,
+            Self::ResponseTimeout | Self::Protocol(_) | Self::Revoked { .. } => true,
             Self::Reset { processed, .. } => *processed,
             Self::ConnectionLost { sent, .. } => *sent,
             Self::Dial { .. }
@@ -179,6 +188,7 @@ impl Error {
             Self::Tls { .. } => "tls_failed",
             Self::HandshakeTimeout(_) => "handshake_timeout",
             Self::UnexpectedIdentity { .. } => "unexpected_identity",
+            Self::Revoked { .. } => "certificate_revoked",
             Self::Refused(_) => "refused",
             Self::ResponseTimeout => "response_timeout",
             Self::Reset { .. } => "reset",

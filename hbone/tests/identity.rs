@@ -11,6 +11,7 @@ use hbone::{
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use support::{CLIENT, Ca, Lab, SERVER, Served, destination, local, request};
 use time::OffsetDateTime;
+use tokio::io::AsyncReadExt;
 
 const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
 
@@ -182,6 +183,34 @@ fn a_revoked_workload_is_refused_by_either_side() {
         let (error, refused) = meet(informed(CLIENT).unwrap(), revoked(SERVER)).await;
         assert!(error.to_string().contains("Revoked"), "{error}");
         assert!(matches!(refused, Error::Tls { .. }), "{refused}");
+    });
+}
+
+#[test]
+fn a_running_connection_ends_when_its_peer_is_revoked() {
+    local(async {
+        let server = ServerLimits {
+            ping_interval: Duration::from_millis(5),
+            ..ServerLimits::default()
+        };
+        let mut lab = Lab::with(PoolLimits::default(), server).await;
+        let (chain, key) = lab.ca.leaf(&[CLIENT], |p| p.serial_number = Some(7.into()));
+        lab.client
+            .replace(Identity::from_pem(&chain, &key, &lab.ca.root).unwrap());
+        let (near, _far) = lab.tunnels().await;
+        // News about somebody else changes nothing.
+        for serials in [[8], [7]] {
+            let next = lab.ca.identity(SERVER);
+            let next = next.with_revocations(&lab.ca.revoke(&serials), UnknownRevocation::Allow);
+            lab.server.replace(next.unwrap());
+        }
+        let error = lab.served.errors.recv().await.unwrap();
+        assert!(
+            matches!(&error, Error::Revoked { id } if id.as_str() == CLIENT),
+            "{error}"
+        );
+        let error = near.into_io().read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
     });
 }
 

@@ -1,5 +1,6 @@
 //! How a connection comes to its end: by the clock, by its owner, by its peer; and what is said then.
 
+use std::sync::Arc;
 use std::task::Context;
 
 use tokio::time::Instant;
@@ -31,6 +32,7 @@ impl Core {
             Due::Ping => {
                 self.session.ping();
                 self.look_at_the_starved();
+                self.judge_again();
             }
             Due::Dead => {
                 let error = Error::lost("the peer does not answer pings", true);
@@ -41,6 +43,27 @@ impl Core {
             Due::Settled => {}
             Due::Idle | Due::Aged => self.drain(),
         }
+    }
+
+    /// Ends the connection if its peer's certificate has been revoked since it was let in.
+    fn judge_again(&mut self) {
+        let current = self.proof.credentials.current();
+        if Arc::ptr_eq(&current, &self.proof.judged_by) {
+            return;
+        }
+        if current.is_revoked(&self.proof.chain) {
+            let error = Error::Revoked {
+                id: self.proof.id.clone(),
+            };
+            tracing::info!(peer = %self.addr, %error, "connection ended");
+            for key in self.session.streams.keys() {
+                self.session.reset(key, Code::CANCEL);
+                self.lost(key, error.clone());
+            }
+            self.tell_end(Some(error));
+            self.part(Code::NO_ERROR, "certificate revoked");
+        }
+        self.proof.judged_by = current;
     }
 
     /// Streams that were given time to be ended by the client, and were not.

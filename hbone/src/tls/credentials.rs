@@ -156,7 +156,6 @@ impl Identity {
 
     /// Whether one of its authorities has revoked a certificate of this chain, leaf first. For
     /// connections that run while [`with_revocations`](Self::with_revocations) brings news.
-    #[allow(dead_code, reason = "the engine that uses it comes next")]
     pub(crate) fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
         self.authorities.has_revoked(chain)
     }
