@@ -91,7 +91,7 @@ fuzz-keep: fuzz-build ## adds to the kept corpus what fuzz-smoke found that reac
 fuzz-build: WANTED += c++:g++
 fuzz-build: packages
 	@export RUSTFLAGS='$(FUZZ_FLAGS)'
-	cargo build --locked --release --manifest-path hbone/fuzz/Cargo.toml --target $(FUZZ_HOST) --target-dir $(FUZZ_ROOM)
+	cargo build --release --manifest-path hbone/fuzz/Cargo.toml --target $(FUZZ_HOST) --target-dir $(FUZZ_ROOM)
 
 # BENCH_ROUNDS=n, BENCH_CC=bbr,reno, BENCH_NET=loopback, BENCH_QUICK=1: see hbone/README.md.
 bench-pair: packages ## what the tunnel costs beside the usual design and a plain relay (quiet machine, root)
