@@ -11,7 +11,7 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{AlertDescription, CommonState, HandshakeKind, ServerConfig};
+use rustls::{AlertDescription, CommonState, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -43,9 +43,11 @@ pub(crate) struct Proved {
     pub(crate) peer: Peer,
     /// When the peer's certificate runs out.
     pub(crate) not_after: SystemTime,
-    /// The peer's certificates, leaf first, to be asked again when revocations change.
+    /// The peer's certificates, leaf first: for [`Identity::is_revoked`] when there is news.
+    #[allow(dead_code, reason = "the engine asks next")]
     pub(crate) chain: Arc<[CertificateDer<'static>]>,
     /// Whether it continued an earlier session: no certificate was looked at anew.
+    #[cfg(test)]
     pub(crate) resumed: bool,
 }
 
@@ -63,7 +65,6 @@ trait Side {
 /// What one step asks for.
 enum Next {
     Step,
-    Write,
     Read,
     Done,
 }
@@ -123,18 +124,15 @@ async fn shake<S: Side>(tcp: &mut TcpStream, side: &mut S) -> Result<(Vec<u8>, V
         (whole, shown) = (whole.saturating_sub(discard), shown - discard);
         match next {
             Ok(Next::Step) => {}
-            // The last flight waits for company.
-            Ok(Next::Write) if side.common().is_handshaking() => {
-                tcp.write_all(&output).await?;
-                output.clear();
-            }
-            Ok(Next::Write) => {}
             Ok(Next::Done) if !side.common().is_handshaking() => {
                 input.drain(..whole);
                 return Ok((input, output));
             }
             Ok(Next::Read | Next::Done) => {
                 if record_end(&input, whole).is_none() {
+                    // All that is to be said is said at once, when nothing is left to be heard.
+                    tcp.write_all(&output).await?;
+                    output.clear();
                     read(tcp, &mut input).await?;
                 }
                 // A part is shown too: what is not TLS at all need not be waited for.
@@ -157,7 +155,7 @@ fn next<D>(state: ConnectionState<'_, '_, D>, output: &mut Vec<u8>) -> Result<Ne
         ConnectionState::EncodeTlsData(data) => encode(data, output).map(|()| Next::Step),
         ConnectionState::TransmitTlsData(data) => {
             data.done();
-            Ok(Next::Write)
+            Ok(Next::Step)
         }
         ConnectionState::BlockedHandshake => Ok(Next::Read),
         ConnectionState::WriteTraffic(_) => Ok(Next::Done),
@@ -217,7 +215,8 @@ async fn prove(
     mut unsent: Vec<u8>,
 ) -> Result<Proved, Error> {
     let common = side.common();
-    let resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
+    #[cfg(test)]
+    let resumed = common.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
     let chain: Arc<[_]> = common.peer_certificates().unwrap_or_default().into();
     let agreed = agreed(addr, common.alpn_protocol(), &chain, SystemTime::now());
     let mut records = side.finish().map_err(|e| explain(addr, e))?;
@@ -230,6 +229,7 @@ async fn prove(
             peer,
             not_after,
             chain,
+            #[cfg(test)]
             resumed,
         }),
         Err((alert, error)) => {

@@ -4,6 +4,8 @@ mod resumption;
 mod revocation;
 
 use rustls::NamedGroup;
+use rustls::pki_types::ServerName;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::tls::lab::{CLIENT, Ca, SERVER, config, expect, pair, stock_client};
