@@ -19,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::frame::{Broken, Code};
-use crate::limits::{CROWD, CROWDED_QUANTUM, QUANTUM};
+use crate::limits::{BACKLOG, CROWD, CROWDED_QUANTUM, QUANTUM};
 use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
 use crate::tls::handshake::Proved;
@@ -247,6 +247,7 @@ impl Core {
         let more = match received {
             // All of it may not have been read.
             Received::Full => true,
+            Received::Drained if self.session.control.len() > BACKLOG => false,
             Received::Drained => self.link.as_ref().is_some_and(|link| link.is_readable(cx)),
         };
         Ok(more || self.can_send())
@@ -257,6 +258,10 @@ impl Core {
         let Some(link) = &mut self.link else {
             return Err(Over::Closed);
         };
+        if self.session.control.len() > BACKLOG {
+            // It asks and asks and reads no answers. When it does, control shrinks and this goes on.
+            return Ok(Received::Drained);
+        }
         let received = link.receive(cx, scratch)?;
         let Scratch { read, plain, .. } = scratch;
         let mut run = side::Run::default();

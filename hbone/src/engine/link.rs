@@ -99,7 +99,7 @@ impl Link {
 
     /// Whether there is something to read; if not, the task is woken when there is.
     pub(crate) fn is_readable(&self, cx: &mut Context<'_>) -> bool {
-        !self.is_stuffed() && self.tcp.poll_read_ready(cx).is_ready()
+        self.tcp.poll_read_ready(cx).is_ready()
     }
 
     /// Reads once and opens what came; `scratch.plain` says where the plaintext is.

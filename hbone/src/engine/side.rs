@@ -407,7 +407,10 @@ impl Core {
         match &mut stream.app.app {
             App::Socket(socket) if socket.readable => {
                 if room == 0 {
-                    if !socket.starved {
+                    if socket.has_ended() {
+                        // Which needs no window.
+                        self.pulled(key, Ok(0));
+                    } else if !socket.starved {
                         socket.starve();
                         self.starved.push(key);
                     }

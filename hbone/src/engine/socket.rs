@@ -102,11 +102,7 @@ impl Socket {
         };
         match &read {
             Ok(n) if *n == asked => self.records = self.records.saturating_mul(4).min(MOST),
-            Ok(0) => {
-                self.readable = false;
-                self.hung_up = true;
-                self.watch_writing();
-            }
+            Ok(0) => self.hang_up(),
             Ok(n) => {
                 self.records = u8::try_from(n.div_ceil(super::out::FULL))
                     .unwrap_or(1)
@@ -117,6 +113,22 @@ impl Socket {
             Err(_) => self.readable = false,
         }
         read
+    }
+
+    /// Whether the application's direction is at its end, without taking what comes before that.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let mut one = [std::mem::MaybeUninit::uninit()];
+        let ended = matches!(SockRef::from(&self.tcp).peek(&mut one), Ok(0));
+        if ended {
+            self.hang_up();
+        }
+        ended
+    }
+
+    fn hang_up(&mut self) {
+        self.readable = false;
+        self.hung_up = true;
+        self.watch_writing();
     }
 
     /// There was no window for what may be there. It is not forgotten, and failures are noticed.

@@ -69,7 +69,8 @@ impl<T: Default> Session<T> {
         }
         match size.flow > size.padding {
             true => self.floods.moved(),
-            false if !end_stream => self.calm()?,
+            // An end is worth a frame once.
+            false if !end_stream || self.streams.find(id).is_none() => self.calm()?,
             false => {}
         }
         let Some(key) = self.streams.find(id) else {
