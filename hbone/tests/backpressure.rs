@@ -159,3 +159,31 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.u8(..)).take(len).collect()
 }
+
+#[test]
+fn both_directions_may_be_full_at_once() {
+    const ALL: usize = 8 << 20;
+    local(async {
+        let mut lab = Lab::new().await;
+        let mut both = Vec::new();
+        for _ in 0..8 {
+            let Relayed { near, far, .. } = lab.relayed().await;
+            // Who reads nothing until all is written needs somebody who reads meanwhile.
+            for app in [near, far] {
+                let (mut read, mut write) = app.into_split();
+                both.push(spawn_local(async move {
+                    write.write_all(&vec![7; ALL]).await.unwrap();
+                    write.shutdown().await.unwrap();
+                }));
+                both.push(spawn_local(async move {
+                    let mut got = Vec::new();
+                    read.read_to_end(&mut got).await.unwrap();
+                    assert_eq!(got.len(), ALL);
+                }));
+            }
+        }
+        for task in both {
+            task.await.unwrap();
+        }
+    });
+}

@@ -128,7 +128,7 @@ async fn ask(sender: &SendRequest<Bytes>) -> (SendStream<Bytes>, RecvStream) {
         .method(Method::CONNECT)
         .uri("10.1.2.3:80")
         .header("baggage", "k8s.namespace.name=shop")
-        .header("x-long", "much ".repeat(100));
+        .header("x-long", "much".repeat(100));
     let mut sender = sender.clone().ready().await.unwrap();
     let (answer, send) = sender.send_request(head.body(()).unwrap(), false).unwrap();
     let answer = answer.await.unwrap();
@@ -380,6 +380,26 @@ fn their_server_gets_all_bytes() {
             scene.lab.pool.evict("uid-1");
         });
     }
+}
+
+#[test]
+fn their_server_takes_one_stream_at_a_time() {
+    attacked(Setup::default(), async |scene| {
+        // One of them is refused on the first connection, and asks again on another.
+        let wanted = [scene.wants(), scene.wants()];
+        let all = join_all(wanted.map(|wanted| through(wanted, 100_000)));
+        let serve = async {
+            let mut held = Vec::new();
+            loop {
+                held.push(server(scene, DEFAULT, 1).await);
+            }
+        };
+        tokio::select! {
+            all = timeout(2 * PATIENCE, all) => drop(all.expect("it hangs")),
+            () = serve => {}
+        }
+        scene.lab.pool.evict("uid-1");
+    });
 }
 
 #[test]

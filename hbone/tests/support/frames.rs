@@ -217,8 +217,14 @@ pub fn data(stream: u32, bytes: impl Into<Vec<u8>>) -> Frame {
     Frame::new(DATA, 0, stream, bytes)
 }
 
-/// HEADERS with a whole block.
+/// HEADERS with a whole block, which begins by giving up the table: who has acknowledged that there is
+/// none must say so.
 pub fn headers(stream: u32, block: impl Into<Vec<u8>>) -> Frame {
+    bare(stream, [table_size(0), block.into()].concat())
+}
+
+/// HEADERS with exactly this block.
+pub fn bare(stream: u32, block: impl Into<Vec<u8>>) -> Frame {
     Frame::new(HEADERS, END_HEADERS, stream, block)
 }
 

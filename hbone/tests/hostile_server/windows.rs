@@ -1,0 +1,218 @@
+//! Windows that are overrun, overflow, or change under way.
+
+use crate::support::frames::*;
+use crate::support::scene::{Setup, attacked};
+use crate::support::wire::Wire;
+
+const DEFAULT: u32 = 0xffff;
+
+/// A tunnel to an echo on stream 1, by a client with these settings.
+async fn tunnel(scene: &crate::support::scene::Scene, ours: &[(u16, u32)]) -> Wire {
+    let mut wire = scene.silent().await;
+    wire.greet(ours).await;
+    wire.send(&connect(1)).await;
+    wire.expect_status(1, 200).await;
+    wire
+}
+
+/// A window of ours that becomes this.
+fn becomes(size: u32) -> Frame {
+    settings(&[(INITIAL_WINDOW_SIZE, size)])
+}
+
+#[test]
+fn a_stream_window_overflows() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[]).await;
+        wire.send(&window(1, MAX_WINDOW)).await;
+        wire.expect_reset(1, FLOW_CONTROL_ERROR).await;
+        wire.expect_alive().await;
+    });
+}
+
+#[test]
+fn the_connection_window_overflows() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[]).await;
+        wire.send(&window(0, MAX_WINDOW)).await;
+        wire.expect_thrown_out(FLOW_CONTROL_ERROR).await;
+    });
+}
+
+#[test]
+fn a_window_overflows_by_settings() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[]).await;
+        wire.send(&window(1, MAX_WINDOW - DEFAULT)).await;
+        wire.expect_alive().await;
+        wire.send(&becomes(DEFAULT + 1)).await;
+        wire.expect_thrown_out(FLOW_CONTROL_ERROR).await;
+    });
+}
+
+#[test]
+fn the_largest_windows_are_allowed() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await;
+        wire.send(&window(0, MAX_WINDOW - DEFAULT)).await;
+        wire.send(&data(1, vec![7; 16_384])).await;
+        wire.expect_data(1, &[7; 16_384]).await;
+        wire.expect_alive().await;
+    });
+}
+
+#[test]
+fn data_beyond_the_stream_window() {
+    attacked(Setup::held(), async |scene| {
+        let mut wire = scene.client().await;
+        wire.send(&connect(1)).await;
+        let held = scene.incoming().await;
+        wire.expect_alive().await;
+        // Nobody takes these bytes, so nothing is granted for them.
+        while wire.room(1) > 0 {
+            let n = wire.room(1).min(16_384);
+            wire.send_within(&data(1, vec![0; n])).await;
+        }
+        wire.expect_alive().await;
+        assert_eq!(wire.room(1), 0, "granted before anybody took a byte");
+        wire.send(&data(1, "x")).await;
+        wire.expect_thrown_out(FLOW_CONTROL_ERROR).await;
+        drop(held);
+    });
+}
+
+#[test]
+fn padding_beyond_the_stream_window() {
+    attacked(Setup::held(), async |scene| {
+        let mut wire = scene.client().await;
+        wire.send(&connect(1)).await;
+        let held = scene.incoming().await;
+        wire.expect_alive().await;
+        let padded = data(1, []).padded(255).times(2 * wire.room(1) / 256);
+        // Padding is nobody's: it is granted again, or it is counted; it is never free memory.
+        wire.flood(&padded).await;
+        wire.flood(&ping([1; 8]).encode()).await;
+        while let Some(frame) = wire.frame().await {
+            if frame.kind == GOAWAY {
+                let code = frame.number(1);
+                assert!([FLOW_CONTROL_ERROR, ENHANCE_YOUR_CALM].contains(&code));
+            }
+            if frame.kind == PING && frame.has(ACK) {
+                break;
+            }
+        }
+        drop(held);
+    });
+}
+
+#[test]
+fn padding_is_granted_again() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await;
+        let window = wire.announced[&INITIAL_WINDOW_SIZE] as usize;
+        let frames = 2 * window / 257;
+        for _ in 0..frames {
+            wire.send_within(&data(1, "x").padded(255)).await;
+        }
+        wire.expect_data(1, &vec![b'x'; frames]).await;
+    });
+}
+
+#[test]
+fn data_for_closed_streams_is_granted_again() {
+    attacked(Setup::held(), async |scene| {
+        let mut wire = scene.client().await;
+        wire.expect_alive().await;
+        let all = wire.room(0);
+        let window = wire.announced[&INITIAL_WINDOW_SIZE] as usize;
+        // As much as the connection may hold, on streams whose server has gone before it came.
+        let mut id = 1;
+        let mut sent = 0;
+        while sent < 2 * all {
+            wire.send(&connect(id)).await;
+            let mut left = window;
+            drop(scene.incoming().await);
+            while left > 0 {
+                let n = left.min(16_384);
+                wire.send_within(&data(id, vec![0; n])).await;
+                left -= n;
+                sent += n;
+            }
+            id += 2;
+        }
+        wire.expect_alive().await;
+    });
+}
+
+#[test]
+fn a_window_of_nothing() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+        wire.send(&data(1, "patience")).await;
+        wire.expect_silence().await;
+        wire.send(&becomes(3)).await;
+        wire.expect_data(1, b"pat").await;
+        wire.send(&window(1, 2)).await;
+        wire.expect_data(1, b"ie").await;
+        wire.send(&becomes(MAX_WINDOW)).await;
+        wire.expect_data(1, b"nce").await;
+    });
+}
+
+#[test]
+fn a_window_below_nothing() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[(INITIAL_WINDOW_SIZE, 100)]).await;
+        wire.send(&data(1, vec![7; 150])).await;
+        wire.expect_data(1, &[7; 100]).await;
+        wire.send(&becomes(0)).await;
+        wire.expect_ack().await;
+        // It stands at -100 now.
+        wire.send(&window(1, 100)).await;
+        wire.expect_silence().await;
+        wire.send(&window(1, 1)).await;
+        wire.expect_data(1, &[7; 1]).await;
+        wire.send(&becomes(49)).await;
+        wire.expect_data(1, &[7; 49]).await;
+        wire.expect_silence().await;
+    });
+}
+
+#[test]
+fn a_connection_window_of_nothing() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await;
+        let much = vec![7; 70_000];
+        for part in much.chunks(16_000) {
+            wire.send(&data(1, part)).await;
+        }
+        wire.expect_data(1, &much[..DEFAULT as usize]).await;
+        wire.expect_silence().await;
+        // New tunnels open all the same.
+        wire.send(&connect(3)).await;
+        wire.expect_status(3, 200).await;
+        wire.send(&window(0, MAX_WINDOW)).await;
+        wire.expect_data(1, &much[DEFAULT as usize..]).await;
+    });
+}
+
+#[test]
+fn an_end_needs_no_window() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+        wire.send(&data(1, []).end()).await;
+        wire.expect_end(1).await;
+    });
+}
+
+#[test]
+fn a_stream_that_stands_still_stops_no_other() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = tunnel(scene, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+        wire.send_all(&[data(1, "never"), connect(3), window(3, 100)])
+            .await;
+        wire.expect_status(3, 200).await;
+        wire.send(&data(3, "at once")).await;
+        wire.expect_data(3, b"at once").await;
+    });
+}
