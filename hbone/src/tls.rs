@@ -62,7 +62,10 @@ pub(crate) fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.enable_secret_extraction = true;
-    config.resumption = Resumption::store(sessions);
+    config.resumption = match identity.authorities.may_resume() {
+        true => Resumption::store(sessions),
+        false => Resumption::disabled(),
+    };
     Ok(config)
 }
 
@@ -80,10 +83,13 @@ pub(crate) fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_secret_extraction = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
-    // A client of ours keeps one.
-    config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
+    config.send_tls13_tickets = 0;
+    if identity.authorities.may_resume() {
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        // A client of ours keeps one.
+        config.send_tls13_tickets = 1;
+    }
     Ok(config)
 }
 

@@ -19,7 +19,7 @@ pub enum UnknownRevocation {
     /// It is good until somebody revokes it. A list past its next update still counts.
     Allow,
     /// It is refused, as is every intermediate without a list of its issuer: absence denies, and a
-    /// list past its next update is absent.
+    /// list past its next update is absent. So that this is asked each time, no session goes on.
     Refuse,
 }
 
@@ -74,6 +74,13 @@ impl Authorities {
             roots: self.roots.clone(),
             revocations: Some(Arc::new(Revocations { lists, unknown })),
         })
+    }
+
+    /// Whether a session may go on without its chain being looked at again. What else may change,
+    /// the end of the leaf, is looked at each time.
+    pub(crate) fn may_resume(&self) -> bool {
+        let revocations = self.revocations.as_ref();
+        revocations.is_none_or(|revocations| revocations.unknown == UnknownRevocation::Allow)
     }
 
     /// Accepts a chain that leads to a root, is valid now, allows the role and is not revoked.

@@ -44,7 +44,6 @@ pub(crate) struct Proved {
     /// When the peer's certificate runs out.
     pub(crate) not_after: SystemTime,
     /// The peer's certificates, leaf first: for [`Identity::is_revoked`] when there is news.
-    #[allow(dead_code, reason = "the engine asks next")]
     pub(crate) chain: Arc<[CertificateDer<'static>]>,
     /// Whether it continued an earlier session: no certificate was looked at anew.
     #[cfg(test)]

@@ -57,11 +57,11 @@ async fn whoever_is_renewed_begins_anew() {
 
     // News of revocations is a renewal.
     let lists = ca.revoke(&[], 3600);
-    let client = client.with_revocations(&lists, UnknownRevocation::Refuse);
+    let client = client.with_revocations(&lists, UnknownRevocation::Allow);
     let client = client.unwrap();
     assert!(!resumes(&client, &expect, &renewed).await);
     assert!(resumes(&client, &expect, &renewed).await);
-    let server = server.with_revocations(&lists, UnknownRevocation::Refuse);
+    let server = server.with_revocations(&lists, UnknownRevocation::Allow);
     let server = config(&server.unwrap());
     assert!(!resumes(&client, &expect, &server).await);
     assert!(resumes(&client, &expect, &server).await);
@@ -76,6 +76,24 @@ async fn another_expectation_begins_anew() {
     for resumed in [false, true] {
         assert_eq!(resumes(&client, &expect(SERVER), &server).await, resumed);
         assert_eq!(resumes(&client, &either, &server).await, resumed);
+    }
+}
+
+#[tokio::test]
+async fn who_refuses_the_unknown_asks_each_time() {
+    let ca = Ca::new();
+    let strict = |id: &str| {
+        let lists = ca.revoke(&[], 3600);
+        let identity = ca.identity(id);
+        identity.with_revocations(&lists, UnknownRevocation::Refuse)
+    };
+    let (client, server) = (ca.identity(CLIENT), config(&strict(SERVER).unwrap()));
+    for _ in 0..2 {
+        assert!(!resumes(&client, &expect(SERVER), &server).await);
+    }
+    let (client, server) = (strict(CLIENT).unwrap(), config(&ca.identity(SERVER)));
+    for _ in 0..2 {
+        assert!(!resumes(&client, &expect(SERVER), &server).await);
     }
 }
 
