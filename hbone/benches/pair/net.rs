@@ -18,6 +18,7 @@ const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 const PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const TW_REUSE: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 const TIME_WAIT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
 
 /// Whom clients call.
@@ -193,6 +194,8 @@ fn prepare() -> Result<()> {
     // 20 000 connections from one address to one port need that many.
     fs::write(PORTS, "16000 65535")?;
     fs::write(FORWARD, "1")?;
+    // Connections that were closed a moment ago hold no port: else a dial searches them all.
+    fs::write(TW_REUSE, "1")?;
     // Closed connections of earlier rounds shall not fill the table. Absent without the module.
     let _ = fs::write(TIME_WAIT, "1");
     Ok(())

@@ -71,11 +71,16 @@ pub(crate) fn all() -> Result<()> {
         thrifty: false,
     };
     report::introduce(&cast, rounds, &sizes);
-    for control in &cast.net.controls()? {
+    let controls = if rounds > 0 {
+        cast.net.controls()?
+    } else {
+        Vec::new()
+    };
+    for control in &controls {
         let series = series(&cast, control, rounds, &sizes)?;
         report::series(&series);
     }
-    report::extras(&extras::all(&mut cast, rounds.min(3), &sizes)?);
+    report::extras(&extras::all(&mut cast, rounds.clamp(1, 3), &sizes)?);
     println!("\n{:.0} s in all.", began.elapsed().as_secs_f64());
     Ok(())
 }
@@ -92,12 +97,14 @@ fn series(cast: &Cast, control: &str, wanted: usize, sizes: &Sizes) -> Result<Se
         if quiet >= wanted {
             break;
         }
+        let began = Instant::now();
         let (round, lowest) = round(cast, &mut direct, number, sizes)?;
         least = least.min(lowest).min(best(&rounds));
         eprintln!(
-            "{control}, round {}: direct {:.1} us",
+            "{control}, round {}: direct {:.1} us, {:.0} s",
             number + 1,
-            round.probe * 1e6
+            round.probe * 1e6,
+            began.elapsed().as_secs_f64(),
         );
         rounds.push(round);
     }
