@@ -51,6 +51,8 @@ pub(crate) struct Session<T> {
     max_streams: usize,
     /// The last stream that the peer opened.
     last_peer: StreamId,
+    /// The last stream that our GOAWAYs let the peer hope for.
+    told_last: StreamId,
     /// The next stream that we open.
     next_ours: u32,
     going: Going,
@@ -158,6 +160,7 @@ impl<T: Default> Session<T> {
             floods: Floods::new(now),
             max_streams: max_streams as usize,
             last_peer: StreamId::CONNECTION,
+            told_last: StreamId::new(frame::MAX_WINDOW),
             next_ours: 1,
             going: Going::No,
             peer_last: None,
@@ -351,7 +354,9 @@ impl<T: Default> Session<T> {
             return;
         }
         self.going = Going::Fixed;
-        frame::put_goaway(&mut self.control, self.last_peer, code, why);
+        // It never rises (RFC 9113 §6.8), though streams above it have come since, and were refused.
+        self.told_last = self.told_last.min(self.last_peer);
+        frame::put_goaway(&mut self.control, self.told_last, code, why);
     }
 
     /// Whether streams may still come, from either side.
