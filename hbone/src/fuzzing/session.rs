@@ -14,6 +14,9 @@ const MOST_STREAMS: u32 = 6;
 /// Streams that a client opens at first.
 const OPENED: usize = 4;
 
+/// The stream after which the engine drains the connection.
+const DRAINS: usize = 8;
+
 /// What an engine does with a stream; by its place in the order of opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Habit {
@@ -168,6 +171,10 @@ impl Engine {
             lost: false,
         };
         self.opened += 1;
+        self.session.may_grow = self.opened.is_multiple_of(2);
+        if self.opened == DRAINS {
+            self.session.drain();
+        }
         self.story
             .push(format!("{} is new", self.session.streams[key].id));
         assert!(self.streams.insert(key, held).is_none(), "{key:?} twice");
