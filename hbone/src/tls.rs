@@ -19,6 +19,7 @@ use verify::{ClientVerifier, ServerVerifier};
 pub(crate) mod chain;
 pub(crate) mod credentials;
 pub(crate) mod handshake;
+mod known;
 #[cfg(test)]
 pub(crate) mod lab;
 mod sessions;
@@ -62,7 +63,7 @@ pub(crate) fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.enable_secret_extraction = true;
-    config.resumption = match identity.authorities.may_resume() {
+    config.resumption = match identity.authorities.may_remember() {
         true => Resumption::store(sessions),
         false => Resumption::disabled(),
     };
@@ -85,7 +86,7 @@ pub(crate) fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     config.send_tls13_tickets = 0;
-    if identity.authorities.may_resume() {
+    if identity.authorities.may_remember() {
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         // A client of ours keeps one.
         config.send_tls13_tickets = 1;

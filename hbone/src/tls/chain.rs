@@ -1,5 +1,6 @@
 //! Whether a chain leads to our roots today, and whether anybody has revoked it.
 
+use std::iter;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -12,6 +13,7 @@ use webpki::{
 };
 
 use super::PROVIDER;
+use super::known::{Known, Print};
 
 /// What to think of a certificate that no current revocation list speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,7 @@ pub(crate) enum Role {
 pub(crate) struct Authorities {
     roots: Arc<RootCertStore>,
     revocations: Option<Arc<Revocations>>,
+    known: Arc<Known>,
 }
 
 struct Revocations {
@@ -52,6 +55,7 @@ impl Authorities {
         Self {
             roots: Arc::new(roots),
             revocations: None,
+            known: Arc::default(),
         }
     }
 
@@ -73,12 +77,13 @@ impl Authorities {
         Ok(Self {
             roots: self.roots.clone(),
             revocations: Some(Arc::new(Revocations { lists, unknown })),
+            known: Arc::default(),
         })
     }
 
-    /// Whether a session may go on without its chain being looked at again. What else may change,
-    /// the end of the leaf, is looked at each time.
-    pub(crate) fn may_resume(&self) -> bool {
+    /// Whether a chain that was found good stays so until it runs out: so that a session may go on
+    /// without it, and its signatures need no second look.
+    pub(crate) fn may_remember(&self) -> bool {
         let revocations = self.revocations.as_ref();
         revocations.is_none_or(|revocations| revocations.unknown == UnknownRevocation::Allow)
     }
@@ -95,8 +100,17 @@ impl Authorities {
             Role::Client => KeyUsage::client_auth(),
             Role::Server => KeyUsage::server_auth(),
         };
+        let chain = || iter::once(leaf).chain(intermediates);
+        let print = self.may_remember().then(|| Print::of(role, chain()));
+        if print.is_some_and(|print| self.known.is_good(&print, now)) {
+            return Ok(());
+        }
         self.follow(leaf, intermediates, now, usage)
-            .map_err(explain)
+            .map_err(explain)?;
+        if let Some(print) = print {
+            self.known.remember(print, chain());
+        }
+        Ok(())
     }
 
     /// Whether a list names a certificate of this chain. Only that: one that has expired since, or
