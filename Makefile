@@ -11,7 +11,7 @@ CACHE := $(or $(AMBIT_CACHE),$(HOME)/.cache/ambit)
 CARGO_TEST := cargo test --locked --workspace
 LAB := cargo run --locked --quiet --package e2e --bin ambit-lab --
 
-integration = $(sort $(basename $(notdir $(wildcard */tests/*.rs))))
+integration = $(sort $(basename $(notdir $(wildcard */tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs))))
 NETNS_TESTS := $(filter netns_%,$(integration))
 E2E_TESTS := $(sort $(shell grep -rl 'needs the cluster' e2e/tests | sed 's,e2e/tests/,,; s,[/.].*,,'))
 UNIT_TESTS := $(filter-out $(NETNS_TESTS) $(E2E_TESTS),$(integration))
