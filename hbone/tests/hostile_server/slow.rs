@@ -1,9 +1,11 @@
 //! Clients that stop in the middle of something.
 
+use std::future::pending;
 use std::time::Duration;
 
 use hbone::Error;
 use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, interval, timeout};
 
 use crate::support::frames::*;
 use crate::support::scene::{Setup, attacked};
@@ -74,6 +76,59 @@ fn sends_no_settings() {
         let mut wire = scene.silent().await;
         wire.send_raw(PREFACE).await;
         wire.expect_closed().await;
+    });
+}
+
+#[test]
+fn says_everything_byte_by_byte() {
+    attacked(hasty(), async |scene| {
+        let mut wire = scene.silent().await;
+        let mut pace = interval(SHORT / 10);
+        // Each byte is progress, but all of them together take too long.
+        for byte in PREFACE.iter().chain(&[0; 9]) {
+            wire.flood(&[*byte]).await;
+            pace.tick().await;
+        }
+        wire.expect_closed().await;
+        let error = scene.error().await;
+        assert!(matches!(error, Error::HandshakeTimeout(_)), "{error}");
+    });
+}
+
+#[test]
+#[ignore = "takes as long as the limit: 10 s"]
+fn never_acknowledges_settings() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = scene.silent().await;
+        wire.open(&[]).await;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(9) {
+            wire.expect_alive().await;
+            timeout(SHORT, pending::<()>()).await.unwrap_err();
+        }
+        wire.expect_thrown_out(SETTINGS_TIMEOUT).await;
+    });
+}
+
+#[test]
+fn does_not_leave_when_thrown_out() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = scene.client().await;
+        wire.send_all(&[connect(1), data(0, "x")]).await;
+        wire.expect_thrown_out(PROTOCOL_ERROR).await;
+        // Its socket is still open, ours is not.
+        scene.settles().await;
+        drop(wire);
+    });
+}
+
+#[test]
+fn goes_on_when_thrown_out() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = scene.client().await;
+        wire.send(&data(0, "x")).await;
+        wire.flood(&ping([7; 8]).times(1_000_000)).await;
+        scene.settles().await;
     });
 }
 

@@ -123,6 +123,43 @@ fn a_connection_that_ends_without_the_streams_end() {
 }
 
 #[test]
+fn a_connection_that_is_reset() {
+    attacked(Setup::held(), async |scene| {
+        let mut wire = scene.client().await;
+        wire.send(&connect(1)).await;
+        let tunnel = scene.incoming().await.accept(Response::default()).unwrap();
+        wire.expect_status(1, 200).await;
+        wire.send(&data(1, "all")).await;
+        wire.expect_alive().await;
+        wire.crash();
+        is_cut_off(&mut tunnel.into_io()).await;
+    });
+}
+
+#[test]
+fn who_goes_on_talking_to_a_server_that_has_left_is_stopped() {
+    attacked(Setup::held(), async |scene| {
+        let mut wire = scene.client().await;
+        wire.send(&connect(1)).await;
+        let tunnel = scene.incoming().await.accept(Response::default()).unwrap();
+        let mut io = tunnel.into_io();
+        io.write_all(b"that was all").await.unwrap();
+        io.shutdown().await.unwrap();
+        drop(io);
+        wire.expect_status(1, 200).await;
+        wire.expect_data(1, b"that was all").await;
+        wire.expect_end(1).await;
+        // A few windows full are heard out, not more.
+        let piece = data(1, vec![7; 16_384]);
+        for _ in 0..(1 << 20) / 16_384 + 1 {
+            wire.send_within(&piece).await;
+        }
+        wire.expect_reset(1, NO_ERROR).await;
+        wire.expect_alive().await;
+    });
+}
+
+#[test]
 fn a_goaway_leaves_running_tunnels_alone() {
     attacked(Setup::default(), async |scene| {
         let mut wire = scene.client().await;

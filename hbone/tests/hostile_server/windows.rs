@@ -216,3 +216,40 @@ fn a_stream_that_stands_still_stops_no_other() {
         wire.expect_data(3, b"at once").await;
     });
 }
+
+/// What all tunnels of a thread may hold for applications that take nothing.
+const BUDGET: usize = 64 << 20;
+
+#[test]
+fn more_memory_than_there_is() {
+    attacked(Setup::held(), async |scene| {
+        let (mut wires, mut held) = (Vec::new(), Vec::new());
+        let mut sent = 0;
+        while sent < BUDGET {
+            let mut wire = scene.client().await;
+            for id in (1..).step_by(2).take(150) {
+                wire.send(&connect(id)).await;
+                held.push(scene.incoming().await);
+                while wire.room(id) > 0 && sent < BUDGET {
+                    let n = wire.room(id).min(16_384);
+                    wire.send_within(&data(id, vec![0; n])).await;
+                    sent += n;
+                }
+                if sent >= BUDGET {
+                    break;
+                }
+            }
+            wires.push(wire);
+        }
+        let mut last = scene.client().await;
+        for wire in &mut wires {
+            wire.expect_alive().await;
+        }
+        last.send(&connect(1)).await;
+        last.expect_reset(1, REFUSED_STREAM).await;
+        // What is given up is there for others.
+        held.truncate(held.len() / 2);
+        last.send(&connect(3)).await;
+        held.push(scene.incoming().await);
+    });
+}

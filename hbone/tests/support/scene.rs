@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::wire::{PATIENCE, Wire};
 use super::{Lab, SERVER, destination, local, pair, request};
@@ -20,8 +20,11 @@ use super::{Lab, SERVER, destination, local, pair, request};
 /// Where the bystander wants to go.
 const BYSTANDER: &str = "10.9.9.9:9";
 
-/// The bystander's pace, and how often the count is taken again.
+/// The bystander's pace.
 const PACE: Duration = Duration::from_millis(2);
+
+/// How often the count is taken again.
+const COUNTED: Duration = Duration::from_millis(10);
 
 /// What becomes of the attacker's requests at the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,10 +79,12 @@ pub struct Scene {
     pub held: mpsc::UnboundedReceiver<Incoming>,
     trap: TcpListener,
     apps: Rc<Cell<usize>>,
+    /// Before the attack.
+    before: Census,
 }
 
 /// What must be as before once the attack is over.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Census {
     /// Sockets that the server holds.
     server: usize,
@@ -96,11 +101,11 @@ pub fn attacked(setup: Setup, attack: impl AsyncFnOnce(&mut Scene)) {
     local(async {
         let mut scene = Scene::start(setup).await;
         let mut bystander = scene.bystander().await;
-        let before = scene.census();
+        scene.before = scene.census();
         let over = Rc::new(Cell::new(false));
         let stop = over.clone();
         let echoing = spawn_local(async move {
-            let (mut pace, mut rounds) = (interval(PACE), 0);
+            let (mut pace, mut rounds) = (pace(PACE), 0);
             while !stop.get() {
                 round(&mut bystander, "during").await;
                 rounds += 1;
@@ -114,7 +119,7 @@ pub fn attacked(setup: Setup, attack: impl AsyncFnOnce(&mut Scene)) {
         assert!(rounds > 0, "the attack was over too soon to harm anybody");
         round(&mut bystander, "after").await;
         while scene.held.try_recv().is_ok() {}
-        scene.settles(&before).await;
+        scene.settles().await;
     });
 }
 
@@ -140,6 +145,7 @@ impl Scene {
             held,
             trap: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             apps,
+            before: Census::default(),
         }
     }
 
@@ -221,20 +227,22 @@ impl Scene {
         let trap = self.trap.local_addr().unwrap().port();
         let served = self.lab.served.addr.port();
         Census {
-            server: sockets(|local, _| local == served),
-            pool: sockets(|_, remote| remote == trap),
+            server: sockets(Some(served), None),
+            pool: sockets(None, Some(trap)),
             connections: self.lab.served.living(),
             apps: self.apps.get(),
         }
     }
 
-    async fn settles(&self, before: &Census) {
-        let (mut pace, start) = (interval(PACE), Instant::now());
-        while self.census() != *before {
+    /// Waits until nothing is left of the attack, whether or not the attacker has left.
+    pub async fn settles(&self) {
+        let (mut pace, start) = (pace(COUNTED), Instant::now());
+        while self.census() != self.before {
             assert!(
                 start.elapsed() < PATIENCE,
-                "something is left: {:?}, before it was {before:?}",
-                self.census()
+                "something is left: {:?}, before it was {:?}",
+                self.census(),
+                self.before
             );
             pace.tick().await;
         }
@@ -242,16 +250,26 @@ impl Scene {
 }
 
 /// Sockets with an owner that are no listeners, by their ports.
-fn sockets(which: impl Fn(u16, u16) -> bool) -> usize {
+fn sockets(local: Option<u16>, remote: Option<u16>) -> usize {
     const LISTEN: &str = "0A";
-    let port = |text: &str| u16::from_str_radix(text.rsplit(':').next().unwrap(), 16).unwrap();
+    let is = |text: &str, port: Option<u16>| {
+        port.is_none_or(|port| text.ends_with(&format!(":{port:04X}")))
+    };
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
-    let rows = table.lines().skip(1);
-    rows.filter(|row| {
-        let row: Vec<_> = row.split_whitespace().collect();
-        row[3] != LISTEN && row[9] != "0" && which(port(row[1]), port(row[2]))
-    })
-    .count()
+    let port = format!(":{:04X} ", local.or(remote).unwrap());
+    // There may be thousands of others, most of them gone and forgotten.
+    let rows = table.lines().filter(|row| row.contains(&port));
+    rows.map(|row| row.split_whitespace().collect::<Vec<_>>())
+        .filter(|row| row[3] != LISTEN && row[9] != "0")
+        .filter(|row| is(row[1], local) && is(row[2], remote))
+        .count()
+}
+
+/// Ticks that leave time for others even when each of them takes long.
+fn pace(period: Duration) -> Interval {
+    let mut pace = interval(period);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pace
 }
 
 async fn round(app: &mut TcpStream, when: &str) {

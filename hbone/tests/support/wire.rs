@@ -197,6 +197,11 @@ impl Wire {
         let _ = self.tls.flush().await;
     }
 
+    /// Leaves without a word, as a machine that loses its mind.
+    pub fn crash(mut self) {
+        self.tls.get_mut().0.set_zero_linger().unwrap();
+    }
+
     /// Writes past TLS.
     pub async fn send_tcp(&mut self, bytes: &[u8]) {
         self.tls.get_mut().0.write_all(bytes).await.unwrap();
@@ -247,6 +252,10 @@ impl Wire {
     }
 
     fn remember(&mut self, frame: &Frame) {
+        assert!(
+            frame.payload.len() <= 16_384,
+            "{frame:?} is larger than any peer of these tests has allowed"
+        );
         if frame.kind == WINDOW_UPDATE {
             *self.granted.entry(frame.stream).or_default() += frame.number(0) as usize;
         }
