@@ -3,16 +3,18 @@
 mod support;
 
 use std::io;
+use std::time::Duration;
 
 use hbone::TunnelIo;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use support::frames::*;
-use support::scene::{Scene, Setup};
-use support::wire::Wire;
+use support::scene::{Scene, Setup, round};
+use support::wire::{PATIENCE, Wire};
 use support::{Lab, local};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 /// Enough to find what is broken, few enough for every day.
 const CASES: u32 = 24;
@@ -229,8 +231,132 @@ async fn grants(initial: u32, later: u32, grants: Vec<u32>, body: usize) {
     assert!(got == sent, "{} of {} bytes came back", got.len(), body);
 }
 
+/// A stream that may be open, closed, idle or nonsense.
+fn stream() -> impl Strategy<Value = u32> {
+    prop_oneof![6 => (0..10_u32).prop_map(|n| 2 * n + 1), 1 => 0..20_u32, 1 => any::<u32>()]
+}
+
+/// Any setting, and often one that means something.
+fn setting() -> impl Strategy<Value = (u16, u32)> {
+    let id = prop_oneof![6 => 1..7_u16, 1 => any::<u16>()];
+    let value = prop_oneof![0..3_u32, 16_384..100_000_u32, any::<u32>()];
+    (id, value)
+}
+
+/// Any frame: most make sense by themselves, some do not, few lie about their length.
+fn frame() -> impl Strategy<Value = Frame> {
+    let bytes = || vec(any::<u8>(), 0..300);
+    prop_oneof![
+        8 => stream().prop_map(connect),
+        2 => stream().prop_map(|id| connect(id).end()),
+        2 => (stream(), any::<u8>()).prop_map(|(id, pad)| connect(id).prioritized(id).padded(pad)),
+        8 => (stream(), bytes()).prop_map(|(id, bytes)| data(id, bytes)),
+        2 => (stream(), bytes()).prop_map(|(id, bytes)| data(id, bytes).end()),
+        2 => (stream(), bytes(), any::<u8>()).prop_map(|(id, bytes, pad)| data(id, bytes).padded(pad)),
+        2 => stream().prop_map(|id| headers(id, block(&[("x", "y")])).end()),
+        2 => stream().prop_map(|id| headers(id, OK)),
+        1 => stream().prop_map(|id| headers(id, block(&[(":status", "403")])).end()),
+        4 => (stream(), 0..14_u32).prop_map(|(id, code)| reset(id, code)),
+        4 => (stream(), prop_oneof![0..100_000_u32, any::<u32>()]).prop_map(|(id, by)| window(id, by)),
+        2 => vec(setting(), 0..4).prop_map(|all| settings(&all)),
+        1 => Just(settings_ack()),
+        1 => any::<[u8; 8]>().prop_map(ping),
+        1 => any::<[u8; 8]>().prop_map(|payload| ping(payload).flag(ACK)),
+        1 => (stream(), 0..14_u32).prop_map(|(last, code)| goaway(last, code)),
+        1 => (stream(), stream()).prop_map(|(id, on)| priority(id, on)),
+        1 => (stream(), bytes()).prop_map(|(id, block)| bare(id, block)),
+        1 => (stream(), any::<u8>(), any::<u8>(), bytes())
+            .prop_map(|(id, kind, flags, bytes)| Frame::new(kind % 12, flags, id, bytes)),
+        1 => (stream(), bytes(), 0..400_u32).prop_map(|(id, bytes, says)| data(id, bytes).says(says)),
+    ]
+}
+
+/// Whatever frames there were: it still answers, or has said why not, or waits for the rest of one.
+async fn has_a_reason(wire: &mut Wire) {
+    let last = ping(*b"and now?");
+    wire.flood(&last.encode()).await;
+    let answer = async {
+        let mut parting = false;
+        while let Some(frame) = wire.frame().await {
+            parting |= frame.kind == GOAWAY;
+            if frame.kind == PING && frame.has(ACK) && frame.payload == last.payload {
+                return true;
+            }
+        }
+        parting
+    };
+    if let Ok(fine) = timeout(Duration::from_millis(200), answer).await {
+        assert!(fine, "it left without a word: {}", wire.capture());
+    }
+}
+
+async fn served(frames: Vec<Frame>) {
+    let mut scene = Scene::start(Setup::default()).await;
+    let mut bystander = scene.bystander().await;
+    let mut wire = scene.client().await;
+    let bytes: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
+    wire.flood(&bytes).await;
+    has_a_reason(&mut wire).await;
+    drop(wire);
+    round(&mut bystander, "after").await;
+    scene.settles().await;
+}
+
+async fn asked(frames: Vec<Frame>) {
+    let mut scene = Scene::start(Setup::default()).await;
+    let mut bystander = scene.bystander().await;
+    let (mut wire, wanted) = scene.server(&[]).await;
+    let bytes: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
+    wire.flood(&bytes).await;
+    has_a_reason(&mut wire).await;
+    drop(wire);
+    // It was opened, refused or failed, and what was opened has come to an end.
+    let outcome = tokio::select! {
+        outcome = wanted => Some(outcome.unwrap()),
+        // Or it is asked for once more.
+        again = scene.caught() => {
+            drop(again);
+            None
+        }
+    };
+    if let Some(Ok(opened)) = outcome {
+        let (half, _keep) = split(opened.tunnel.into_io());
+        let _ = timeout(PATIENCE, read(half, 1000))
+            .await
+            .expect("it never ends");
+    }
+    round(&mut bystander, "after").await;
+    scene.settles().await;
+}
+
+fn cases(n: u32) -> ProptestConfig {
+    let more = std::env::var("HOSTILE_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    ProptestConfig {
+        cases: more.unwrap_or(n),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(2 * CASES))]
+
+    #[test]
+    fn any_frames_for_a_server(frames in vec(frame(), 1..60)) {
+        local(served(frames));
+    }
+
+    #[test]
+    fn any_frames_for_a_client(frames in vec(frame(), 1..60), answers in any::<bool>()) {
+        let answer = answers.then(|| headers(1, OK));
+        local(asked(answer.into_iter().chain(frames).collect()));
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(CASES))]
 
     #[test]
     fn bytes_out_are_bytes_in_or_an_error_on_both_sides(

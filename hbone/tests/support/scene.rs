@@ -101,7 +101,6 @@ pub fn attacked(setup: Setup, attack: impl AsyncFnOnce(&mut Scene)) {
     local(async {
         let mut scene = Scene::start(setup).await;
         let mut bystander = scene.bystander().await;
-        scene.before = scene.census();
         let over = Rc::new(Cell::new(false));
         let stop = over.clone();
         let echoing = spawn_local(async move {
@@ -150,12 +149,13 @@ impl Scene {
     }
 
     /// An echo through a connection of its own.
-    async fn bystander(&self) -> TcpStream {
+    pub async fn bystander(&mut self) -> TcpStream {
         let request = Request::to(BYSTANDER.parse().unwrap());
         let opened = self.lab.pool.open(&self.lab.to, &request).await.unwrap();
         let (mut app, socket) = pair().await;
         spawn_local(async move { opened.tunnel.relay(socket, &Meter::new()).await });
         round(&mut app, "before").await;
+        self.before = self.census();
         app
     }
 
@@ -272,7 +272,8 @@ fn pace(period: Duration) -> Interval {
     pace
 }
 
-async fn round(app: &mut TcpStream, when: &str) {
+/// One echo through a bystander's tunnel.
+pub async fn round(app: &mut TcpStream, when: &str) {
     let echo = async {
         app.write_all(b"still here?").await?;
         app.read_exact(&mut [0; 11]).await

@@ -409,7 +409,7 @@ impl Wire {
     }
 
     /// The last frames that came.
-    fn capture(&self) -> String {
+    pub fn capture(&self) -> String {
         let from = self.seen.len().saturating_sub(SHOWN);
         format!("… {:?}", &self.seen[from..])
     }
