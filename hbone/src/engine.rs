@@ -25,7 +25,7 @@ use crate::session::{Event, Key, Role, Session};
 use crate::tls::handshake::Proved;
 use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use clock::Clock;
-use link::{Link, Received, Scratch};
+use link::{Link, Scratch};
 use out::Out;
 use ready::Ready;
 use side::App;
@@ -71,6 +71,8 @@ pub(crate) struct Core {
     /// Server's streams that wait for the client's end, with the time they have.
     deaf: VecDeque<(Instant, Key)>,
     ready: Arc<Ready>,
+    /// The timer has run out.
+    alarmed: bool,
     clock: Clock,
     role: Role,
     /// Requests nobody has looked at.
@@ -118,6 +120,8 @@ enum Over {
 pub(crate) struct Engine {
     core: Rc<RefCell<Core>>,
     timer: Pin<Box<Sleep>>,
+    /// What the timer wakes, so that it is looked at only when it has run out.
+    alarm: Waker,
 }
 
 /// A proved connection as its engine and what is shared with handles.
@@ -125,26 +129,32 @@ pub(crate) fn start(
     proved: Proved,
     terms: &Terms,
     credentials: &Credentials,
+    judged_by: Arc<Identity>,
 ) -> (Engine, Rc<RefCell<Core>>) {
     let now = Instant::now();
     let expires = proved.not_after.duration_since(SystemTime::now());
     let clock = Clock::new(now, terms, expires.unwrap_or_default());
     let due = clock.due();
     let max_streams = u32::try_from(terms.max_streams).unwrap_or(u32::MAX);
+    let ready: Arc<Ready> = Arc::default();
+    let alarm = ready.waker(Key::TIMER);
     let core = Core {
-        session: Session::new(terms.role, max_streams, terms.max_streams, now.into_std()),
+        session: Session::new(terms.role, max_streams, terms.max_streams),
         addr: proved.peer.addr,
         link: Some(Link::new(
             proved.tcp,
             proved.records,
             proved.early,
             proved.unsent,
+            ready.waker(Key::LINK),
         )),
         phase: Phase::Running,
         queue: VecDeque::new(),
         starved: Vec::new(),
         deaf: VecDeque::new(),
-        ready: Arc::default(),
+        ready,
+        // The timer is not running yet.
+        alarmed: true,
         clock,
         role: terms.role,
         asked: VecDeque::new(),
@@ -153,7 +163,7 @@ pub(crate) fn start(
         retired: false,
         proof: Proof {
             credentials: credentials.clone(),
-            judged_by: credentials.current(),
+            judged_by,
             id: proved.peer.id,
             chain: proved.chain,
         },
@@ -163,6 +173,7 @@ pub(crate) fn start(
     let engine = Engine {
         core: core.clone(),
         timer,
+        alarm,
     };
     (engine, core)
 }
@@ -183,18 +194,17 @@ impl Future for Engine {
                 false => Poll::Ready(()),
             };
         }
-        let due = core.clock.due();
-        drop(core);
-        if due < this.timer.deadline() {
-            this.timer.as_mut().reset(due);
-        }
-        while this.timer.as_mut().poll(cx).is_ready() {
-            let mut core = this.core.borrow_mut();
-            core.on_time();
+        if std::mem::take(&mut core.alarmed) || core.clock.due() < this.timer.deadline() {
+            let mut alarm = Context::from_waker(&this.alarm);
             this.timer.as_mut().reset(core.clock.due());
-            // What it led to is done in the next turn.
-            cx.waker().wake_by_ref();
+            while this.timer.as_mut().poll(&mut alarm).is_ready() {
+                core.on_time();
+                this.timer.as_mut().reset(core.clock.due());
+                // What it led to is done in the next turn.
+                core.ready.wake();
+            }
         }
+        drop(core);
         if again {
             // Behind everybody else who is ready, whom the runtime looks for first.
             let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -217,14 +227,18 @@ impl Core {
     /// One turn; whether there is more to do at once.
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
         self.ready.take(cx.waker(), &mut scratch.keys);
-        self.session.now = Instant::now().into_std();
         self.session.may_grow = held::may_grow();
         for at in 0..scratch.keys.len() {
-            self.woken(Key::from_bits(scratch.keys[at]));
+            match (Key::from_bits(scratch.keys[at]), &mut self.link) {
+                (Key::LINK, Some(link)) => link.woken(),
+                (Key::LINK, None) => {}
+                (Key::TIMER, _) => self.alarmed = true,
+                (key, _) => self.woken(key),
+            }
         }
         let turned = match self.phase {
-            Phase::Running => self.run(cx, scratch),
-            Phase::Parting => self.part_further(cx, scratch),
+            Phase::Running => self.run(scratch),
+            Phase::Parting => self.part_further(scratch),
             Phase::Over => Ok(false),
         };
         let again = match turned {
@@ -237,32 +251,27 @@ impl Core {
         again
     }
 
-    fn run(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, Over> {
-        let received = self.receive(cx, scratch)?;
-        self.send(cx, scratch)?;
+    fn run(&mut self, scratch: &mut Scratch) -> Result<bool, Over> {
+        self.receive(scratch)?;
+        self.send(scratch)?;
         if self.is_finished() {
             self.part(Code::NO_ERROR, "");
             return Ok(true);
         }
-        let more = match received {
-            // All of it may not have been read.
-            Received::Full => true,
-            Received::Drained if self.session.control.len() > BACKLOG => false,
-            Received::Drained => self.link.as_ref().is_some_and(|link| link.is_readable(cx)),
-        };
-        Ok(more || self.can_send())
+        let readable = self.link.as_ref().is_some_and(Link::is_readable);
+        Ok(readable || self.can_send())
     }
 
     /// Reads the tunnel once, and hands out what came.
-    fn receive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<Received, Over> {
+    fn receive(&mut self, scratch: &mut Scratch) -> Result<(), Over> {
         let Some(link) = &mut self.link else {
             return Err(Over::Closed);
         };
         if self.session.control.len() > BACKLOG {
             // It asks and asks and reads no answers. When it does, control shrinks and this goes on.
-            return Ok(Received::Drained);
+            return Ok(());
         }
-        let received = link.receive(cx, scratch)?;
+        link.receive(scratch)?;
         let Scratch { read, plain, .. } = scratch;
         let mut run = side::Run::default();
         for range in plain.iter() {
@@ -275,7 +284,7 @@ impl Core {
         if self.link.as_ref().is_some_and(|link| link.said_goodbye) {
             return Err(Over::Closed);
         }
-        Ok(received)
+        Ok(())
     }
 
     fn on_event<'a>(&mut self, event: Event<'a>, run: &mut side::Run<'a>) {
@@ -310,23 +319,18 @@ impl Core {
     }
 
     /// Serves the streams that have something to do, and writes what came of it.
-    fn send(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), Over> {
+    fn send(&mut self, scratch: &mut Scratch) -> Result<(), Over> {
         let Some(mut link) = self.link.take() else {
             return Err(Over::Closed);
         };
-        let sent = self.send_on(&mut link, cx, scratch);
+        let sent = self.send_on(&mut link, scratch);
         self.link = Some(link);
         sent
     }
 
-    fn send_on(
-        &mut self,
-        link: &mut Link,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Over> {
-        link.flush(cx)?;
-        link.send_urgent(cx)?;
+    fn send_on(&mut self, link: &mut Link, scratch: &mut Scratch) -> Result<(), Over> {
+        link.flush()?;
+        link.send_urgent()?;
         let mut turns = self.queue.len();
         loop {
             if turns == 0 && self.session.control.is_empty() {
@@ -349,7 +353,7 @@ impl Core {
             out.put(&std::mem::take(&mut self.session.control))
                 .map_err(Over::Record)?;
             let sealed = out.finish().map_err(Over::Record)?;
-            link.write(cx, &scratch.write[..sealed])?;
+            link.write(&scratch.write[..sealed])?;
         }
     }
 

@@ -7,6 +7,7 @@ use crate::limits::{CONTROL_BURST, CONTROL_RATE, RESET_BURST, RESET_RATE};
 /// What both kinds of floods have left on one connection.
 #[derive(Debug)]
 pub(crate) struct Floods {
+    clock: fn() -> Instant,
     control: Credit,
     resets: Credit,
 }
@@ -27,17 +28,20 @@ struct Credit {
 // === impl Floods ===
 
 impl Floods {
-    pub(crate) fn new(now: Instant) -> Self {
+    /// `clock` is looked at only when a credit is used up.
+    pub(crate) fn new(clock: fn() -> Instant) -> Self {
+        let now = clock();
         Self {
+            clock,
             control: Credit::new(CONTROL_BURST, CONTROL_RATE, now),
             resets: Credit::new(RESET_BURST, RESET_RATE, now),
         }
     }
 
     /// A frame that moves nothing.
-    pub(crate) fn control(&mut self, now: Instant) -> Result<(), Flooded> {
+    pub(crate) fn control(&mut self) -> Result<(), Flooded> {
         self.control
-            .spend(now)
+            .spend(self.clock)
             .then_some(())
             .ok_or(Flooded("too many control frames"))
     }
@@ -48,9 +52,9 @@ impl Floods {
     }
 
     /// A stream that was opened and came to nothing before we could answer.
-    pub(crate) fn reset(&mut self, now: Instant) -> Result<(), Flooded> {
+    pub(crate) fn reset(&mut self) -> Result<(), Flooded> {
         self.resets
-            .spend(now)
+            .spend(self.clock)
             .then_some(())
             .ok_or(Flooded("too many streams opened and reset"))
     }
@@ -68,8 +72,9 @@ impl Credit {
         }
     }
 
-    fn spend(&mut self, now: Instant) -> bool {
+    fn spend(&mut self, clock: fn() -> Instant) -> bool {
         if self.left == 0 {
+            let now = clock();
             let per_token = Duration::from_secs(1) / self.rate;
             let since = now.saturating_duration_since(self.refilled);
             let tokens = since.as_nanos() / per_token.as_nanos();
@@ -90,34 +95,57 @@ impl Credit {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    fn now() -> Instant {
+        NOW.get().unwrap_or_else(|| {
+            NOW.set(Some(Instant::now()));
+            now()
+        })
+    }
 
     #[test]
     fn a_burst_passes_and_time_refills_it() {
-        let start = Instant::now();
-        let mut floods = Floods::new(start);
+        let mut floods = Floods::new(now);
         for _ in 0..RESET_BURST {
-            floods.reset(start).unwrap();
+            floods.reset().unwrap();
         }
-        assert!(floods.reset(start).is_err());
-        let later = start + Duration::from_secs(1);
+        assert!(floods.reset().is_err());
+        NOW.set(Some(now() + Duration::from_secs(1)));
         for _ in 0..RESET_RATE {
-            floods.reset(later).unwrap();
+            floods.reset().unwrap();
         }
-        assert!(floods.reset(later).is_err());
+        assert!(floods.reset().is_err());
+    }
+
+    #[test]
+    fn time_counts_however_often_one_asks() {
+        let mut floods = Floods::new(now);
+        while floods.reset().is_ok() {}
+        let mut passed = 0;
+        for _ in 0..1000 {
+            NOW.set(Some(now() + Duration::from_millis(1)));
+            passed += u32::from(floods.reset().is_ok());
+        }
+        assert_eq!(passed, RESET_RATE);
     }
 
     #[test]
     fn bytes_pay_for_control_frames() {
-        let start = Instant::now();
-        let mut floods = Floods::new(start);
+        let mut floods = Floods::new(now);
         for _ in 0..CONTROL_BURST {
-            floods.control(start).unwrap();
+            floods.control().unwrap();
         }
-        assert!(floods.control(start).is_err());
+        assert!(floods.control().is_err());
         floods.moved();
-        floods.control(start).unwrap();
-        floods.control(start).unwrap();
-        assert!(floods.control(start).is_err());
+        floods.control().unwrap();
+        floods.control().unwrap();
+        assert!(floods.control().is_err());
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
 use crate::client::{self, Client};
@@ -344,7 +345,8 @@ impl Shelf {
 /// The engine holds no part of the pool: it ends with the last client handle and tunnel.
 fn drive(engine: Engine, shelf: Weak<Shelf>, to: Destination, number: u64) {
     tokio::task::spawn_local(async move {
-        engine.await;
+        // A turn is bounded by itself.
+        unconstrained(engine).await;
         if let Some(shelf) = shelf.upgrade() {
             shelf.remove(&to, number);
         }

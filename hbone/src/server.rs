@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -29,8 +30,11 @@ struct Shared {
     trust: Arc<[TrustDomain]>,
     limits: ServerLimits,
     /// The configuration of the identity it was built for.
-    config: ArcSwapOption<(Arc<Identity>, Arc<rustls::ServerConfig>)>,
+    config: ArcSwapOption<Built>,
 }
+
+/// A configuration, and the identity it is of.
+type Built = (Arc<Identity>, Arc<rustls::ServerConfig>);
 
 /// A connection whose client has been proved. Dropping it resets its tunnels.
 ///
@@ -84,7 +88,8 @@ impl Acceptor {
 
     async fn handshake(&self, tcp: TcpStream, addr: SocketAddr) -> Result<Connection, Error> {
         prepare(&tcp).map_err(|e| Error::lost(&e.to_string(), false))?;
-        let proved = handshake::serve(tcp, addr, self.config(addr)?).await?;
+        let (identity, config) = self.config(addr)?;
+        let proved = handshake::serve(tcp, addr, config).await?;
         let limits = &self.0.limits;
         let terms = Terms {
             role: Role::Server,
@@ -95,9 +100,9 @@ impl Acceptor {
             max_age: limits.max_age,
         };
         let peer = proved.peer.clone();
-        let (engine, core) = engine::start(proved, &terms, &self.0.credentials);
-        // It ends when the connection does, and at the latest a moment after its owner let go of it.
-        spawn_local(engine);
+        let (engine, core) = engine::start(proved, &terms, &self.0.credentials, identity);
+        // A turn is bounded by itself. It ends when the connection does, and at the latest a moment after its owner let go of it.
+        spawn_local(unconstrained(engine));
         let connection = Connection {
             core,
             peer,
@@ -108,21 +113,20 @@ impl Acceptor {
     }
 
     /// The current identity's configuration, built once after each swap (or twice, by two at once).
-    fn config(&self, addr: SocketAddr) -> Result<Arc<rustls::ServerConfig>, Error> {
+    fn config(&self, addr: SocketAddr) -> Result<Built, Error> {
         let identity = self.0.credentials.current();
         identity.check()?;
         if let Some(built) = &*self.0.config.load()
             && Arc::ptr_eq(&built.0, &identity)
         {
-            return Ok(built.1.clone());
+            return Ok((identity, built.1.clone()));
         }
         let config = tls::server_config(&identity, &self.0.trust)
             .map_err(|e| tls::tls_error(addr, std::io::Error::other(e)))?;
         let config = Arc::new(config);
-        self.0
-            .config
-            .store(Some(Arc::new((identity, config.clone()))));
-        Ok(config)
+        let built = (identity, config);
+        self.0.config.store(Some(Arc::new(built.clone())));
+        Ok(built)
     }
 }
 

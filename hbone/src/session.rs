@@ -1,7 +1,7 @@
 //! The protocol state of one connection, without I/O: streams, windows, limits, GOAWAY (RFC 9113).
 //!
 //! Plaintext goes in and [`Event`]s come out; frames to be sent collect in [`Session::control`], DATA is
-//! framed by the engine within [`Session::room`]. Nothing here waits or reads a clock.
+//! framed by the engine within [`Session::room`]. Nothing here waits.
 
 use std::time::Instant;
 
@@ -35,8 +35,6 @@ pub(crate) struct Session<T> {
     /// Frames that go out before any DATA.
     pub(crate) control: Vec<u8>,
     pub(crate) streams: Streams<T>,
-    /// When this turn began.
-    pub(crate) now: Instant,
     /// Whether receive windows may grow: there is memory.
     pub(crate) may_grow: bool,
     parser: Parser,
@@ -119,7 +117,7 @@ const LAST_CALL: [u8; 8] = *b"ambit-go";
 
 impl<T: Default> Session<T> {
     /// A connection on which nothing has been said; our own greeting waits in `control`.
-    pub(crate) fn new(role: Role, max_streams: u32, assumed: usize, now: Instant) -> Self {
+    pub(crate) fn new(role: Role, max_streams: u32, assumed: usize) -> Self {
         let mut control = Vec::new();
         if role == Role::Client {
             control.extend_from_slice(frame::PREFACE);
@@ -145,7 +143,6 @@ impl<T: Default> Session<T> {
             role,
             control,
             streams: Streams::new(),
-            now,
             may_grow: true,
             parser: Parser::new(MAX_FRAME),
             decoder: Decoder::new(),
@@ -157,7 +154,7 @@ impl<T: Default> Session<T> {
             send: SendWindow::new(peer::DEFAULT_WINDOW),
             receive: ReceiptWindow::new(CONNECTION_WINDOW),
             peer: peer::Limits::new(assumed),
-            floods: Floods::new(now),
+            floods: Floods::new(Instant::now),
             max_streams: max_streams as usize,
             last_peer: StreamId::CONNECTION,
             told_last: StreamId::new(frame::MAX_WINDOW),

@@ -24,6 +24,8 @@ pub(crate) struct Clock {
     /// The next stream that has lingered long enough.
     linger: Option<Instant>,
     parting: Option<Instant>,
+    /// The earliest of all these, or something before it.
+    due: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +61,7 @@ impl Clock {
         // A client's pool looks at the certificate itself before each new stream.
         let valid = (terms.role == Role::Server).then_some(valid);
         let age = [valid, terms.max_age].into_iter().flatten().min();
-        Self {
+        let mut clock = Self {
             ping: Ping::At(now + terms.ping_interval),
             interval: terms.ping_interval,
             timeout: terms.ping_timeout,
@@ -69,11 +71,18 @@ impl Clock {
             aged: age.and_then(|age| now.checked_add(age)),
             linger: None,
             parting: None,
-        }
+            due: now,
+        };
+        clock.due = clock.earliest();
+        clock
     }
 
     /// When to look next.
     pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    fn earliest(&self) -> Instant {
         let ping = match self.ping {
             Ping::At(at) | Ping::Until(at) => at,
         };
@@ -84,6 +93,12 @@ impl Clock {
 
     /// What is due, one thing at a time.
     pub(crate) fn tick(&mut self, now: Instant, idle: bool) -> Option<Due> {
+        let due = self.first_due(now, idle);
+        self.due = self.earliest();
+        due
+    }
+
+    fn first_due(&mut self, now: Instant, idle: bool) -> Option<Due> {
         if take_if_due(&mut self.parting, now) {
             return Some(Due::Parted);
         }
@@ -131,12 +146,14 @@ impl Clock {
     /// Look at the lingering streams then.
     pub(crate) fn linger(&mut self, until: Instant) {
         self.linger = Some(self.linger.map_or(until, |before| before.min(until)));
+        self.due = self.due.min(until);
     }
 
     /// Our last words were said.
     pub(crate) fn part(&mut self, now: Instant) {
         self.parting = Some(now + PARTING_TIME);
         (self.settle, self.idle, self.aged) = (None, None, None);
+        self.due = self.due.min(now + PARTING_TIME);
     }
 }
 

@@ -1,7 +1,6 @@
 //! How a connection comes to its end: by the clock, by its owner, by its peer; and what is said then.
 
 use std::sync::Arc;
-use std::task::Context;
 
 use tokio::time::Instant;
 
@@ -146,11 +145,7 @@ impl Core {
         self.ready.wake();
     }
 
-    pub(super) fn part_further(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<bool, Over> {
+    pub(super) fn part_further(&mut self, scratch: &mut Scratch) -> Result<bool, Over> {
         let control = std::mem::take(&mut self.session.control);
         let Some(link) = &mut self.link else {
             return Err(Over::Closed);
@@ -159,9 +154,9 @@ impl Core {
             let mut out = Out::new(&mut scratch.write, &mut link.records);
             out.put(&control).map_err(|_| Over::Closed)?;
             let sealed = out.finish().map_err(|_| Over::Closed)?;
-            link.write(cx, &scratch.write[..sealed])?;
+            link.write(&scratch.write[..sealed])?;
         }
-        link.part(cx, scratch)
+        link.part(scratch)
     }
 
     /// The connection is gone, and everything on it.

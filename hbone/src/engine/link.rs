@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::ops::Range;
-use std::task::Context;
+use std::task::{Context, Waker};
 
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -40,6 +40,10 @@ pub(crate) struct Scratch {
 /// The socket and its records.
 pub(crate) struct Link {
     tcp: TcpStream,
+    waker: Waker,
+    /// Remembered, as with the applications' sockets.
+    pub(crate) readable: bool,
+    writable: bool,
     pub(crate) records: Records,
     /// The beginning of a record whose end has not come yet.
     partial: Vec<u8>,
@@ -54,15 +58,6 @@ pub(crate) struct Link {
     pub(crate) said_last: bool,
     /// What we still listen to afterwards.
     patience: usize,
-}
-
-/// How a read of the tunnel ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Received {
-    /// There may be more.
-    Full,
-    /// That was all.
-    Drained,
 }
 
 // === impl Scratch ===
@@ -81,11 +76,20 @@ impl Scratch {
 // === impl Link ===
 
 impl Link {
-    pub(crate) fn new(tcp: TcpStream, records: Records, early: Vec<u8>, unsent: Vec<u8>) -> Self {
+    pub(crate) fn new(
+        tcp: TcpStream,
+        records: Records,
+        early: Vec<u8>,
+        unsent: Vec<u8>,
+        waker: Waker,
+    ) -> Self {
         // A hint: without it small messages wait behind more of the large ones.
         let _ = SockRef::from(&tcp).set_tcp_notsent_lowat(NOT_SENT);
-        Self {
+        let mut link = Self {
             tcp,
+            waker,
+            readable: false,
+            writable: true,
             records,
             partial: early,
             unsent,
@@ -94,43 +98,44 @@ impl Link {
             said_goodbye: false,
             said_last: false,
             patience: PARTING_BYTES,
-        }
+        };
+        link.woken();
+        link
     }
 
-    /// Whether there is something to read; if not, the task is woken when there is.
-    pub(crate) fn is_readable(&self, cx: &mut Context<'_>) -> bool {
-        self.tcp.poll_read_ready(cx).is_ready()
+    /// Its waker has been called: what is it ready for now?
+    pub(crate) fn woken(&mut self) {
+        let mut cx = Context::from_waker(&self.waker);
+        self.readable = self.tcp.poll_read_ready(&mut cx).is_ready();
+        self.writable = self.writable || self.tcp.poll_write_ready(&mut cx).is_ready();
+    }
+
+    /// Whether there is something to read that may be read now.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readable && !self.is_stuffed()
     }
 
     /// Reads once and opens what came; `scratch.plain` says where the plaintext is.
-    pub(crate) fn receive(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<Received, Over> {
+    pub(crate) fn receive(&mut self, scratch: &mut Scratch) -> Result<(), Over> {
         scratch.plain.clear();
         let have = self.partial.len();
+        if !self.is_readable() && have == 0 {
+            return Ok(());
+        }
         scratch.read[..have].copy_from_slice(&self.partial);
-        let n = match self.is_readable(cx) {
+        let n = match self.is_readable() {
             true => self.read(&mut scratch.read[have..])?,
             false => None,
         };
-        let filled = match n {
-            Some(n) => have + n,
-            // What came with the handshake.
-            None if have > 0 => have,
-            None => return Ok(Received::Drained),
-        };
+        // Without new bytes: what came with the handshake.
+        let filled = have + n.unwrap_or(0);
         self.partial.clear();
         let rest = self.open(scratch, filled)?;
         match rest.is_empty() {
             true => self.partial = Vec::new(), // an idle tunnel holds none
             false => self.partial.extend_from_slice(&scratch.read[rest]),
         }
-        match filled == scratch.read.len() {
-            true => Ok(Received::Full),
-            false => Ok(Received::Drained),
-        }
+        Ok(())
     }
 
     /// Opens every whole record in place; what is left over.
@@ -162,6 +167,11 @@ impl Link {
         };
         if n.is_none_or(|n| n < into.len()) {
             self.not_ready(Interest::READABLE);
+            let ready = self
+                .tcp
+                .poll_read_ready(&mut Context::from_waker(&self.waker));
+            // Still so only where the peer has ended.
+            self.readable = ready.is_ready();
         }
         Ok(n)
     }
@@ -192,44 +202,46 @@ impl Link {
         self.stuffed.is_some_and(|since| since.elapsed() >= HOT)
     }
 
-    /// Writes what waited; the task is woken when the socket takes more.
-    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
-        while self.gone < self.unsent.len() {
-            if self.tcp.poll_write_ready(cx).is_pending() {
-                return Ok(());
-            }
-            let written = (&*SockRef::from(&self.tcp)).write(&self.unsent[self.gone..]);
-            match written {
-                Ok(n) => {
-                    self.gone += n;
-                    if self.gone < self.unsent.len() {
-                        self.not_ready(Interest::WRITABLE);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.not_ready(Interest::WRITABLE);
-                }
-                Err(error) => return Err(lost(&error)),
-            }
+    /// Writes what waited, as far as the socket takes it.
+    pub(crate) fn flush(&mut self) -> Result<(), Over> {
+        while self.gone < self.unsent.len() && self.writable {
+            let n = self.write_now(self.gone)?;
+            self.gone += n;
         }
-        if self.gone > 0 {
+        if self.gone == self.unsent.len() && self.gone > 0 {
             (self.unsent, self.gone) = (Vec::new(), 0);
         }
-        self.stuffed = None;
+        if !self.is_stuffed() {
+            self.stuffed = None;
+        }
         Ok(())
     }
 
+    fn write_now(&mut self, from: usize) -> Result<usize, Over> {
+        let sealed = &self.unsent[from..];
+        let written = write(&self.tcp, sealed)?;
+        if written < sealed.len() {
+            self.blocked();
+        }
+        Ok(written)
+    }
+
+    /// The socket took less than it was given: its waker is called when it takes more.
+    fn blocked(&mut self) {
+        self.not_ready(Interest::WRITABLE);
+        let ready = self
+            .tcp
+            .poll_write_ready(&mut Context::from_waker(&self.waker));
+        self.writable = ready.is_ready();
+    }
+
     /// Writes sealed records, behind what waits already.
-    pub(crate) fn write(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> Result<(), Over> {
+    pub(crate) fn write(&mut self, sealed: &[u8]) -> Result<(), Over> {
         let mut sent = 0;
-        if self.unsent.is_empty() && !sealed.is_empty() {
-            sent = match (&*SockRef::from(&self.tcp)).write(sealed) {
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => return Err(lost(&error)),
-            };
+        if self.unsent.is_empty() && self.writable && !sealed.is_empty() {
+            sent = write(&self.tcp, sealed)?;
             if sent < sealed.len() {
-                self.not_ready(Interest::WRITABLE);
+                self.blocked();
             }
         }
         if sent < sealed.len() {
@@ -237,15 +249,15 @@ impl Link {
             if self.is_stuffed() {
                 self.stuffed.get_or_insert_with(Instant::now);
             }
-            self.flush(cx)?;
+            self.flush()?;
         }
         Ok(())
     }
 
     /// Records about the records themselves go before everything that is sealed after them.
-    pub(crate) fn send_urgent(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
+    pub(crate) fn send_urgent(&mut self) -> Result<(), Over> {
         match self.records.take_urgent() {
-            Some(urgent) => self.write(cx, &urgent),
+            Some(urgent) => self.write(&urgent),
             None => Ok(()),
         }
     }
@@ -258,28 +270,33 @@ impl Link {
 
     /// Writes what is left, says goodbye and listens until the peer has left: a socket that is closed
     /// over unread bytes is reset, and our last words with it.
-    pub(crate) fn part(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<bool, Over> {
+    pub(crate) fn part(&mut self, scratch: &mut Scratch) -> Result<bool, Over> {
         if !self.said_last {
             self.said_last = true;
             if let Ok(goodbye) = self.records.close_notify() {
                 self.unsent.extend_from_slice(&goodbye);
             }
         }
-        self.flush(cx)?;
+        self.flush()?;
         if self.unsent.is_empty() {
             // Fails where the peer has gone, which is what is waited for.
             let _ = SockRef::from(&self.tcp).shutdown(Shutdown::Write);
         }
-        while self.tcp.poll_read_ready(cx).is_ready() {
+        while self.readable {
             if let Some(n) = self.read(&mut scratch.read)? {
                 self.patience = self.patience.checked_sub(n).ok_or(Over::Closed)?;
             }
         }
         Ok(false)
+    }
+}
+
+/// Writes what the socket takes.
+fn write(tcp: &TcpStream, bytes: &[u8]) -> Result<usize, Over> {
+    match (&*SockRef::from(tcp)).write(bytes) {
+        Ok(n) => Ok(n),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(lost(&error)),
     }
 }
 

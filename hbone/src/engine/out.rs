@@ -181,6 +181,9 @@ fn read_into(
     gaps: &[Gap],
     read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
 ) -> io::Result<usize> {
+    if let [gap] = gaps {
+        return read(&mut [IoSliceMut::new(&mut buf[gap.at..gap.at + gap.len])]);
+    }
     let mut slices = [const { None }; MOST_RECORDS];
     let (mut rest, mut passed) = (buf, 0);
     for (slot, gap) in slices.iter_mut().zip(gaps) {

@@ -53,10 +53,10 @@ pub(crate) enum App {
 }
 
 /// Consecutive bytes of one stream.
+#[derive(Default)]
 pub(crate) struct Run<'a> {
     key: Option<Key>,
-    slices: [IoSlice<'a>; RUN],
-    count: usize,
+    slices: Vec<IoSlice<'a>>,
 }
 
 // === impl Side ===
@@ -88,25 +88,14 @@ impl Side {
 
 // === impl Run ===
 
-impl Default for Run<'_> {
-    fn default() -> Self {
-        Self {
-            key: None,
-            slices: std::array::from_fn(|_| IoSlice::new(&[])),
-            count: 0,
-        }
-    }
-}
-
 impl<'a> Run<'a> {
     /// Adds a piece, if it belongs to this run and has a place.
     pub(crate) fn add(&mut self, key: Key, bytes: &'a [u8]) -> bool {
-        if self.key.is_some_and(|k| k != key) || self.count == RUN {
+        if self.key.is_some_and(|k| k != key) || self.slices.len() == RUN {
             return false;
         }
         self.key = Some(key);
-        self.slices[self.count] = IoSlice::new(bytes);
-        self.count += 1;
+        self.slices.push(IoSlice::new(bytes));
         true
     }
 }
@@ -147,7 +136,8 @@ impl Core {
     /// Hands a run of bytes to its application.
     pub(crate) fn deliver(&mut self, run: &mut Run<'_>) {
         let Some(key) = run.key.take() else { return };
-        let slices = &run.slices[..std::mem::take(&mut run.count)];
+        let slices = std::mem::take(&mut run.slices);
+        let slices = &slices[..];
         let all: usize = slices.iter().map(|slice| slice.len()).sum();
         let Some(stream) = self.session.streams.get_mut(key) else {
             return;

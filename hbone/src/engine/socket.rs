@@ -74,20 +74,20 @@ impl Socket {
             shut: false,
             records: 1,
         };
-        socket.woken();
+        socket.arm();
         socket
     }
 
     /// Its waker has been called: what is it ready for now?
     pub(crate) fn woken(&mut self) {
-        let waker = self.waker.clone();
-        let mut cx = Context::from_waker(&waker);
-        if self.tcp.poll_read_ready(&mut cx).is_ready() {
+        if self.writable && !self.hung_up {
+            // Nothing else was asked for.
             self.readable = true;
+            return;
         }
-        if !self.writable && self.tcp.poll_write_ready(&mut cx).is_ready() {
-            self.writable = true;
-        }
+        let mut cx = Context::from_waker(&self.waker);
+        self.readable |= self.tcp.poll_read_ready(&mut cx).is_ready();
+        self.writable |= self.tcp.poll_write_ready(&mut cx).is_ready();
     }
 
     /// Reads what is there into `gaps`; nothing at the end, `WouldBlock` where nothing is there.
@@ -142,19 +142,24 @@ impl Socket {
     /// came before, keeps the socket readable.
     fn drained(&mut self) {
         self.forget(Interest::READABLE);
-        let waker = self.waker.clone();
-        let ready = self.tcp.poll_read_ready(&mut Context::from_waker(&waker));
+        self.arm();
+    }
+
+    /// Is told of what comes, or knows of it already.
+    fn arm(&mut self) {
+        let ready = self
+            .tcp
+            .poll_read_ready(&mut Context::from_waker(&self.waker));
         self.readable = ready.is_ready();
     }
 
     /// After the application's end only its reset can still come, which shows as a change of writing.
     fn watch_writing(&mut self) {
         self.forget(Interest::WRITABLE);
-        let waker = self.waker.clone();
-        let mut cx = Context::from_waker(&waker);
+        let mut cx = Context::from_waker(&self.waker);
         // Ready at once where it has gone already: the next look finds the error.
         if self.tcp.poll_write_ready(&mut cx).is_ready() {
-            waker.wake_by_ref();
+            self.waker.wake_by_ref();
         }
     }
 
@@ -182,8 +187,7 @@ impl Socket {
         if n < all {
             self.writable = false;
             self.forget(Interest::WRITABLE);
-            let waker = self.waker.clone();
-            let mut cx = Context::from_waker(&waker);
+            let mut cx = Context::from_waker(&self.waker);
             self.writable = self.tcp.poll_write_ready(&mut cx).is_ready();
         }
         self.meter.add_received(n);
@@ -212,8 +216,9 @@ impl Socket {
     fn watch_writing_again(&mut self) {
         if self.writable {
             self.forget(Interest::WRITABLE);
-            let waker = self.waker.clone();
-            let _ = self.tcp.poll_write_ready(&mut Context::from_waker(&waker));
+            let _ = self
+                .tcp
+                .poll_write_ready(&mut Context::from_waker(&self.waker));
         }
     }
 

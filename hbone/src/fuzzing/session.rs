@@ -1,7 +1,6 @@
 //! A session among hostile bytes, with an engine that does a bit of everything, and a peer that checks what we say.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use super::sent::Sent;
 use crate::frame::{Broken, Code};
@@ -76,7 +75,7 @@ pub(super) fn run(role: Role, data: &[u8]) {
 impl Engine {
     fn new(role: Role) -> Self {
         let mut new = Self {
-            session: Session::new(role, MOST_STREAMS, OPENED + 2, Instant::now()),
+            session: Session::new(role, MOST_STREAMS, OPENED + 2),
             role,
             streams: HashMap::new(),
             opened: 0,

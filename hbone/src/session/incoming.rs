@@ -260,7 +260,7 @@ impl<T: Default> Session<T> {
             return Ok(None);
         };
         if self.role == Role::Server && !self.streams[key].answered {
-            self.floods.reset(self.now).map_err(calm_down)?;
+            self.floods.reset().map_err(calm_down)?;
         }
         self.streams.close(key);
         let unseen = code == Code::REFUSED_STREAM;
@@ -332,14 +332,14 @@ impl<T: Default> Session<T> {
 
     /// Refuses a stream that never got a place.
     fn refuse_unseen(&mut self, id: StreamId, code: Code) -> Result<(), Broken> {
-        self.floods.reset(self.now).map_err(calm_down)?;
+        self.floods.reset().map_err(calm_down)?;
         self.streams.forget(id);
         frame::put_reset(&mut self.control, id, code);
         Ok(())
     }
 
     fn calm(&mut self) -> Result<(), Broken> {
-        self.floods.control(self.now).map_err(calm_down)
+        self.floods.control().map_err(calm_down)
     }
 
     /// Ends a stream on which the peer broke the rules.

@@ -45,6 +45,17 @@ pub(crate) struct Streams<T> {
 // === impl Key ===
 
 impl Key {
+    /// No stream: the tunnel's own socket.
+    pub(crate) const LINK: Self = Self {
+        slot: u32::MAX,
+        generation: 0,
+    };
+    /// No stream: the connection's timer.
+    pub(crate) const TIMER: Self = Self {
+        slot: u32::MAX,
+        generation: 1,
+    };
+
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.slot)
     }

@@ -1,7 +1,5 @@
 //! Sessions against each other and against hand-written frames, without a socket.
 
-use std::time::Instant;
-
 use super::{Event, Key, Role, Session};
 use crate::frame::{self, Broken, Code, StreamId};
 use crate::limits::{CONNECTION_WINDOW, INITIAL_WINDOW};
@@ -10,7 +8,7 @@ use crate::{Request, Response};
 type Plain = Session<()>;
 
 fn new(role: Role) -> Plain {
-    Session::new(role, 200, 100, Instant::now())
+    Session::new(role, 200, 100)
 }
 
 /// Everything a session makes of `bytes`, as text; and keys of streams by the way.
