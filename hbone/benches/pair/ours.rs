@@ -23,7 +23,8 @@ use crate::{Result, child};
 /// A target nobody dials: the tunnel is accepted and held, so that it costs no socket.
 const HELD: &str = "127.0.0.1:9";
 
-/// How many tunnels are opened at a time where they are all that is opened.
+/// How many tunnels are opened at a time where they are all that is opened; with resumption one
+/// after the other, as each continues the session of the one before.
 const AT_ONCE: usize = 4;
 
 /// The near end: a pool, and what it opens tunnels for.
@@ -107,19 +108,19 @@ pub(crate) fn far() -> Result<()> {
 async fn serve(mut connection: Connection) {
     while let Some(next) = connection.next().await {
         match next {
-            Ok(incoming) => drop(spawn_local(relay(incoming))),
+            // Boxed here, so that an open stream's task has no room for the request either.
+            Ok(incoming) => drop(spawn_local(relay(Box::pin(accept(incoming))))),
             // The near end is ended without ceremony when all is measured.
             Err(_) => return,
         }
     }
 }
 
-async fn relay(incoming: Incoming) {
-    if let Some((tunnel, app)) = Box::pin(accept(incoming)).await {
-        match app {
-            Some(app) => drop(tunnel.relay(app, &Meter::new()).await),
-            None => hold(tunnel).await,
-        }
+async fn relay(accepting: impl Future<Output = Option<(Tunnel, Option<TcpStream>)>>) {
+    match accepting.await {
+        Some((tunnel, Some(app))) => drop(tunnel.relay(app, &Meter::new()).await),
+        Some((tunnel, None)) => hold(tunnel).await,
+        None => {}
     }
 }
 
@@ -186,9 +187,13 @@ impl Near {
     }
 
     async fn tunnels(&'static self, count: usize, handshake: Handshake) -> Result<()> {
-        let opening = (0..AT_ONCE).map(|first| {
+        let at_once = match handshake {
+            Handshake::Full => AT_ONCE,
+            Handshake::Resumed => 1,
+        };
+        let opening = (0..at_once).map(|first| {
             spawn_local(async move {
-                for _ in (first..count).step_by(AT_ONCE) {
+                for _ in (first..count).step_by(at_once) {
                     let opened = self.tunnel(handshake).await;
                     opened.map_err(|error| error.to_string())?;
                 }
