@@ -296,10 +296,10 @@ impl Core {
         }
         self.session.taken(key, held);
         let until = Instant::now() + LINGER_TIME;
-        while let Some((_, first)) = self.deaf.front()
-            && self.session.streams.get(*first).is_none()
-        {
-            self.deaf.pop_front();
+        if self.deaf.len() >= self.session.streams.len() {
+            // A client may keep the first of them waiting and end all that follow.
+            let streams = &self.session.streams;
+            self.deaf.retain(|(_, key)| streams.get(*key).is_some());
         }
         self.deaf.push_back((until, key));
         self.clock.linger(until);
@@ -402,7 +402,7 @@ impl Core {
                         self.pulled(key, Ok(0));
                     } else if !socket.starved {
                         socket.starve();
-                        self.starved.push(key);
+                        self.starve(key);
                     }
                     return Ok(());
                 }
@@ -456,9 +456,7 @@ impl Core {
         };
         if did.has_bytes {
             if room == 0 {
-                if !self.starved.contains(&key) {
-                    self.starved.push(key);
-                }
+                self.starve(key);
                 return Ok(());
             }
             let (pipe, id) = (pipe.clone(), stream.id);
@@ -476,6 +474,18 @@ impl Core {
             self.release(key);
         }
         Ok(())
+    }
+
+    /// A stream waits for window. It is on the list once, and streams that are gone are not, however
+    /// often a peer grants a byte of window or resets what waits.
+    fn starve(&mut self, key: Key) {
+        if self.starved.len() >= self.session.streams.len() {
+            let streams = &self.session.streams;
+            self.starved.retain(|key| streams.get(*key).is_some());
+        }
+        if !self.starved.contains(&key) {
+            self.starved.push(key);
+        }
     }
 
     /// Applications that wait for window may have died unseen.

@@ -177,6 +177,10 @@ impl<T: Default> Session<T> {
             )),
             Err(HeadError::Refused(invalid)) => Err(Refusal::from(&invalid)),
         };
+        if request.is_err() {
+            // An answer that costs the peer nothing to provoke again.
+            self.floods.reset(self.now).map_err(calm_down)?;
+        }
         // A stream counts until its owner has let go of it, dials in flight included.
         if self.going == Going::Fixed || self.streams.len() >= self.max_streams {
             self.refuse_unseen(id, Code::REFUSED_STREAM)?;

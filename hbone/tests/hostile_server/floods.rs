@@ -85,6 +85,24 @@ async fn scene_open(wire: &mut Wire, scene: &mut Scene, id: u32) -> hbone::Incom
     scene.incoming().await
 }
 
+#[test]
+fn requests_that_cannot_be_understood() {
+    attacked(Setup::default(), async |scene| {
+        let mut wire = scene.client().await;
+        let nonsense = |id| headers(id, block(&[CONNECT[0], (":authority", "nowhere")])).end();
+        let some: Vec<u8> = streams(1, 100)
+            .flat_map(|id| nonsense(id).encode())
+            .collect();
+        wire.flood(&some).await;
+        wire.expect_status(199, 400).await;
+        let many: Vec<u8> = streams(201, FLOOD)
+            .flat_map(|id| nonsense(id).encode())
+            .collect();
+        wire.flood(&many).await;
+        wire.expect_thrown_out(ENHANCE_YOUR_CALM).await;
+    });
+}
+
 /// Floods a connection that has one tunnel, on stream 1, and one that is closed, stream 3.
 fn flooded(frame: &Frame) {
     attacked(Setup::default(), async |scene| {
