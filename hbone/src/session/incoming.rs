@@ -179,7 +179,7 @@ impl<T: Default> Session<T> {
         };
         if request.is_err() {
             // An answer that costs the peer nothing to provoke again.
-            self.floods.reset(self.now).map_err(calm_down)?;
+            self.floods.reset().map_err(calm_down)?;
         }
         // A stream counts until its owner has let go of it, dials in flight included.
         if self.going == Going::Fixed || self.streams.len() >= self.max_streams {
