@@ -67,7 +67,7 @@ FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_MOST_BYTES := 4096
 
 fuzz-smoke: fuzz-build ## hostile bytes into the tunnel, each target for a minute (FUZZ_SECONDS) from the corpus that is kept
-	for target in $(FUZZ_TARGETS); do
+	@for target in $(FUZZ_TARGETS); do
 		found=$(FUZZ_ROOM)/found/$$target crash=$(FUZZ_ROOM)/crash-$$target kept=hbone/fuzz/corpus/$$target
 		mkdir -p $$found; rm -f $$crash
 		echo "$$target: $(FUZZ_SECONDS) s, $$(ls $$kept | wc -l) kept inputs"
@@ -83,7 +83,7 @@ fuzz-smoke: fuzz-build ## hostile bytes into the tunnel, each target for a minut
 	done
 
 fuzz-keep: fuzz-build ## adds to the kept corpus what fuzz-smoke found that reaches more
-	for target in $(FUZZ_TARGETS); do
+	@for target in $(FUZZ_TARGETS); do
 		$(FUZZ_ROOM)/$(FUZZ_HOST)/release/$$target -set_cover_merge=1 -use_counters=0 -max_len=$(FUZZ_MOST_BYTES) hbone/fuzz/corpus/$$target $(FUZZ_ROOM)/found/$$target 2>&1 |
 			grep -E 'new files with'
 	done
