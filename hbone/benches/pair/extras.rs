@@ -174,7 +174,13 @@ fn beside_bulk(cast: &Cast, rounds: usize, sizes: &Sizes) -> Result<Vec<Extra>> 
             let ratio = Rounds::new(ratios);
             let alone = Rounds::new(latencies.iter().map(|l| l.0)).median() * 1e6;
             let beside = Rounds::new(latencies.iter().map(|l| l.1)).median() * 1e6;
-            let judged = if ratio.median() <= 3.0 { "ok" } else { "MISS" };
+            let judged = match () {
+                () if ratio.highest() <= 3.0 => "ok",
+                () if ratio.lowest() > 3.0 => "MISS",
+                () if !ratio.can_tell() => "?",
+                () if ratio.median() <= 3.0 => "ok",
+                () => "MISS",
+            };
             extras.push(Extra {
                 name: format!("p99 beside bulk of {name}, to alone: {}", design.name()),
                 value: format!("{} ({alone:.0} to {beside:.0} us)", told(&ratio)),
