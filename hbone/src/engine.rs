@@ -62,7 +62,7 @@ pub(crate) struct Core {
     pub(crate) session: Session<Side>,
     pub(crate) addr: SocketAddr,
     /// Nothing once the connection is over.
-    link: Option<Link>,
+    link: Option<Box<Link>>,
     phase: Phase,
     /// Streams to serve.
     queue: VecDeque<Key>,
@@ -141,13 +141,13 @@ pub(crate) fn start(
     let core = Core {
         session: Session::new(terms.role, max_streams, terms.max_streams),
         addr: proved.peer.addr,
-        link: Some(Link::new(
+        link: Some(Box::new(Link::new(
             proved.tcp,
             proved.records,
             proved.early,
             proved.unsent,
             ready.waker(Key::LINK),
-        )),
+        ))),
         phase: Phase::Running,
         queue: VecDeque::new(),
         starved: Vec::new(),
@@ -258,7 +258,7 @@ impl Core {
             self.part(Code::NO_ERROR, "");
             return Ok(true);
         }
-        let readable = self.link.as_ref().is_some_and(Link::is_readable);
+        let readable = self.link.as_ref().is_some_and(|link| link.is_readable());
         Ok(readable || self.can_send())
     }
 
@@ -359,7 +359,7 @@ impl Core {
 
     /// Whether anything could be sent at once.
     fn can_send(&self) -> bool {
-        let stuffed = self.link.as_ref().is_none_or(Link::is_stuffed);
+        let stuffed = self.link.as_ref().is_none_or(|link| link.is_stuffed());
         let idle = self.queue.is_empty() && self.session.control.is_empty();
         !stuffed && !idle
     }

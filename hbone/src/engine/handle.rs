@@ -42,7 +42,7 @@ impl Core {
 
     /// Whether its socket cannot keep up.
     pub(crate) fn is_hot(&self) -> bool {
-        self.link.as_ref().is_some_and(super::Link::is_hot)
+        self.link.as_ref().is_some_and(|link| link.is_hot())
     }
 
     /// Server: the next request, or nothing at the end.
