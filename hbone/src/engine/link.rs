@@ -12,13 +12,14 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Over;
-use super::out::SCRATCH as WRITE_SCRATCH;
+use super::out::{MOST_RECORDS, SCRATCH as WRITE_SCRATCH, STRIDE};
 use crate::Error;
 use crate::limits::{BACKLOG, HOT, NOT_SENT, PARTING_BYTES};
 use crate::record::{Opened, Records};
 
-/// What one read of a tunnel takes at most.
-const READ_SCRATCH: usize = 256 << 10;
+/// What one read of a tunnel takes at most: all that one turn of a peer like us has to say for a stream,
+/// and the beginning of what follows.
+const READ_SCRATCH: usize = (MOST_RECORDS + 1) * STRIDE;
 
 thread_local! {
     /// Shared by all tunnels of a thread: what is in it does not outlive a turn.

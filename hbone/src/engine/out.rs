@@ -10,7 +10,7 @@ use crate::record::{self, RecordError, Records};
 pub(crate) const SCRATCH: usize = 640 << 10;
 
 /// A record and what surrounds it.
-const STRIDE: usize = record::HEAD + record::MOST + record::TAIL;
+pub(crate) const STRIDE: usize = record::HEAD + record::MOST + record::TAIL;
 
 /// Application bytes that fill a record by themselves.
 pub(crate) const FULL: usize = record::MOST - frame::HEAD;
