@@ -258,8 +258,14 @@ impl Core {
             self.part(Code::NO_ERROR, "");
             return Ok(true);
         }
-        let readable = self.link.as_ref().is_some_and(|link| link.is_readable());
-        Ok(readable || self.can_send())
+        Ok(self.may_receive() || self.can_send())
+    }
+
+    /// Whether there is something to read, from a peer that is not asking and asking without reading
+    /// our answers. A full socket of ours is no reason not to read: the peer's may be full, too.
+    fn may_receive(&self) -> bool {
+        let patient = self.session.control.len() <= BACKLOG;
+        patient && self.link.as_ref().is_some_and(|link| link.readable)
     }
 
     /// Reads the tunnel once, and hands out what came.

@@ -111,20 +111,15 @@ impl Link {
         self.writable = self.writable || self.tcp.poll_write_ready(&mut cx).is_ready();
     }
 
-    /// Whether there is something to read that may be read now.
-    pub(crate) fn is_readable(&self) -> bool {
-        self.readable && !self.is_stuffed()
-    }
-
     /// Reads once and opens what came; `scratch.plain` says where the plaintext is.
     pub(crate) fn receive(&mut self, scratch: &mut Scratch) -> Result<(), Over> {
         scratch.plain.clear();
         let have = self.partial.len();
-        if !self.is_readable() && have == 0 {
+        if !self.readable && have == 0 {
             return Ok(());
         }
         scratch.read[..have].copy_from_slice(&self.partial);
-        let n = match self.is_readable() {
+        let n = match self.readable {
             true => self.read(&mut scratch.read[have..])?,
             false => None,
         };
