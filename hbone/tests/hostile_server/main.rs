@@ -2,6 +2,7 @@
 
 mod floods;
 mod heads;
+mod memory;
 mod records;
 mod slow;
 mod tunnels;

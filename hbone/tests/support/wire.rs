@@ -54,6 +54,8 @@ impl Wire {
     }
 
     fn new(tls: TlsStream<TcpStream>, is_client: bool) -> Self {
+        // Frames that are sent apart arrive apart, and at once.
+        tls.get_ref().0.set_nodelay(true).unwrap();
         Self {
             tls,
             unread: Vec::new(),
@@ -213,6 +215,12 @@ impl Wire {
     }
 
     // === reading ===
+
+    /// Keeps nothing of what came until now.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+        self.skipped.clear();
+    }
 
     /// The next frame; nothing when the other end has closed.
     pub async fn frame(&mut self) -> Option<Frame> {
