@@ -115,6 +115,11 @@ impl Client {
         self.core.borrow().has_room(max_streams)
     }
 
+    /// Whether it has no tunnel.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.core.borrow().session.streams.len() == 0
+    }
+
     /// Whether the connection is at its limit.
     pub(crate) fn is_hot(&self) -> bool {
         self.core.borrow().is_hot()

@@ -238,7 +238,7 @@ impl<D: Dial> Pool<D> {
             }
         }
         if shelf.size.get() >= limits.max_connections {
-            return Err(Error::TooManyConnections);
+            shelf.make_room(&mut slots)?;
         }
         let flight = self.depart(to.clone());
         let found = Found::Flight(flight.landed.clone(), flight.waiting.clone());
@@ -327,6 +327,24 @@ impl Shelf {
         if slot.is_empty() {
             slots.remove(to);
         }
+    }
+
+    /// Takes a connection without tunnels off the shelf: to dial it again costs less than to refuse.
+    fn make_room(&self, slots: &mut HashMap<Destination, Slot>) -> Result<(), Error> {
+        let idle = slots.iter().find_map(|(to, slot)| {
+            let at = slot.clients.iter().position(|(_, c)| c.is_idle())?;
+            Some((to.clone(), at))
+        });
+        let (to, at) = idle.ok_or(Error::TooManyConnections)?;
+        let Some(slot) = slots.get_mut(&to) else {
+            return Err(Error::TooManyConnections);
+        };
+        slot.clients.swap_remove(at);
+        self.size.set(self.size.get() - 1);
+        if slot.is_empty() {
+            slots.remove(&to);
+        }
+        Ok(())
     }
 
     fn clear(&self, which: impl Fn(&Destination) -> bool) {
