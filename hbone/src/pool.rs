@@ -18,6 +18,9 @@ use crate::client::{self, Client};
 use crate::engine::Engine;
 use crate::{Credentials, Error, Expect, PoolLimits, Request, Response, SpiffeId, Tunnel};
 
+/// Times that one request may be refused unseen: each leaves one connection more that is known to be full.
+const MAX_REFUSALS: usize = 4;
+
 /// How a pool reaches a peer's address: in which network namespace, with which mark and source.
 pub trait Dial: Clone + 'static {
     /// Connects; the pool bounds how long it may take.
@@ -127,9 +130,10 @@ impl<D: Dial> Pool<D> {
     /// Opens a tunnel, on a connection that is there or on a new one.
     ///
     /// Must run in a `LocalSet`. Where a connection turns out to be at its end before the far side
-    /// has looked at the request, it is tried once more on another.
+    /// has looked at the request, it is tried once more on another; and a few times where the far side
+    /// says that it has not looked at it, because its limit of streams is known only from its answer.
     pub async fn open(&self, to: &Destination, request: &Request) -> Result<Opened, Error> {
-        let mut again = true;
+        let (mut again, mut refusals) = (true, 0);
         loop {
             let (number, client, reused) = self.place(to).await?;
             let opening = client.open(request);
@@ -149,8 +153,17 @@ impl<D: Dial> Pool<D> {
                     }
                     // A connection that has been idle may have died unseen; the request carried no
                     // byte of the application, so asking again repeats nothing of it.
-                    let repeat = ended && (reused || !error.anything_sent());
-                    if !(repeat && std::mem::take(&mut again)) {
+                    let repeat = match is_unseen(&error) {
+                        true => {
+                            refusals += 1;
+                            refusals <= MAX_REFUSALS
+                        }
+                        false => {
+                            let harmless = reused || !error.anything_sent();
+                            ended && harmless && std::mem::take(&mut again)
+                        }
+                    };
+                    if !repeat {
                         return Err(error);
                     }
                 }
@@ -387,15 +400,23 @@ impl Drop for Flight {
     }
 }
 
-/// Whether an error means that the connection takes no more streams.
-fn is_end(error: &Error) -> bool {
+/// Whether the far side has promised that it never looked at the stream.
+fn is_unseen(error: &Error) -> bool {
     matches!(
         error,
-        Error::ConnectionLost { .. }
-            | Error::Reset {
-                processed: false,
-                ..
-            }
-            | Error::Tls { .. }
+        Error::Reset {
+            processed: false,
+            ..
+        }
     )
+}
+
+/// Whether an error means that the connection takes no more streams. One that refuses a stream may only
+/// be full.
+fn is_end(error: &Error) -> bool {
+    match error {
+        Error::ConnectionLost { .. } | Error::Tls { .. } => true,
+        Error::Reset { reason, processed } => !processed && &**reason != "REFUSED_STREAM",
+        _ => false,
+    }
 }
