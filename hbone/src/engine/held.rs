@@ -51,7 +51,7 @@ impl Held {
     /// Forgets the first `n` bytes.
     pub(crate) fn consume(&mut self, n: usize) {
         self.at += n;
-        HELD.set(HELD.get() - n);
+        release(n);
         if self.at == self.bytes.len() {
             (self.bytes, self.at) = (Vec::new(), 0);
         }
@@ -60,9 +60,13 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // The thread may be ending, and its counter with it.
-        let _ = HELD.try_with(|held| held.set(held.get() - self.bytes().len()));
+        release(self.bytes().len());
     }
+}
+
+/// A pipe's bytes may be let go of on another thread than its engine's, or by one that is ending.
+fn release(n: usize) {
+    let _ = HELD.try_with(|held| held.set(held.get().saturating_sub(n)));
 }
 
 #[cfg(test)]

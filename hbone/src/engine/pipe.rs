@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::ReadBuf;
 
+use super::held::Held;
 use super::ready::Ready;
 use crate::Error;
 use crate::limits::{INITIAL_WINDOW, PIPE};
@@ -25,7 +26,7 @@ pub(crate) struct Pipe {
 
 #[derive(Default)]
 struct State {
-    inbound: BytesMut,
+    inbound: Held,
     inbound_end: bool,
     /// Taken by the reader, and not told to the engine yet.
     taken: usize,
@@ -65,13 +66,11 @@ impl Pipe {
     ) -> Poll<io::Result<()>> {
         let mut state = self.state.lock();
         if !state.inbound.is_empty() {
-            let n = out.remaining().min(state.inbound.len());
-            out.put_slice(&state.inbound[..n]);
-            state.inbound.advance(n);
+            let bytes = state.inbound.bytes();
+            let n = out.remaining().min(bytes.len());
+            out.put_slice(&bytes[..n]);
+            state.inbound.consume(n);
             state.taken += n;
-            if state.inbound.is_empty() {
-                state.inbound = BytesMut::new(); // an idle stream holds no buffer
-            }
             if state.taken >= TELL {
                 self.ready.push(self.key);
             }
@@ -144,9 +143,7 @@ impl Pipe {
     /// Bytes from the far side. Bounded by the stream's window.
     pub(crate) fn deliver(&self, slices: &[IoSlice<'_>]) {
         let mut state = self.state.lock();
-        for slice in slices {
-            state.inbound.extend_from_slice(slice);
-        }
+        state.inbound.push(slices, 0);
         wake(&mut state.reader);
     }
 
