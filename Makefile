@@ -46,6 +46,8 @@ lint: packages ## clippy over everything, warnings refused
 
 unit: packages ## pure tests, and both ends in one process on loopback
 	$(CARGO_TEST) --lib --bins $(addprefix --test ,$(UNIT_TESTS))
+	# Those that look at the whole process, or take as long as a limit.
+	$(CARGO_TEST) --test hostile_server -- --ignored --test-threads=1
 
 netns: packages ## tests in network namespaces that they make themselves (root)
 	$(CARGO_TEST) $(addprefix --test ,$(NETNS_TESTS)) -- --test-threads=2
