@@ -24,8 +24,6 @@ pub(crate) struct ReceiveWindow {
     granted: u32,
     /// Received, and not taken by the application yet.
     held: u32,
-    /// Taken since the window last grew.
-    moved: u32,
 }
 
 /// The peer sent more than it was granted.
@@ -74,7 +72,6 @@ impl ReceiveWindow {
             target: INITIAL_WINDOW,
             granted: INITIAL_WINDOW,
             held: 0,
-            moved: 0,
         }
     }
 
@@ -85,28 +82,19 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// The application took `n` bytes; how much window to give back now.
+    /// The application took `n` bytes; how much window to give back now, in steps of a quarter.
     ///
     /// A peer that had used up most of its window while the application keeps up is slowed by the
-    /// window, and one that has moved several windows has much to say: it doubles. When memory is
-    /// short it shrinks back by giving less.
+    /// window: it doubles. When memory is short it shrinks back by giving less.
     pub(crate) fn take(&mut self, n: u32, may_grow: bool) -> Option<u32> {
         self.held = self.held.saturating_sub(n);
-        self.moved = self.moved.saturating_add(n);
         if !may_grow {
             self.target = INITIAL_WINDOW;
-        } else if self.held == 0 && (self.granted < self.target / 4 || self.moved / 2 > self.target)
-        {
+        } else if self.granted < self.target / 4 && self.held == 0 {
             self.target = (self.target * 2).min(MAX_WINDOW);
-            self.moved = 0;
         }
         let give = self.target.checked_sub(self.granted + self.held)?;
-        // Large windows go back in larger steps: each costs a frame, and somebody's wake-up.
-        let step = match self.target {
-            INITIAL_WINDOW => INITIAL_WINDOW / 4,
-            target => target / 2,
-        };
-        if give < step {
+        if give < self.target / 4 {
             return None;
         }
         self.granted += give;
