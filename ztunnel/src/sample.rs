@@ -129,7 +129,7 @@ pub(crate) fn behind_address(ip: &str) -> Option<wds::GatewayAddress> {
     })
 }
 
-fn port(service_port: u16, target_port: u16) -> wds::Port {
+pub(crate) fn port(service_port: u16, target_port: u16) -> wds::Port {
     wds::Port {
         service_port: service_port.into(),
         target_port: target_port.into(),

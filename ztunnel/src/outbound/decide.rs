@@ -229,9 +229,25 @@ fn instance(
     tried: &[Uid],
 ) -> Result<(Arc<Workload>, IpAddr, u16), Refusal> {
     let none = || Refusal::NoWaypoint(waypoint.id.clone());
-    let endpoint = pick(waypoint, port, family_of, world, tried).ok_or_else(none)?;
+    let endpoint = pick(waypoint, port, family_of, world, tried)
+        .or_else(|| any_instance(waypoint, port, world, tried))
+        .ok_or_else(none)?;
     let ip = address(&endpoint.workload, family_of).ok_or_else(none)?;
     Ok((endpoint.workload, ip, endpoint.target))
+}
+
+/// Where no instance is healthy: one that is leaving still serves who comes, and one that is coming up
+/// refuses at once, so that the next is tried. Nobody gets past the waypoint either way.
+fn any_instance(
+    waypoint: &Service,
+    port: u16,
+    world: &Snapshot,
+    tried: &[Uid],
+) -> Option<Endpoint> {
+    let all = || world.endpoints(&waypoint.id, port);
+    all()
+        .find(|e| !tried.contains(&e.workload.uid))
+        .or_else(|| all().next())
 }
 
 fn is_instance(source: Source<'_>, waypoint: &Service) -> bool {

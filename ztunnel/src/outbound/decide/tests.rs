@@ -1,6 +1,8 @@
+use mesh::proto::workload as wds;
+
 use super::*;
 use crate::sample::{
-    Sample, addr, behind_address, behind_waypoint, hbone, id, octets, own, serves,
+    Sample, WAYPOINT, addr, behind_address, behind_waypoint, hbone, id, octets, own, port, serves,
 };
 
 /// What a decision comes to, in a line.
@@ -121,6 +123,42 @@ fn every_destination_has_one_way() {
     ] {
         assert_eq!(decided(mesh(), &client(), dst), expected, "{dst}");
     }
+}
+
+/// One that leaves still serves; one that comes up refuses at once. Past them there is no way.
+#[test]
+fn where_no_waypoint_instance_is_healthy_each_is_tried_once() {
+    let unhealthy = || {
+        ["wp-1", "wp-2"].into_iter().enumerate().fold(
+            Sample::default()
+                .service(WAYPOINT, "10.96.9.9", |s| {
+                    s.ports = vec![port(15008, 15008)];
+                })
+                .service("l7", "10.96.0.4", |s| s.waypoint = behind_waypoint())
+                .pod("client", "10.0.0.1", hbone),
+            |sample, (at, name)| {
+                sample.pod(name, &format!("10.0.9.{at}"), |w| {
+                    serves(w, WAYPOINT, 15008, 15008);
+                    w.status = wds::WorkloadStatus::Unhealthy.into();
+                })
+            },
+        )
+    };
+    let (mut seen, mut before) = (Vec::new(), Vec::new());
+    let mut next = |before: &[Uid]| {
+        let way = tried(unhealthy(), &client(), "10.96.0.4:80", before);
+        let name = ["wp-1", "wp-2"]
+            .into_iter()
+            .find(|name| way.contains(&id(name).to_string()))
+            .unwrap_or_else(|| panic!("{way}"));
+        seen.push(name);
+        Uid::pod("Kubernetes", "ns", name)
+    };
+    before.push(next(&before));
+    before.push(next(&before));
+    // The mesh knows no other: the one who asks takes it for the end.
+    assert!(before.contains(&next(&before)));
+    assert_ne!(seen[0], seen[1]);
 }
 
 #[test]
