@@ -168,7 +168,7 @@ impl<T: Default> Session<T> {
 
     /// What the next bytes mean; nothing when more are needed. After [`Broken`] the connection is over.
     pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Broken> {
-        if let Some(event) = self.next.take() {
+        if let Some(event) = self.next.take().and_then(|event| self.still_so(event)) {
             return Ok(Some(event));
         }
         if let Greeting::Preface(seen) = self.greeting
@@ -191,6 +191,19 @@ impl<T: Default> Session<T> {
             }
         }
         Ok(None)
+    }
+
+    /// What was put off behind another event of its frame. An end counts from here on, so that it is
+    /// the same for a stream that is reset on seeing its last bytes however those were cut.
+    fn still_so<'a>(&mut self, event: Event<'a>) -> Option<Event<'a>> {
+        if let Event::End { key } = event {
+            let stream = self.streams.get(key)?;
+            if stream.closed && !stream.received_end {
+                return None;
+            }
+            self.received_end(key);
+        }
+        Some(event)
     }
 
     /// Whether the whole preface has been seen.

@@ -103,12 +103,12 @@ impl<T: Default> Session<T> {
     fn data<'a>(&mut self, key: Key, bytes: &'a [u8], end: bool) -> Option<Event<'a>> {
         // It may have been reset between two pieces.
         self.streams.get(key).filter(|s| !s.closed)?;
-        if end {
-            self.received_end(key);
-        }
         match (bytes.is_empty(), end) {
             (true, false) => None,
-            (true, true) => Some(Event::End { key }),
+            (true, true) => {
+                self.received_end(key);
+                Some(Event::End { key })
+            }
             (false, false) => Some(Event::Data { key, bytes }),
             (false, true) => {
                 self.next = Some(Event::End { key });
@@ -117,7 +117,7 @@ impl<T: Default> Session<T> {
         }
     }
 
-    fn received_end(&mut self, key: Key) {
+    pub(super) fn received_end(&mut self, key: Key) {
         self.streams[key].received_end = true;
         self.close_if_ended(key);
     }
