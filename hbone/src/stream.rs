@@ -38,7 +38,8 @@ impl Tunnel {
     /// Moves bytes between the tunnel and an application's socket until both directions have ended,
     /// or either side fails, which resets the other.
     ///
-    /// The engine reads and writes the socket itself. Dropping the future resets both sides.
+    /// The engine reads and writes the socket itself, from this call on: the future only says how it
+    /// ended. Dropping the future resets both sides.
     pub fn relay(self, app: TcpStream, meter: &Meter) -> impl Future<Output = Ended> + use<> {
         let mut handle = self.handle;
         handle.attach(app, meter);
