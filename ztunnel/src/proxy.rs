@@ -289,9 +289,8 @@ impl Proxy {
         self.stages.loops.spawn_local(async move {
             let start = |stream: TcpStream, peer| {
                 proxy.serving.accepted();
-                // Not worth refusing a connection for.
+                // Not worth refusing a connection for. Small messages do not wait: `hbone` sees to that.
                 let _ = socket::keepalive(&stream);
-                let _ = stream.set_nodelay(true);
                 proxy.spawn(serve(proxy.clone(), stream, socket::canonical(peer)));
             };
             loop {

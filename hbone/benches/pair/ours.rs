@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io::BufRead;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::thread;
 
@@ -21,7 +21,7 @@ use crate::certs::{FAR, Pem};
 use crate::{Result, child};
 
 /// A target nobody dials: the tunnel is accepted and held, so that it costs no socket.
-const HELD: &str = "127.0.0.1:9";
+const HELD: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
 
 /// How many tunnels are opened at a time where they are all that is opened; with resumption one
 /// after the other, as each continues the session of the one before.
@@ -33,6 +33,8 @@ struct Near {
     to: Destination,
     app: SocketAddr,
     far: SpiffeId,
+    /// What all clients say about themselves.
+    baggage: Baggage,
     /// How many workloads there have been.
     workloads: Cell<usize>,
 }
@@ -61,6 +63,7 @@ pub(crate) fn near(far: SocketAddr, app: SocketAddr, streams: usize) -> Result<(
             },
             app,
             far: id,
+            baggage: baggage("client"),
             workloads: Cell::new(0),
         }));
         spawn_local(async move {
@@ -72,7 +75,6 @@ pub(crate) fn near(far: SocketAddr, app: SocketAddr, streams: usize) -> Result<(
         child::tell(&format!("ready {}", listener.local_addr()?))?;
         loop {
             let (tcp, client) = listener.accept().await?;
-            let _ = tcp.set_nodelay(true);
             spawn_local(async move {
                 // Boxed, so that an open connection's task holds its relay only.
                 if let Some(tunnel) = Box::pin(near.open(client)).await {
@@ -89,15 +91,15 @@ pub(crate) fn far() -> Result<()> {
         let (_writer, credentials) = identity(&Pem::far()?)?;
         let limits = ServerLimits::default();
         let acceptor = Acceptor::new(credentials, [TrustDomain::default()], limits);
+        let says: &Baggage = Box::leak(Box::new(baggage("server")));
         let listener = TcpListener::bind(child::bind()?).await?;
         child::tell(&format!("ready {}", listener.local_addr()?))?;
         loop {
             let (tcp, _) = listener.accept().await?;
-            let _ = tcp.set_nodelay(true);
             let acceptor = acceptor.clone();
             spawn_local(async move {
                 match Box::pin(acceptor.accept(tcp)).await {
-                    Ok(connection) => serve(connection).await,
+                    Ok(connection) => serve(connection, says).await,
                     Err(error) => eprintln!("far end: {error}"),
                 }
             });
@@ -105,11 +107,11 @@ pub(crate) fn far() -> Result<()> {
     })
 }
 
-async fn serve(mut connection: Connection) {
+async fn serve(mut connection: Connection, says: &'static Baggage) {
     while let Some(next) = connection.next().await {
         match next {
             // Boxed here, so that an open stream's task has no room for the request either.
-            Ok(incoming) => drop(spawn_local(relay(Box::pin(accept(incoming))))),
+            Ok(incoming) => drop(spawn_local(relay(Box::pin(accept(incoming, says))))),
             // The near end is ended without ceremony when all is measured.
             Err(_) => return,
         }
@@ -125,19 +127,17 @@ async fn relay(accepting: impl Future<Output = Option<(Tunnel, Option<TcpStream>
 }
 
 /// Dials the application before the answer, as the node proxy does.
-async fn accept(incoming: Incoming) -> Option<(Tunnel, Option<TcpStream>)> {
+async fn accept(incoming: Incoming, says: &Baggage) -> Option<(Tunnel, Option<TcpStream>)> {
     let Target::Addr(to) = incoming.request.target else {
         return None;
     };
-    let app = if to.to_string() == HELD {
+    let app = if to == HELD {
         None
     } else {
-        let app = TcpStream::connect(to).await.ok()?;
-        let _ = app.set_nodelay(true);
-        Some(app)
+        Some(TcpStream::connect(to).await.ok()?)
     };
     let response = Response {
-        baggage: baggage("server"),
+        baggage: says.clone(),
     };
     Some((incoming.accept(response).ok()?, app))
 }
@@ -152,7 +152,7 @@ async fn hold(tunnel: Tunnel) {
 
 impl Near {
     async fn open(&self, client: SocketAddr) -> Option<Tunnel> {
-        let request = request(client, Target::Addr(self.app));
+        let request = self.request(client, self.app);
         match self.pool.open(&self.to, &request).await {
             Ok(opened) => Some(opened.tunnel),
             Err(error) => {
@@ -175,7 +175,7 @@ impl Near {
                 ("resumed", count) => self.tunnels(count, Handshake::Resumed).await?,
                 ("hold", count) => {
                     for _ in 0..count {
-                        let request = request(self.to.addr, HELD.parse()?);
+                        let request = self.request(self.to.addr, HELD);
                         held.push(self.pool.open(&self.to, &request).await?.tunnel);
                     }
                 }
@@ -222,19 +222,19 @@ impl Near {
             expect,
             workload: format!("uid-{n}").into(),
         };
-        let request = request(self.to.addr, HELD.parse()?);
+        let request = self.request(self.to.addr, HELD);
         drop(self.pool.open(&to, &request).await?);
         Ok(())
     }
-}
 
-/// What the node proxy says in a CONNECT.
-fn request(client: SocketAddr, target: Target) -> Request {
-    Request {
-        forwarded: Some(Forwarded { client, host: None }),
-        baggage: baggage("client"),
-        traceparent: Some(TraceParent::random()),
-        ..Request::to(target)
+    /// What the node proxy says in a CONNECT.
+    fn request(&self, client: SocketAddr, target: SocketAddr) -> Request {
+        Request {
+            forwarded: Some(Forwarded { client, host: None }),
+            baggage: self.baggage.clone(),
+            traceparent: Some(TraceParent::random()),
+            ..Request::to(Target::Addr(target))
+        }
     }
 }
 

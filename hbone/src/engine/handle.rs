@@ -185,11 +185,12 @@ impl Handle {
         let mut core = self.core.borrow_mut();
         let waker = core.ready.waker(self.key);
         let socket = Socket::new(tcp, meter.clone(), waker);
-        let ready = core.ready.clone();
         match core.session.streams.get_mut(self.key) {
             Some(stream) if stream.app.outcome.is_none() => {
                 stream.app.app = App::Socket(socket);
-                ready.push(self.key);
+                // Whether there is something to read it knows, or its waker will tell.
+                core.enqueue(self.key);
+                core.ready.wake();
             }
             _ => socket.reset(),
         }
