@@ -7,12 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::engine::{self, Core, Engine, Handle, Terms};
-use crate::limits;
 use crate::session::Role;
 use crate::stream::Tunnel;
 use crate::tls::handshake;
@@ -89,14 +87,8 @@ async fn handshake(
 
 /// What every socket of a tunnel gets.
 pub(crate) fn prepare(tcp: &TcpStream) -> io::Result<()> {
-    let (time, probes) = limits::TCP_KEEPALIVE;
-    tcp.set_nodelay(true)?;
-    SockRef::from(tcp).set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(time)
-            .with_interval(time)
-            .with_retries(probes),
-    )
+    // No keepalive: the handshake has its timeout, and then there are pings.
+    tcp.set_nodelay(true)
 }
 
 // === impl Client ===

@@ -83,7 +83,17 @@ pub(crate) struct Core {
     end: Option<Option<Error>>,
     /// Nobody will use the connection for new streams.
     retired: bool,
+    courtesy: Courtesy,
     proof: Proof,
+}
+
+/// Whether SETTINGS and acknowledgements, which nobody waits for, go with the owner's first words: the turn
+/// that first asks or answers it lets it speak before anything is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Courtesy {
+    Due,
+    Now,
+    Over,
 }
 
 /// Why the peer was let in, to be looked at again when revocations change.
@@ -161,6 +171,7 @@ pub(crate) fn start(
         acceptor: None,
         end: None,
         retired: false,
+        courtesy: Courtesy::Due,
         proof: Proof {
             credentials: credentials.clone(),
             judged_by,
@@ -253,6 +264,10 @@ impl Core {
 
     fn run(&mut self, scratch: &mut Scratch) -> Result<bool, Over> {
         self.receive(scratch)?;
+        if self.courtesy == Courtesy::Now {
+            self.courtesy = Courtesy::Over;
+            return Ok(true);
+        }
         self.send(scratch)?;
         if self.is_finished() {
             self.part(Code::NO_ERROR, "");
@@ -278,6 +293,7 @@ impl Core {
             return Ok(());
         }
         link.receive(scratch)?;
+        let greeted = self.session.is_greeted();
         let Scratch { read, plain, .. } = scratch;
         let mut run = side::Run::default();
         for range in plain.iter() {
@@ -287,6 +303,12 @@ impl Core {
             }
         }
         self.deliver(&mut run);
+        if !greeted
+            && self.session.is_greeted()
+            && let Some(acceptor) = self.acceptor.take()
+        {
+            acceptor.wake();
+        }
         if self.link.as_ref().is_some_and(|link| link.said_goodbye) {
             return Err(Over::Closed);
         }
@@ -305,8 +327,14 @@ impl Core {
         self.deliver(run);
         match event {
             Event::Data { .. } => {}
-            Event::Asked { key, request } => self.asked(key, request),
-            Event::Answered { key, answer } => self.answered(key, answer),
+            Event::Asked { key, request } => {
+                self.be_courteous();
+                self.asked(key, request);
+            }
+            Event::Answered { key, answer } => {
+                self.be_courteous();
+                self.answered(key, answer);
+            }
             Event::End { key } => self.ended(key),
             Event::Lost { key, error } => self.lost(key, error),
             Event::Room(Some(key)) => self.room(key),
@@ -324,6 +352,12 @@ impl Core {
         }
     }
 
+    fn be_courteous(&mut self) {
+        if self.courtesy == Courtesy::Due {
+            self.courtesy = Courtesy::Now;
+        }
+    }
+
     /// Serves the streams that have something to do, and writes what came of it.
     fn send(&mut self, scratch: &mut Scratch) -> Result<(), Over> {
         let Some(mut link) = self.link.take() else {
@@ -335,9 +369,12 @@ impl Core {
     }
 
     fn send_on(&mut self, link: &mut Link, scratch: &mut Scratch) -> Result<(), Over> {
-        link.flush()?;
-        link.send_urgent()?;
         let mut turns = self.queue.len();
+        let more = turns > 0 || !self.session.control.is_empty();
+        if !(more && link.has_little()) {
+            link.flush()?;
+        }
+        link.send_urgent()?;
         loop {
             if turns == 0 && self.session.control.is_empty() {
                 return Ok(());

@@ -129,9 +129,6 @@ pub(crate) const LATELY_RESET: usize = 128;
 /// How long a peer may take to acknowledge our SETTINGS.
 pub(crate) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// TCP keepalive idle time and interval, and probes: the last resort for sockets without pings.
-pub(crate) const TCP_KEEPALIVE: (Duration, u32) = (Duration::from_secs(180), 9);
-
 /// What a server grants its clients.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {

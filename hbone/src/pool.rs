@@ -276,8 +276,16 @@ impl<D: Dial> Pool<D> {
         let task = tokio::task::spawn_local(async move {
             let outcome = client::connect(&dial, &credentials, &to, &limits).await;
             let Some(held) = shelf.upgrade() else { return };
+            let (landed, engine) = match held.land(&to, number, outcome) {
+                Ok(engine) => (Ok(()), Some(engine)),
+                Err(error) => (Err(error), None),
+            };
             // Nobody waits any more where this fails.
-            let _ = tell.send(Some(held.land(&to, number, outcome)));
+            let _ = tell.send(Some(landed));
+            // After those who waited: what they ask goes with the end of the handshake.
+            if let Some(engine) = engine {
+                drive(engine, shelf, to, number);
+            }
         });
         Flight {
             number,
@@ -300,13 +308,13 @@ impl<D: Dial> std::fmt::Debug for Pool<D> {
 // === impl Shelf ===
 
 impl Shelf {
-    /// Replaces a dial by its connection, or takes it away.
+    /// Replaces a dial by its connection, which is to be driven, or takes it away.
     fn land(
-        self: &Rc<Self>,
+        &self,
         to: &Destination,
         number: u64,
         outcome: Result<(Client, Engine), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Engine, Error> {
         let mut slots = self.slots.borrow_mut();
         // An evicted dial is aborted, so its slot is always here.
         let slot = slots.entry(to.clone()).or_default();
@@ -314,8 +322,7 @@ impl Shelf {
         match outcome {
             Ok((client, engine)) => {
                 slot.clients.push((number, Rc::new(client)));
-                drive(engine, Rc::downgrade(self), to.clone(), number);
-                Ok(())
+                Ok(engine)
             }
             Err(error) => {
                 self.size.set(self.size.get() - 1);

@@ -21,6 +21,13 @@ use crate::record::{Opened, Records};
 /// and the beginning of what follows.
 const READ_SCRATCH: usize = (MOST_RECORDS + 1) * STRIDE;
 
+/// Unsent bytes that are rather copied than written by themselves.
+const LITTLE: usize = 8 << 10;
+
+/// A write after which the kernel is told how much it may queue: a tunnel that never has one saves the
+/// call, and the wake-up that the kernel answers it with.
+const MUCH: usize = 32 << 10;
+
 thread_local! {
     /// Shared by all tunnels of a thread: what is in it does not outlive a turn.
     pub(crate) static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
@@ -45,6 +52,8 @@ pub(crate) struct Link {
     /// Remembered, as with the applications' sockets.
     pub(crate) readable: bool,
     writable: bool,
+    /// The kernel knows that it shall not queue much.
+    told_little: bool,
     pub(crate) records: Records,
     /// The beginning of a record whose end has not come yet.
     partial: Vec<u8>,
@@ -84,13 +93,12 @@ impl Link {
         unsent: Vec<u8>,
         waker: Waker,
     ) -> Self {
-        // A hint: without it small messages wait behind more of the large ones.
-        let _ = SockRef::from(&tcp).set_tcp_notsent_lowat(NOT_SENT);
         let mut link = Self {
             tcp,
             waker,
             readable: false,
             writable: true,
+            told_little: false,
             records,
             partial: early,
             unsent,
@@ -193,6 +201,11 @@ impl Link {
         self.unsent.len() - self.gone > BACKLOG
     }
 
+    /// Whether what waits is so little that it goes with what is sealed next: it is the end of a handshake.
+    pub(crate) fn has_little(&self) -> bool {
+        self.unsent.len() - self.gone <= LITTLE
+    }
+
     /// Whether the socket has been too slow for a while: the peer, or the way to it, is at its limit.
     pub(crate) fn is_hot(&self) -> bool {
         self.stuffed.is_some_and(|since| since.elapsed() >= HOT)
@@ -234,6 +247,11 @@ impl Link {
     /// Writes sealed records, behind what waits already.
     pub(crate) fn write(&mut self, sealed: &[u8]) -> Result<(), Over> {
         let mut sent = 0;
+        if !self.told_little && sealed.len() > MUCH {
+            self.told_little = true;
+            // A hint: without it small messages wait behind more of the large ones.
+            let _ = SockRef::from(&self.tcp).set_tcp_notsent_lowat(NOT_SENT);
+        }
         if self.unsent.is_empty() && self.writable && !sealed.is_empty() {
             sent = write(&self.tcp, sealed)?;
             if sent < sealed.len() {
@@ -245,9 +263,8 @@ impl Link {
             if self.is_stuffed() {
                 self.stuffed.get_or_insert_with(Instant::now);
             }
-            self.flush()?;
         }
-        Ok(())
+        self.flush()
     }
 
     /// Records about the records themselves go before everything that is sealed after them.

@@ -24,7 +24,7 @@ use crate::{Error, Expect, Identity, Peer};
 /// Room for one read: a flight with one certificate fits.
 const READ: usize = 8 << 10;
 
-/// Room for what one step sends, before it asks for more.
+/// Room for what is sent at once, before more is asked for.
 const WRITE: usize = 4 << 10;
 
 /// How long a refused client may take to leave, and what it may send until then.
@@ -59,6 +59,13 @@ trait Side {
     fn common(&self) -> &CommonState;
 
     fn finish(self) -> Result<Records, Failed>;
+}
+
+/// What is to be sent, in memory that is cleared once.
+#[derive(Default)]
+struct Output {
+    room: Vec<u8>,
+    used: usize,
 }
 
 /// What one step asks for.
@@ -110,7 +117,7 @@ pub(crate) async fn serve(
 
 /// Runs a handshake to its end; leaves what was read beyond it, and what is still to be written.
 async fn shake<S: Side>(tcp: &mut TcpStream, side: &mut S) -> Result<(Vec<u8>, Vec<u8>), Failed> {
-    let (mut input, mut output) = (Vec::with_capacity(READ), Vec::new());
+    let (mut input, mut output) = (Vec::with_capacity(READ), Output::default());
     // How much of the input rustls has been shown: whole records, and last perhaps a part of one.
     let (mut whole, mut shown) = (0_usize, 0_usize);
     loop {
@@ -125,13 +132,13 @@ async fn shake<S: Side>(tcp: &mut TcpStream, side: &mut S) -> Result<(Vec<u8>, V
             Ok(Next::Step) => {}
             Ok(Next::Done) if !side.common().is_handshaking() => {
                 input.drain(..whole);
-                return Ok((input, output));
+                return Ok((input, output.said().to_vec()));
             }
             Ok(Next::Read | Next::Done) => {
                 if record_end(&input, whole).is_none() {
                     // All that is to be said is said at once, when nothing is left to be heard.
-                    tcp.write_all(&output).await?;
-                    output.clear();
+                    tcp.write_all(output.said()).await?;
+                    output.used = 0;
                     read(tcp, &mut input).await?;
                 }
                 // A part is shown too: what is not TLS at all need not be waited for.
@@ -149,9 +156,9 @@ async fn shake<S: Side>(tcp: &mut TcpStream, side: &mut S) -> Result<(Vec<u8>, V
 }
 
 /// Sorts out one step.
-fn next<D>(state: ConnectionState<'_, '_, D>, output: &mut Vec<u8>) -> Result<Next, Failed> {
+fn next<D>(state: ConnectionState<'_, '_, D>, output: &mut Output) -> Result<Next, Failed> {
     match state {
-        ConnectionState::EncodeTlsData(data) => encode(data, output).map(|()| Next::Step),
+        ConnectionState::EncodeTlsData(data) => output.encode(data).map(|()| Next::Step),
         ConnectionState::TransmitTlsData(data) => {
             data.done();
             Ok(Next::Step)
@@ -161,19 +168,6 @@ fn next<D>(state: ConnectionState<'_, '_, D>, output: &mut Vec<u8>) -> Result<Ne
         // Closed during the handshake; data cannot come, since rustls is not shown any.
         _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
     }
-}
-
-fn encode<D>(mut data: EncodeTlsData<'_, D>, output: &mut Vec<u8>) -> Result<(), Failed> {
-    let at = output.len();
-    output.resize(at + WRITE, 0);
-    let mut encoded = data.encode(&mut output[at..]);
-    if let Err(EncodeError::InsufficientSize(size)) = &encoded {
-        output.resize(at + size.required_size, 0);
-        encoded = data.encode(&mut output[at..]);
-    }
-    let written = encoded.map_err(|e| Failed::Io(io::Error::other(e)))?;
-    output.truncate(at + written);
-    Ok(())
 }
 
 /// Where the record that begins at `from` ends, once it is whole.
@@ -195,14 +189,14 @@ async fn read(tcp: &mut TcpStream, input: &mut Vec<u8>) -> Result<(), Failed> {
 }
 
 /// Sends the alert that a failed handshake has left in rustls.
-async fn tell<S: Side>(tcp: &mut TcpStream, side: &mut S, input: &mut [u8], mut output: Vec<u8>) {
+async fn tell<S: Side>(tcp: &mut TcpStream, side: &mut S, input: &mut [u8], mut output: Output) {
     // What waits is handed out before any input is looked at again.
     while side.common().wants_write()
         && let Ok(ConnectionState::EncodeTlsData(data)) = side.step(input).state
-        && encode(data, &mut output).is_ok()
+        && output.encode(data).is_ok()
     {}
     // Whether it arrives or not, the handshake has failed.
-    let _ = tcp.write_all(&output).await;
+    let _ = tcp.write_all(output.said()).await;
 }
 
 /// Takes the connection over from rustls, if it is what both sides are here for.
@@ -255,8 +249,8 @@ pub(super) fn agreed(
         ));
     }
     let refuse = |alert, why| (alert, tls_error(addr, io::Error::other(why)));
-    let leaf = chain.first().and_then(|leaf| Leaf::read(leaf).ok());
-    let Some((Some(id), not_after)) = leaf.map(|leaf| (leaf.id, leaf.not_after)) else {
+    let leaf = chain.first().and_then(|leaf| Leaf::of(leaf).ok());
+    let Some((Some(id), not_after)) = leaf.map(|leaf| (leaf.id.clone(), leaf.not_after)) else {
         return Err(refuse(
             AlertDescription::CertificateRequired,
             "the peer has no certificate",
@@ -298,6 +292,32 @@ fn explain(addr: SocketAddr, failed: Failed) -> Error {
         };
     }
     tls_error(addr, io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+// === impl Output ===
+
+impl Output {
+    fn encode<D>(&mut self, mut data: EncodeTlsData<'_, D>) -> Result<(), Failed> {
+        loop {
+            let left = &mut self.room[self.used..];
+            let more = match data.encode(left) {
+                Ok(written) => {
+                    self.used += written;
+                    return Ok(());
+                }
+                Err(EncodeError::InsufficientSize(size)) if size.required_size > left.len() => {
+                    size.required_size.max(WRITE)
+                }
+                Err(error) => return Err(Failed::Io(io::Error::other(error))),
+            };
+            self.room.resize(self.used + more, 0);
+        }
+    }
+
+    /// What has been encoded since it was sent last.
+    fn said(&self) -> &[u8] {
+        &self.room[..self.used]
+    }
 }
 
 // === impl Side ===

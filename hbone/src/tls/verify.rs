@@ -1,6 +1,9 @@
 //! Who may be at the other end: the chain to our roots, and one SPIFFE ID as the only URI name.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +20,14 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::PROVIDER;
 use super::chain::{Authorities, Role};
 use crate::{Expect, SpiffeId, TrustDomain};
+
+/// Certificates whose content a thread remembers, at some 800 bytes: the peers that come often.
+const MAX_READ: usize = 128;
+
+thread_local! {
+    /// Only good ones: nobody fills it who is not let in.
+    static READ: RefCell<HashMap<Vec<u8>, Rc<Leaf>>> = RefCell::default();
+}
 
 /// What a leaf certificate says about its holder.
 pub(crate) struct Leaf {
@@ -91,11 +102,26 @@ impl Leaf {
         })
     }
 
+    /// What a certificate says that was found good: the same few come again and again, and are looked
+    /// at twice per handshake.
+    pub(crate) fn of(der: &CertificateDer<'_>) -> Result<Rc<Self>, rustls::Error> {
+        if let Some(leaf) = READ.with_borrow(|read| read.get(&**der).cloned()) {
+            return Ok(leaf);
+        }
+        let leaf = Rc::new(Self::read(der)?);
+        READ.with_borrow_mut(|read| {
+            if read.len() >= MAX_READ {
+                read.clear();
+            }
+            read.insert(der.to_vec(), leaf.clone());
+        });
+        Ok(leaf)
+    }
+
     /// Whose it is, if it may be used to say so.
-    pub(crate) fn identify(der: &CertificateDer<'_>) -> Result<Option<SpiffeId>, rustls::Error> {
-        let leaf = Self::read(der)?;
-        match leaf.may_authenticate {
-            true => Ok(leaf.id),
+    fn identify(&self) -> Result<Option<&SpiffeId>, rustls::Error> {
+        match self.may_authenticate {
+            true => Ok(self.id.as_ref()),
             false => Err(CertificateError::InvalidPurpose.into()),
         }
     }
@@ -124,12 +150,12 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.authorities
             .verify(end_entity, intermediates, now, Role::Server)?;
-        let presented = Leaf::identify(end_entity)?;
-        match presented {
-            Some(id) if self.expect.contains(&id) => Ok(ServerCertVerified::assertion()),
+        let leaf = Leaf::of(end_entity)?;
+        match leaf.identify()? {
+            Some(id) if self.expect.contains(id) => Ok(ServerCertVerified::assertion()),
             presented => Err(other(Unexpected {
                 expected: self.expect.clone(),
-                presented,
+                presented: presented.cloned(),
             })),
         }
     }
@@ -190,11 +216,12 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<ClientCertVerified, rustls::Error> {
         self.authorities
             .verify(end_entity, intermediates, now, Role::Client)?;
-        match Leaf::identify(end_entity)? {
+        let leaf = Leaf::of(end_entity)?;
+        match leaf.identify()? {
             Some(id) if self.trust.iter().any(|domain| id.is_in(domain)) => {
                 Ok(ClientCertVerified::assertion())
             }
-            presented => Err(other(Untrusted(presented))),
+            presented => Err(other(Untrusted(presented.cloned()))),
         }
     }
 
