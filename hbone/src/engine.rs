@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,20 +28,24 @@ use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use clock::Clock;
 use link::{Link, Scratch};
 use out::Out;
+use owner::Calls;
 use ready::Ready;
 use side::App;
 pub(crate) use side::Side;
 
 pub(crate) mod clock;
+mod down;
 mod ends;
 mod handle;
 mod held;
 mod link;
 mod out;
+mod owner;
 pub(crate) mod pipe;
 mod ready;
 mod side;
 mod socket;
+mod up;
 
 pub(crate) use handle::Handle;
 
@@ -84,6 +89,8 @@ pub(crate) struct Core {
     /// Nobody will use the connection for new streams.
     retired: bool,
     courtesy: Courtesy,
+    /// Who is to be told of a relay's end, after this turn.
+    calls: Calls,
     proof: Proof,
 }
 
@@ -172,6 +179,7 @@ pub(crate) fn start(
         end: None,
         retired: false,
         courtesy: Courtesy::Due,
+        calls: Calls::new(),
         proof: Proof {
             credentials: credentials.clone(),
             judged_by,
@@ -200,7 +208,10 @@ impl Future for Engine {
         let again = link::SCRATCH.with_borrow_mut(|scratch| core.turn(cx, scratch));
         if core.phase == Phase::Over {
             // Applications still get what arrived whole.
-            return match core.has_leftovers() {
+            let leftovers = core.has_leftovers();
+            drop(core);
+            this.make_calls();
+            return match leftovers {
                 true => Poll::Pending,
                 false => Poll::Ready(()),
             };
@@ -215,7 +226,11 @@ impl Future for Engine {
                 core.ready.wake();
             }
         }
+        let calls = !core.calls.is_empty();
         drop(core);
+        if calls {
+            this.make_calls();
+        }
         if again {
             // Behind everybody else who is ready, whom the runtime looks for first.
             let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -224,10 +239,27 @@ impl Future for Engine {
     }
 }
 
+impl Engine {
+    /// Tells those whose relays have ended. They may use the connection: nobody holds it meanwhile. What
+    /// panics there is told by the panic hook, and ends nobody else's stream.
+    fn make_calls(&self) {
+        loop {
+            let Some((call, ended)) = self.core.borrow_mut().calls.pop_front() else {
+                break;
+            };
+            let _ = catch_unwind(AssertUnwindSafe(|| call(ended)));
+        }
+        // An idle connection holds no memory for them.
+        self.core.borrow_mut().calls = Calls::new();
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         if let Ok(mut core) = self.core.try_borrow_mut() {
-            core.over(Some(Error::lost("this side ended the connection", true)));
+            core.abort();
+            drop(core);
+            self.make_calls();
         }
     }
 }
@@ -295,7 +327,7 @@ impl Core {
         link.receive(scratch)?;
         let greeted = self.session.is_greeted();
         let Scratch { read, plain, .. } = scratch;
-        let mut run = side::Run::default();
+        let mut run = down::Run::default();
         for range in plain.iter() {
             let mut input = &read[range.clone()];
             while let Some(event) = self.session.next(&mut input).map_err(Over::Broken)? {
@@ -315,7 +347,7 @@ impl Core {
         Ok(())
     }
 
-    fn on_event<'a>(&mut self, event: Event<'a>, run: &mut side::Run<'a>) {
+    fn on_event<'a>(&mut self, event: Event<'a>, run: &mut down::Run<'a>) {
         if let Event::Data { key, bytes } = event {
             if !run.add(key, bytes) {
                 self.deliver(run);

@@ -76,9 +76,8 @@ pub(crate) fn near(far: SocketAddr, app: SocketAddr, streams: usize) -> Result<(
         loop {
             let (tcp, client) = listener.accept().await?;
             spawn_local(async move {
-                // Boxed, so that an open connection's task holds its relay only.
-                if let Some(tunnel) = Box::pin(near.open(client)).await {
-                    drop(tunnel.relay(tcp, &Meter::new()).await);
+                if let Some(tunnel) = near.open(client).await {
+                    relay(tunnel, tcp);
                 }
             });
         }
@@ -110,20 +109,23 @@ pub(crate) fn far() -> Result<()> {
 async fn serve(mut connection: Connection, says: &'static Baggage) {
     while let Some(next) = connection.next().await {
         match next {
-            // Boxed here, so that an open stream's task has no room for the request either.
-            Ok(incoming) => drop(spawn_local(relay(Box::pin(accept(incoming, says))))),
+            Ok(incoming) => drop(spawn_local(async move {
+                match accept(incoming, says).await {
+                    Some((tunnel, Some(app))) => relay(tunnel, app),
+                    Some((tunnel, None)) => drop(spawn_local(hold(tunnel))),
+                    None => {}
+                }
+            })),
             // The near end is ended without ceremony when all is measured.
             Err(_) => return,
         }
     }
 }
 
-async fn relay(accepting: impl Future<Output = Option<(Tunnel, Option<TcpStream>)>>) {
-    match accepting.await {
-        Some((tunnel, Some(app))) => drop(tunnel.relay(app, &Meter::new()).await),
-        Some((tunnel, None)) => hold(tunnel).await,
-        None => {}
-    }
+/// The engine does the rest; what is to be accounted for is kept until the end.
+fn relay(tunnel: Tunnel, app: TcpStream) {
+    let meter = Meter::new();
+    tunnel.relay_then(app, &meter.clone(), move |_| drop(meter));
 }
 
 /// Dials the application before the answer, as the node proxy does.

@@ -9,10 +9,10 @@ use super::link::Scratch;
 use super::out::Out;
 use super::side::App;
 use super::{Core, Over, Phase};
-use crate::Error;
 use crate::frame::{Broken, Code};
 use crate::record::RecordError;
 use crate::tls::tls_error;
+use crate::{Ended, Error};
 
 impl Core {
     // --- time
@@ -168,6 +168,22 @@ impl Core {
         self.tell_end(error.or(had_streams.then_some(lost)));
         self.phase = Phase::Over;
         self.link = None;
+    }
+
+    /// Nobody will drive the connection any more, not even for what an application has still to take.
+    pub(super) fn abort(&mut self) {
+        let error = Error::lost("this side ended the connection", true);
+        self.over(Some(error.clone()));
+        for key in self.session.streams.keys() {
+            if let Some(stream) = self.session.streams.get_mut(key)
+                && matches!(stream.app.app, App::Socket(_))
+            {
+                stream
+                    .app
+                    .finish(Ended::Peer(error.clone()), &mut self.calls);
+                self.release(key);
+            }
+        }
     }
 
     /// Whether an application has not taken yet all of a stream that ended in order.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::owner::{Call, Owner};
 use super::pipe::Pipe;
 use super::side::App;
 use super::socket::Socket;
@@ -100,7 +101,7 @@ impl Core {
     /// How a stream ended that is gone already.
     fn gone(&mut self, key: Key) -> Option<Error> {
         let stream = self.session.streams.get_mut(key)?;
-        match stream.app.outcome.take().map(|outcome| *outcome) {
+        match stream.app.owner.take_end() {
             Some(Ended::Peer(error)) => Some(error),
             _ => None,
         }
@@ -151,15 +152,9 @@ impl Handle {
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, Error>> {
         let mut core = self.core.borrow_mut();
         let Some(stream) = core.session.streams.get_mut(self.key) else {
-            return Poll::Ready(Err(Error::lost("the stream is gone", true)));
+            return Poll::Ready(Err(stream_gone()));
         };
-        match stream.app.answer.take() {
-            Some(answer) => Poll::Ready(*answer),
-            None => {
-                stream.app.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+        stream.app.owner.poll_answer(cx)
     }
 
     /// Server: opens the tunnel.
@@ -168,7 +163,7 @@ impl Handle {
         let closed = core.session.streams.get(self.key).is_none_or(|s| s.closed);
         if closed {
             let gone = core.gone(self.key);
-            return Err(gone.unwrap_or_else(|| Error::lost("the stream is gone", true)));
+            return Err(gone.unwrap_or_else(stream_gone));
         }
         core.session.answer(self.key, response);
         core.ready.wake();
@@ -186,7 +181,7 @@ impl Handle {
         let waker = core.ready.waker(self.key);
         let socket = Socket::new(tcp, meter.clone(), waker);
         match core.session.streams.get_mut(self.key) {
-            Some(stream) if stream.app.outcome.is_none() => {
+            Some(stream) if !stream.app.owner.has_end() => {
                 stream.app.app = App::Socket(socket);
                 // Whether there is something to read it knows, or its waker will tell.
                 core.enqueue(self.key);
@@ -200,15 +195,31 @@ impl Handle {
     pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let mut core = self.core.borrow_mut();
         let Some(stream) = core.session.streams.get_mut(self.key) else {
-            return Poll::Ready(Ended::Peer(Error::lost("the stream is gone", true)));
+            return Poll::Ready(Ended::Peer(stream_gone()));
         };
-        match stream.app.outcome.take() {
-            Some(ended) => Poll::Ready(*ended),
-            None => {
-                stream.app.waker = Some(cx.waker().clone());
-                Poll::Pending
+        stream.app.owner.poll_end(cx)
+    }
+
+    /// Hands the application's socket to the engine, and gives the stream away: `call` is made with how
+    /// the relay ended, here and now where that has happened already.
+    pub(crate) fn relay_then(mut self, tcp: TcpStream, meter: &Meter, call: Call) {
+        self.attach(tcp, meter);
+        self.given_away = true;
+        let mut core = self.core.borrow_mut();
+        let ended = match core.session.streams.get_mut(self.key) {
+            Some(stream) => {
+                stream.app.owned = false;
+                let Some(ended) = stream.app.owner.take_end() else {
+                    stream.app.owner = Owner::IsCalled(call);
+                    return;
+                };
+                ended
             }
-        }
+            None => Ended::Peer(stream_gone()),
+        };
+        core.release(self.key);
+        drop(core);
+        call(ended);
     }
 
     /// Gives the stream away, to be used through a pipe.
@@ -217,7 +228,7 @@ impl Handle {
         let mut core = self.core.borrow_mut();
         let pipe = Arc::new(Pipe::new(core.ready.clone(), self.key));
         let Some(stream) = core.session.streams.get_mut(self.key) else {
-            pipe.fail(Error::lost("the stream is gone", true));
+            pipe.fail(stream_gone());
             return pipe.clone();
         };
         stream.app.owned = false;
@@ -226,7 +237,7 @@ impl Handle {
         if stream.received_end {
             pipe.end();
         }
-        if let Some(Ended::Peer(error)) = stream.app.outcome.take().map(|ended| *ended) {
+        if let Some(Ended::Peer(error)) = stream.app.owner.take_end() {
             pipe.fail(error);
         }
         stream.app.app = App::Pipe(pipe.clone());
@@ -234,9 +245,13 @@ impl Handle {
     }
 }
 
+fn stream_gone() -> Error {
+    Error::lost("the stream is gone", true)
+}
+
 impl Drop for Handle {
     fn drop(&mut self) {
-        // The engine never runs user code, so nobody is in the middle of a turn here.
+        // The engine runs no user code in its turns, so nobody is in the middle of one here.
         if !self.given_away
             && let Ok(mut core) = self.core.try_borrow_mut()
         {

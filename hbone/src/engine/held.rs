@@ -9,9 +9,12 @@ thread_local! {
     static HELD: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What one stream holds. Empty, it has no memory.
+/// What one stream holds. Empty, it has no memory; and it is a pointer, because it almost always is.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct Held(Option<Box<Backlog>>);
+
+#[derive(Debug, Default)]
+struct Backlog {
     bytes: Vec<u8>,
     /// What of it is gone already.
     at: usize,
@@ -31,7 +34,7 @@ pub(crate) fn has_room() -> bool {
 
 impl Held {
     pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.is_none()
     }
 
     /// Appends all of `slices` but the first `skip` bytes.
@@ -39,21 +42,30 @@ impl Held {
         for slice in slices {
             let from = skip.min(slice.len());
             skip -= from;
-            self.bytes.extend_from_slice(&slice[from..]);
-            HELD.set(HELD.get() + slice.len() - from);
+            let rest = &slice[from..];
+            if rest.is_empty() {
+                continue;
+            }
+            let backlog = self.0.get_or_insert_default();
+            backlog.bytes.extend_from_slice(rest);
+            HELD.set(HELD.get() + rest.len());
         }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[self.at..]
+        match &self.0 {
+            Some(backlog) => &backlog.bytes[backlog.at..],
+            None => &[],
+        }
     }
 
     /// Forgets the first `n` bytes.
     pub(crate) fn consume(&mut self, n: usize) {
-        self.at += n;
+        let Some(backlog) = &mut self.0 else { return };
+        backlog.at += n;
         release(n);
-        if self.at == self.bytes.len() {
-            (self.bytes, self.at) = (Vec::new(), 0);
+        if backlog.at == backlog.bytes.len() {
+            self.0 = None;
         }
     }
 }

@@ -34,7 +34,8 @@ pub(crate) struct Stream<T> {
 /// All streams of a connection.
 #[derive(Debug)]
 pub(crate) struct Streams<T> {
-    slots: Vec<Option<Stream<T>>>,
+    /// Each in memory of its own: a vector of streams would double, and half of it be empty.
+    slots: Vec<Option<Box<Stream<T>>>>,
     free: Vec<u32>,
     /// Open on the wire, in rising order of their ids, which is the order they come in.
     open: Vec<(StreamId, u32)>,
@@ -107,7 +108,7 @@ impl<T: Default> Streams<T> {
                 u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        self.slots[slot as usize] = Some(stream);
+        self.slots[slot as usize] = Some(Box::new(stream));
         self.open.push((id, slot));
         Key {
             slot,
@@ -125,12 +126,12 @@ impl<T: Default> Streams<T> {
 
     /// A stream whose owner has not let go of it.
     pub(crate) fn get(&self, key: Key) -> Option<&Stream<T>> {
-        let stream = self.slots.get(key.slot as usize)?.as_ref();
+        let stream = self.slots.get(key.slot as usize)?.as_deref();
         stream.filter(|s| s.generation == key.generation)
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Stream<T>> {
-        let stream = self.slots.get_mut(key.slot as usize)?.as_mut();
+        let stream = self.slots.get_mut(key.slot as usize)?.as_deref_mut();
         stream.filter(|s| s.generation == key.generation)
     }
 
@@ -159,7 +160,8 @@ impl<T: Default> Streams<T> {
     }
 
     pub(crate) fn open_mut(&mut self) -> impl Iterator<Item = &mut Stream<T>> {
-        self.slots.iter_mut().flatten().filter(|s| !s.closed)
+        let streams = self.slots.iter_mut().flatten();
+        streams.map(|s| &mut **s).filter(|s| !s.closed)
     }
 
     /// Every stream there is.

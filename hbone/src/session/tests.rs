@@ -235,5 +235,7 @@ fn frames_on_streams_that_never_were_end_the_connection() {
 #[test]
 fn a_stream_is_small() {
     let size = size_of::<super::streams::Stream<crate::engine::Side>>();
-    assert!(size <= 256, "{size} bytes");
+    // mio's sockets have a word more where assertions are on.
+    let most = if cfg!(debug_assertions) { 136 } else { 128 };
+    assert!(size <= most, "{size} bytes");
 }
