@@ -1,8 +1,8 @@
 //! The story of a tunnel for a pod: proven peer, judgement, the application dialled, then the answer, bytes, log.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{future::Future, net::SocketAddr, rc::Rc, sync::Arc};
 
-use hbone::{Incoming, Peer, Response, Target};
+use hbone::{Incoming, Peer, Response, Target, Tunnel};
 use mesh::workload::Workload;
 use tokio::net::TcpStream;
 
@@ -17,6 +17,13 @@ use crate::{
 };
 
 pub(crate) mod admit;
+
+/// A tunnel with the application it is for.
+struct Open {
+    tunnel: Tunnel,
+    app: TcpStream,
+    session: Box<Session>,
+}
 
 /// Serves one connection to the tunnel port, and every tunnel in it.
 pub(crate) async fn serve(proxy: Rc<Proxy>, tcp: TcpStream, client: SocketAddr) {
@@ -35,7 +42,11 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, tcp: TcpStream, client: SocketAddr) 
     loop {
         tokio::select! {
             next = connection.next() => match next {
-                Some(Ok(incoming)) => proxy.spawn(serve_tunnel(proxy.clone(), incoming, local)),
+                Some(Ok(incoming)) => {
+                    // In memory of its own, which an open tunnel does not keep.
+                    let opening = Box::pin(open(proxy.clone(), incoming, local));
+                    proxy.spawn(serve_tunnel(opening));
+                }
                 Some(Err(error)) => {
                     tracing::debug!(%client, %error, "a tunnel connection ended");
                     break;
@@ -68,7 +79,21 @@ fn refused(proxy: &Proxy, client: SocketAddr, local: SocketAddr, error: &hbone::
     );
 }
 
-async fn serve_tunnel(proxy: Rc<Proxy>, incoming: Incoming, local: SocketAddr) {
+/// Relays what was opened, to its end.
+async fn serve_tunnel(opening: impl Future<Output = Option<Open>>) {
+    if let Some(Open {
+        tunnel,
+        app,
+        session,
+    }) = opening.await
+    {
+        let outcome = ended(tunnel.relay(app, session.meter()).await);
+        session.finish(&outcome);
+    }
+}
+
+/// Answers a request; where it could not be granted, all has been said.
+async fn open(proxy: Rc<Proxy>, incoming: Incoming, local: SocketAddr) -> Option<Open> {
     let record = proxy.own_record();
     let own = proxy.own_party(record.as_deref());
     let client = client_party(&proxy, &incoming);
@@ -88,23 +113,28 @@ async fn serve_tunnel(proxy: Rc<Proxy>, incoming: Incoming, local: SocketAddr) {
         Ok(app) => app,
         Err(failure) => {
             incoming.reject(failure.refusal());
-            return session.finish(&Err(failure));
+            session.finish(&Err(failure));
+            return None;
         }
     };
     let response = Response {
         baggage: session.facts.destination.baggage(),
     };
-    let outcome = match incoming.accept(response) {
+    match incoming.accept(response) {
         Ok(tunnel) => {
             session.established();
-            ended(tunnel.relay(app, session.meter()).await)
+            Some(Open {
+                tunnel,
+                app,
+                session: Box::new(session),
+            })
         }
         Err(error) => {
             reset(app);
-            Err(error.into())
+            session.finish(&Err(error.into()));
+            None
         }
-    };
-    session.finish(&outcome);
+    }
 }
 
 /// Judges, and only then dials: the peer hears 200 when the application is really there.
@@ -161,4 +191,16 @@ fn forwarded_service(
         .shared
         .world
         .look(|world| world.service(name).cloned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle tunnel costs, besides its sockets.
+    #[test]
+    fn a_tunnel_is_small() {
+        let size = size_of_val(&serve_tunnel(Box::pin(async { None })));
+        assert!(size <= 256, "{size}");
+    }
 }

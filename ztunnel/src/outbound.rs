@@ -36,7 +36,8 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) 
         .sessions
         .open(Reporter::source, client, own, Party::default());
     let way = match room {
-        Ok(()) => open(&proxy, &app, client, record.as_deref(), &mut session).await,
+        // In memory of its own, which an open connection does not keep.
+        Ok(()) => Box::pin(open(&proxy, &app, client, record.as_deref(), &mut session)).await,
         Err(full) => Err(full),
     };
     let outcome = match way {
@@ -44,7 +45,8 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) 
             session.established();
             ended(match way {
                 Way::Tunnel(tunnel) => tunnel.relay(app, session.meter()).await,
-                Way::Plain(upstream) => relay_plain(app, upstream, session.meter()).await,
+                // Large, and not what an open tunnel should have room for.
+                Way::Plain(upstream) => Box::pin(relay_plain(app, upstream, session.meter())).await,
             })
         }
         Err(failure) => {
