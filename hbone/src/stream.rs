@@ -46,10 +46,10 @@ impl Tunnel {
         async move { poll_fn(|cx| handle.poll_ended(cx)).await }
     }
 
-    /// The same for who has many relays and waits for none of them: nothing but the two sockets and some
-    /// 200 bytes is held while the tunnel is idle, and no task. `ended` is called when it is over: by the
-    /// task that drives the connection, after whatever else was to be done at that moment, or from here
-    /// if the tunnel is gone already. It may use the connection, and should be short.
+    /// The same for who has many relays and waits for none of them: an idle tunnel holds the application's
+    /// socket and some 200 bytes, and no task. `ended` is called when it is over: by the task that drives
+    /// the connection, after whatever else was to be done at that moment, or from here if the tunnel is
+    /// gone already. It may use the connection, and should be short.
     pub fn relay_then(self, app: TcpStream, meter: &Meter, ended: impl FnOnce(Ended) + 'static) {
         self.handle.relay_then(app, meter, Box::new(ended));
     }
