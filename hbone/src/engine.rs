@@ -99,9 +99,16 @@ pub(crate) struct Core {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Courtesy {
     Due,
-    Now,
+    /// So many turns still begin behind other tasks that are ready; and what there was to write before.
+    Now {
+        turns: u8,
+        ours: usize,
+    },
     Over,
 }
+
+/// Tasks that hand a request on to each other until one of them answers.
+const COURTEOUS_TURNS: u8 = 3;
 
 /// Why the peer was let in, to be looked at again when revocations change.
 struct Proof {
@@ -296,9 +303,9 @@ impl Core {
 
     fn run(&mut self, scratch: &mut Scratch) -> Result<bool, Over> {
         self.receive(scratch)?;
-        if self.courtesy == Courtesy::Now {
-            self.courtesy = Courtesy::Over;
-            return Ok(true);
+        if self.lets_speak() {
+            self.ready.wake();
+            return Ok(false);
         }
         self.send(scratch)?;
         if self.is_finished() {
@@ -384,10 +391,25 @@ impl Core {
         }
     }
 
+    /// Somebody is told something: see [`Courtesy`].
     fn be_courteous(&mut self) {
         if self.courtesy == Courtesy::Due {
-            self.courtesy = Courtesy::Now;
+            let (turns, ours) = (COURTEOUS_TURNS, self.session.control.len());
+            self.courtesy = Courtesy::Now { turns, ours };
         }
+    }
+
+    /// Whether the owner may still say something that goes with what there is to write.
+    fn lets_speak(&mut self) -> bool {
+        let Courtesy::Now { turns, ours } = &mut self.courtesy else {
+            return false;
+        };
+        if *turns == 0 || self.session.control.len() > *ours || !self.queue.is_empty() {
+            self.courtesy = Courtesy::Over;
+            return false;
+        }
+        *turns -= 1;
+        true
     }
 
     /// Serves the streams that have something to do, and writes what came of it.

@@ -12,6 +12,7 @@ use hbone::{
     Identity, Incoming, Meter, Pool, PoolLimits, Request, Response, ServerLimits, SpiffeId, Target,
     TcpDial, TraceParent, TrustDomain, Tunnel, credentials,
 };
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -144,10 +145,10 @@ async fn accept(incoming: Incoming, says: &Baggage) -> Option<(Tunnel, Option<Tc
     Some((incoming.accept(response).ok()?, app))
 }
 
-/// Keeps a tunnel until the other side ends it.
+/// Keeps a tunnel until the other side ends it. Nobody sends anything: there is no buffer to be cleared.
 async fn hold(tunnel: Tunnel) {
     let mut io = tunnel.into_io();
-    let _ = tokio::io::copy(&mut io, &mut tokio::io::sink()).await;
+    while matches!(io.read(&mut [0; 64]).await, Ok(1..)) {}
 }
 
 // === impl Near ===
