@@ -20,7 +20,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::frame::{Broken, Code};
-use crate::limits::{BACKLOG, CROWD, CROWDED_QUANTUM, QUANTUM};
+use crate::limits::BACKLOG;
 use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
 use crate::tls::handshake::Proved;
@@ -29,6 +29,7 @@ use clock::Clock;
 use link::{Link, Scratch};
 use out::Out;
 use owner::Calls;
+use queue::Queue;
 use ready::Ready;
 use side::App;
 pub(crate) use side::Side;
@@ -42,6 +43,7 @@ mod link;
 mod out;
 mod owner;
 pub(crate) mod pipe;
+mod queue;
 mod ready;
 mod side;
 mod socket;
@@ -70,7 +72,7 @@ pub(crate) struct Core {
     link: Option<Box<Link>>,
     phase: Phase,
     /// Streams to serve.
-    queue: VecDeque<Key>,
+    queue: Queue,
     /// Streams whose application has bytes there is no window for.
     starved: Vec<Key>,
     /// Server's streams that wait for the client's end, with the time they have.
@@ -173,7 +175,7 @@ pub(crate) fn start(
             ready.waker(Key::LINK),
         ))),
         phase: Phase::Running,
-        queue: VecDeque::new(),
+        queue: Queue::default(),
         starved: Vec::new(),
         deaf: VecDeque::new(),
         ready,
@@ -443,7 +445,7 @@ impl Core {
                 .map_err(Over::Record)?;
             while turns > 0 && out.has_room() {
                 turns -= 1;
-                if let Some(key) = self.queue.pop_front() {
+                if let Some(key) = self.queue.pop() {
                     self.serve(key, &mut out).map_err(Over::Record)?;
                 }
             }
@@ -459,14 +461,6 @@ impl Core {
         let stuffed = self.link.as_ref().is_none_or(|link| link.is_stuffed());
         let idle = self.queue.is_empty() && self.session.control.is_empty();
         !stuffed && !idle
-    }
-
-    /// What one stream may send in this turn.
-    fn quantum(&self) -> usize {
-        match self.queue.len() >= CROWD {
-            true => CROWDED_QUANTUM,
-            false => QUANTUM,
-        }
     }
 
     /// Whether the connection has done all that it will be asked to do.
@@ -492,7 +486,16 @@ impl Core {
         if let Some(stream) = self.session.streams.get_mut(key)
             && !std::mem::replace(&mut stream.app.queued, true)
         {
-            self.queue.push_back(key);
+            self.queue.push_fresh(key);
+        }
+    }
+
+    /// A stream that was served has more to send: behind those that begin to speak.
+    fn enqueue_again(&mut self, key: Key) {
+        if let Some(stream) = self.session.streams.get_mut(key)
+            && !std::mem::replace(&mut stream.app.queued, true)
+        {
+            self.queue.push_long(key);
         }
     }
 

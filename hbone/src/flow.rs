@@ -15,15 +15,17 @@ pub(crate) struct Overflow;
 
 /// What we let the peer send on one stream, and what became of it.
 ///
-/// `granted + held` is at most `target`: window goes back only for bytes that the application took.
+/// `granted + held` is at most the target, [`INITIAL_WINDOW`] doubled so often: window goes back only
+/// for bytes that the application took.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReceiveWindow {
-    /// What the peer should be able to have in flight.
-    target: u32,
     /// What it may still send.
     granted: u32,
     /// Received, and not taken by the application yet.
     held: u32,
+    doubled: u8,
+    /// Quarters of the target given back since it was doubled, while the application kept up.
+    quarters: u8,
 }
 
 /// The peer sent more than it was granted.
@@ -69,9 +71,10 @@ impl SendWindow {
 impl ReceiveWindow {
     pub(crate) fn new() -> Self {
         Self {
-            target: INITIAL_WINDOW,
             granted: INITIAL_WINDOW,
             held: 0,
+            doubled: 0,
+            quarters: 0,
         }
     }
 
@@ -84,21 +87,38 @@ impl ReceiveWindow {
 
     /// The application took `n` bytes; how much window to give back now, in steps of a quarter.
     ///
-    /// A peer that had used up most of its window while the application keeps up is slowed by the
-    /// window: it doubles. When memory is short it shrinks back by giving less.
+    /// A stream whose application keeps up has its window doubled with every window it moves: it has
+    /// much to say, and a sender that paces itself must see more than it needs. When memory is short it
+    /// shrinks back by giving less.
     pub(crate) fn take(&mut self, n: u32, may_grow: bool) -> Option<u32> {
         self.held = self.held.saturating_sub(n);
         if !may_grow {
-            self.target = INITIAL_WINDOW;
-        } else if self.granted < self.target / 4 && self.held == 0 {
-            self.target = (self.target * 2).min(MAX_WINDOW);
+            (self.doubled, self.quarters) = (0, 0);
         }
-        let give = self.target.checked_sub(self.granted + self.held)?;
-        if give < self.target / 4 {
+        let target = self.target();
+        let give = target.checked_sub(self.granted + self.held)?;
+        if give < target / 4 {
             return None;
         }
+        if may_grow && self.held == 0 {
+            self.keeps_up(give);
+        }
+        let give = self.target() - (self.granted + self.held);
         self.granted += give;
         Some(give)
+    }
+
+    fn target(&self) -> u32 {
+        INITIAL_WINDOW << self.doubled
+    }
+
+    /// The application has taken everything, `give` bytes of it since it last had.
+    fn keeps_up(&mut self, give: u32) {
+        self.quarters += u8::try_from(give / (self.target() / 4)).unwrap_or(4);
+        if self.quarters >= 4 && self.target() < MAX_WINDOW {
+            (self.doubled, self.quarters) = (self.doubled + 1, 0);
+        }
+        self.quarters = self.quarters.min(4);
     }
 }
 
@@ -161,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_slows_its_sender_doubles_to_its_cap() {
+    fn a_window_doubles_to_its_cap_while_the_application_keeps_up() {
         let mut window = ReceiveWindow::new();
         let mut full = INITIAL_WINDOW;
         while full < MAX_WINDOW {
@@ -171,6 +191,31 @@ mod tests {
         }
         window.receive(full).unwrap();
         assert_eq!(window.take(full, true), Some(full));
+    }
+
+    #[test]
+    fn a_window_doubles_with_every_window_that_was_moved_in_small_pieces() {
+        let mut window = ReceiveWindow::new();
+        let mut given = 0;
+        while given <= INITIAL_WINDOW {
+            window.receive(1 << 10).unwrap();
+            given += window.take(1 << 10, true).unwrap_or(0);
+        }
+        // The last of four quarters came with as much again.
+        assert_eq!(given, 2 * INITIAL_WINDOW);
+    }
+
+    #[test]
+    fn a_window_stays_while_bytes_lie_about() {
+        let mut window = ReceiveWindow::new();
+        window.receive(1).unwrap();
+        let mut given = 0;
+        for _ in 0..100 {
+            window.receive(INITIAL_WINDOW / 8).unwrap();
+            given += window.take(INITIAL_WINDOW / 8, true).unwrap_or(0);
+            assert!(window.granted <= INITIAL_WINDOW);
+        }
+        assert!(given > 10 * INITIAL_WINDOW);
     }
 
     #[test]

@@ -58,29 +58,27 @@ pub(crate) const BUDGET: usize = 64 << 20;
 /// one frame of the peer keeps its others waiting.
 pub(crate) const MAX_FRAME: u32 = 64 << 10;
 
-/// Sealed bytes the tunnel's socket has not taken, above which nothing more is read: from the
-/// applications, or from a peer that asks and does not read.
+/// Answers that wait for a peer that asks and does not read: above it, it is not read either.
 pub(crate) const BACKLOG: usize = 256 << 10;
 
-/// A tunnel whose socket has had a [`BACKLOG`] for this long is hot: new streams get another connection,
+/// Sealed bytes the tunnel's socket has not taken, above which applications are not read: what a small
+/// message waits behind, besides [`NOT_SENT`].
+pub(crate) const UNSENT: usize = 32 << 10;
+
+/// A tunnel whose socket has left more than [`UNSENT`] for this long is hot: new streams get another connection,
 /// which another core of the peer may serve.
 pub(crate) const HOT: Duration = Duration::from_millis(50);
 
 /// Connections to one destination that are opened because the others are hot.
 pub(crate) const POOL_PARALLEL: usize = 4;
 
-/// Unsent bytes the kernel may queue for a tunnel: what a small message waits behind.
-pub(crate) const NOT_SENT: u32 = 256 << 10;
+/// Unsent bytes the kernel may queue for a tunnel: what a small message waits behind. Half of it costs
+/// a pacing sender a tenth more of CPU.
+pub(crate) const NOT_SENT: u32 = 512 << 10;
 
-/// Bytes of one stream that are sent in one turn: one system call for much.
+/// Bytes of one stream that are sent in one turn, and of all of them in one write: one system call for
+/// much. Streams that begin to speak go first, so that they wait for no more than one of it.
 pub(crate) const QUANTUM: usize = 256 << 10;
-
-/// The same while more than [`CROWD`] streams have something to send, so that the last of them does not
-/// wait for megabytes.
-pub(crate) const CROWDED_QUANTUM: usize = 64 << 10;
-
-/// See [`CROWDED_QUANTUM`].
-pub(crate) const CROWD: usize = 4;
 
 /// Bytes that a [`TunnelIo`](crate::TunnelIo)'s writer may be ahead of the tunnel.
 pub(crate) const PIPE: usize = 128 << 10;

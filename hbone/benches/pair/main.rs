@@ -20,6 +20,7 @@ mod pairs;
 mod relay;
 mod report;
 mod rounds;
+mod sealing;
 mod stage;
 mod turns;
 mod usual;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
 fn play(role: &[&str]) -> Result<()> {
     match role {
         ["app"] => app::run(),
+        ["sealing"] => sealing::run(),
         ["bare", count] => bare::run(count.parse()?),
         ["load", kind, to, numbers @ ..] => load::run(kind, to.parse()?, numbers),
         ["near", "ours", far, app, streams] => {

@@ -8,6 +8,7 @@ use crate::child::Cast;
 use crate::figures::COUNT;
 use crate::net::Net;
 use crate::pairs::{self, Design, Direct, Sizes};
+use crate::sealing::{self, Sealing};
 use crate::{Result, extras, report, stage};
 
 const ROUNDS: usize = 5;
@@ -40,6 +41,8 @@ pub(crate) struct Series {
     /// How many were put aside for noise, and whether noise had to be accepted.
     pub(crate) noisy: usize,
     pub(crate) accepted: bool,
+    /// What no tunnel can leave out.
+    pub(crate) sealing: Sealing,
 }
 
 /// Runs everything and prints it.
@@ -122,6 +125,7 @@ fn series(cast: &Cast, control: &str, wanted: usize, sizes: &Sizes) -> Result<Se
         rounds,
         noisy: noisy_count,
         accepted,
+        sealing: sealing::measure(cast)?,
     })
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Over;
 use super::out::{MOST_RECORDS, SCRATCH as WRITE_SCRATCH, STRIDE};
 use crate::Error;
-use crate::limits::{BACKLOG, HOT, NOT_SENT, PARTING_BYTES};
+use crate::limits::{HOT, NOT_SENT, PARTING_BYTES, UNSENT};
 use crate::record::{Opened, Records};
 
 /// What one read of a tunnel takes at most: all that one turn of a peer like us has to say for a stream,
@@ -198,7 +198,7 @@ impl Link {
 
     /// Whether so much is waiting for the socket that nothing more may be added.
     pub(crate) fn is_stuffed(&self) -> bool {
-        self.unsent.len() - self.gone > BACKLOG
+        self.unsent.len() - self.gone > UNSENT
     }
 
     /// Whether what waits is so little that it goes with what is sealed next: it is the end of a handshake.

@@ -4,6 +4,7 @@
 use std::io::{self, IoSliceMut};
 
 use crate::frame::{self, StreamId};
+use crate::limits::QUANTUM;
 use crate::record::{self, RecordError, Records};
 
 /// Room for one turn's quantum in records with their gaps, and for the frames around it.
@@ -44,9 +45,9 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Whether a whole quantum still has a place.
+    /// Whether it is less than one write should be: then a whole quantum still has a place.
     pub(crate) fn has_room(&self) -> bool {
-        self.buf.len() - self.start > (MOST_RECORDS + 2) * STRIDE
+        self.start < QUANTUM
     }
 
     /// What has been sealed: whole records.

@@ -6,6 +6,7 @@ use super::Core;
 use super::out::Out;
 use super::side::App;
 use crate::frame::Code;
+use crate::limits::QUANTUM;
 use crate::record::RecordError;
 use crate::session::{Key, Role};
 
@@ -75,12 +76,12 @@ impl Core {
     /// The tunnel takes nothing for now; applications still get what is held for them.
     pub(crate) fn serve_down(&mut self) {
         for at in 0..self.queue.len() {
-            if let Some(key) = self.queue.get(at).copied() {
+            if let Some(key) = self.queue.get(at) {
                 self.serve_held(key);
             }
         }
         if self.phase != super::Phase::Running {
-            for key in std::mem::take(&mut self.queue) {
+            while let Some(key) = self.queue.pop() {
                 if let Some(stream) = self.session.streams.get_mut(key) {
                     stream.app.queued = false;
                 }
@@ -95,7 +96,7 @@ impl Core {
         if stream.sent_end || stream.closed || !stream.answered {
             return Ok(());
         }
-        let room = self.session.room(key).min(self.quantum());
+        let room = self.session.room(key).min(QUANTUM);
         let stream = &mut self.session.streams[key];
         match &mut stream.app.app {
             App::Socket(socket) if socket.readable => {
@@ -137,7 +138,7 @@ impl Core {
                 if let App::Socket(socket) = &self.session.streams[key].app.app {
                     socket.meter.add_sent(n);
                     if socket.readable {
-                        self.enqueue(key);
+                        self.enqueue_again(key);
                     }
                 }
             }
@@ -165,7 +166,7 @@ impl Core {
             let (pipe, id) = (pipe.clone(), stream.id);
             let read = out.fill(id, room, pipe.records(), |gaps| Ok(pipe.read(gaps)))?;
             self.session.sent(key, read.unwrap_or(0));
-            self.enqueue(key);
+            self.enqueue_again(key);
             return Ok(());
         }
         if did.ended {
