@@ -19,7 +19,7 @@ mod forwarded;
 mod target;
 mod trace;
 
-use crate::hpack::{Encoder, index};
+use crate::hpack::{Encoder, Put, index};
 
 const FORWARDED: &str = "forwarded";
 const BAGGAGE: &str = "baggage";
@@ -139,7 +139,7 @@ impl Request {
             block.field(FORWARDED, forwarded);
         }
         if let Some(baggage) = self.baggage.encode() {
-            block.field(BAGGAGE, baggage);
+            block.field(BAGGAGE, &*baggage);
         }
         if let Some(trace) = &self.traceparent {
             block.field(TRACEPARENT, trace);
@@ -157,9 +157,9 @@ impl Response {
     /// As a header block.
     pub(crate) fn to_block(&self) -> Vec<u8> {
         let mut block = Encoder::new(USUAL_RESPONSE);
-        block.status(200);
+        block.status(StatusCode::OK);
         if let Some(baggage) = self.baggage.encode() {
-            block.field(BAGGAGE, baggage);
+            block.field(BAGGAGE, &*baggage);
         }
         block.finish()
     }
@@ -191,11 +191,11 @@ impl Refusal {
         } else {
             self.status
         };
-        block.status(status.as_u16());
+        block.status(status);
         if is_code(&self.code) {
-            block.field(REFUSAL, &self.code);
+            block.field(REFUSAL, &*self.code);
         }
-        block.field(REASON, Escaped(cut(&self.reason)));
+        block.field(REASON, &Escaped(cut(&self.reason)));
         block.finish()
     }
 }
@@ -247,8 +247,8 @@ struct Escaped<'a>(&'a str);
 
 // === impl Escaped ===
 
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Put for Escaped<'_> {
+    fn put(&self, out: &mut impl fmt::Write) -> fmt::Result {
         let (before, text) = match self.0.strip_prefix(' ') {
             Some(text) => ("%20", text),
             None => ("", self.0),
@@ -257,7 +257,11 @@ impl fmt::Display for Escaped<'_> {
             Some(text) => (text, "%20"),
             None => (text, ""),
         };
-        write!(f, "{before}{}{after}", utf8_percent_encode(text, ESCAPED))
+        out.write_str(before)?;
+        for piece in utf8_percent_encode(text, ESCAPED) {
+            out.write_str(piece)?;
+        }
+        out.write_str(after)
     }
 }
 

@@ -133,8 +133,9 @@ fn check(name: &[u8], value: &[u8], te: Te, regular: &mut bool) -> Result<(), &'
     if word.is_empty() || !word.iter().all(|b| NAME[usize::from(*b)]) {
         return Err("a field name has characters that it must not");
     }
-    let good = |b: &u8| matches!(b, b'\t' | b' '..=b'~' | 0x80..);
-    if !value.iter().all(good) {
+    // Every byte is looked at, so that many are at once.
+    let bad = |b: &u8| (*b < b' ' && *b != b'\t') | (*b == 0x7f);
+    if value.iter().fold(false, |any, b| any | bad(b)) {
         return Err("a field value has characters that it must not");
     }
     if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value {

@@ -5,7 +5,7 @@
 
 use crate::frame::{Broken, Code};
 
-pub(crate) use encode::{Encoder, index};
+pub(crate) use encode::{Encoder, Put, index};
 use table::Table;
 use text::Text;
 

@@ -118,7 +118,7 @@ impl Baggage {
     }
 
     fn take(&mut self, name: &str, value: &str) -> Result<(), InvalidBaggage> {
-        let kind = KINDS.iter().find(|(_, member)| *member == name);
+        let mut kind = None;
         let slot = match name {
             "k8s.cluster.name" => &mut self.cluster,
             "k8s.namespace.name" => &mut self.namespace,
@@ -126,13 +126,21 @@ impl Baggage {
             "service.version" => &mut self.service_version,
             "cloud.region" => &mut self.region,
             "cloud.availability_zone" => &mut self.zone,
-            _ if kind.is_some() => &mut self.workload_name,
-            _ => return Ok(()),
+            _ => {
+                kind = KINDS.iter().find(|(_, member)| *member == name);
+                if kind.is_none() {
+                    return Ok(());
+                }
+                &mut self.workload_name
+            }
         };
         if slot.is_some() {
             return Err(InvalidBaggage::Twice(Arc::from(name)));
         }
-        let text = percent_decode_str(value).decode_utf8();
+        let text = match value.bytes().any(|b| b == b'%') {
+            true => percent_decode_str(value).decode_utf8(),
+            false => Ok(value.into()),
+        };
         let text = text.map_err(|_| InvalidBaggage::Value(Arc::from(name)))?;
         if !text.is_empty() {
             *slot = Some(Arc::from(text));
@@ -153,16 +161,23 @@ impl Reading {
         if self.bytes > MAX_BYTES {
             return Err(InvalidBaggage::TooLong);
         }
-        let members = header.split(',').map(str::trim);
-        for member in members.filter(|m| !m.is_empty()) {
+        let mut rest = Some(header);
+        while let Some(text) = rest {
+            let (member, more) = cut(text, b',');
+            rest = more;
+            let member = member.trim_ascii();
+            if member.is_empty() {
+                continue;
+            }
             if self.members == MAX_MEMBERS {
                 return Err(InvalidBaggage::TooLong);
             }
             self.members += 1;
             // Properties of a member (`;key=value`) mean nothing to us.
-            let plain = member.split(';').next().unwrap_or_default();
-            let (name, value) = plain.split_once('=').ok_or(InvalidBaggage::Member)?;
-            let (name, value) = (name.trim(), value.trim());
+            let (plain, _) = cut(member, b';');
+            let (name, value) = cut(plain, b'=');
+            let value = value.ok_or(InvalidBaggage::Member)?;
+            let (name, value) = (name.trim_ascii(), value.trim_ascii());
             if name.is_empty() {
                 return Err(InvalidBaggage::Member);
             }
@@ -173,5 +188,13 @@ impl Reading {
 
     pub(super) fn finish(self) -> Baggage {
         self.baggage
+    }
+}
+
+/// What stands before the first `at`, and behind it. As `split_once`, which is made for longer texts.
+fn cut(text: &str, at: u8) -> (&str, Option<&str>) {
+    match text.bytes().position(|b| b == at) {
+        Some(n) => (&text[..n], Some(&text[n + 1..])),
+        None => (text, None),
     }
 }

@@ -1,9 +1,12 @@
 //! For whom a tunnel is opened: the `Forwarded` header (RFC 7239) with the members HBONE uses.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
+
+use crate::hpack::Put;
 
 /// The longest header we read.
 const MAX_BYTES: usize = 1024;
@@ -39,25 +42,34 @@ pub enum InvalidForwarded {
 
 // === impl Forwarded ===
 
-impl fmt::Display for Forwarded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "for=\"{}\"", self.client)?;
+impl Put for Forwarded {
+    fn put(&self, out: &mut impl Write) -> fmt::Result {
+        out.write_str("for=\"")?;
+        self.client.put(out)?;
+        out.write_str("\"")?;
         match self.host.as_deref() {
             Some(host) if !host.is_empty() && host.bytes().all(is_token) => {
-                write!(f, ";host={host}")
+                out.write_str(";host=")?;
+                out.write_str(host)
             }
             Some(host) => {
-                f.write_str(";host=\"")?;
+                out.write_str(";host=\"")?;
                 for c in host.chars().filter(|c| matches!(c, '\t' | ' '..='~')) {
                     if matches!(c, '"' | '\\') {
-                        f.write_str("\\")?;
+                        out.write_char('\\')?;
                     }
-                    write!(f, "{c}")?;
+                    out.write_char(c)?;
                 }
-                f.write_str("\"")
+                out.write_str("\"")
             }
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for Forwarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.put(f)
     }
 }
 
@@ -105,7 +117,7 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), InvalidForwarded> {
 }
 
 /// Splits `name=token` or `name="quoted"` off the front; the third part begins with a separator.
-fn pair(text: &str) -> Result<(&str, String, &str), InvalidForwarded> {
+fn pair(text: &str) -> Result<(&str, Cow<'_, str>, &str), InvalidForwarded> {
     let (name, rest) = text.split_once('=').ok_or(InvalidForwarded::Syntax)?;
     let name = name.trim();
     if name.is_empty() || !name.bytes().all(is_token) {
@@ -117,14 +129,20 @@ fn pair(text: &str) -> Result<(&str, String, &str), InvalidForwarded> {
         let (value, after) = rest.split_at(end.unwrap_or(rest.len()));
         return match value {
             "" => Err(InvalidForwarded::Syntax),
-            _ => Ok((name, value.to_owned(), after.trim_start())),
+            _ => Ok((name, value.into(), after.trim_start())),
         };
     };
+    if let Some(end) = quoted.bytes().position(|b| matches!(b, b'"' | b'\\'))
+        && let (value, Some(after)) = (&quoted[..end], quoted[end..].strip_prefix('"'))
+    {
+        return Ok((name, value.into(), after.trim_start()));
+    }
+    // With escapes, which nobody needs.
     let mut value = String::new();
     let mut chars = quoted.char_indices();
     while let Some((at, c)) = chars.next() {
         match c {
-            '"' => return Ok((name, value, quoted[at + 1..].trim_start())),
+            '"' => return Ok((name, value.into(), quoted[at + 1..].trim_start())),
             '\\' => value.push(chars.next().ok_or(InvalidForwarded::Syntax)?.1),
             _ => value.push(c),
         }

@@ -1,9 +1,11 @@
 //! Where a tunnel leads: the authority of a CONNECT.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
+
+use crate::hpack::Put;
 
 /// The longest DNS name.
 const MAX_HOST: usize = 253;
@@ -54,13 +56,50 @@ impl From<SocketAddr> for Target {
     }
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Put for Target {
+    fn put(&self, out: &mut impl Write) -> fmt::Result {
         match self {
-            Self::Addr(addr) => addr.fmt(f),
-            Self::Host { host, port } => write!(f, "{host}:{port}"),
+            Self::Addr(addr) => addr.put(out),
+            Self::Host { host, port } => {
+                out.write_str(host)?;
+                out.write_char(':')?;
+                put_number(*port, out)
+            }
         }
     }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.put(f)
+    }
+}
+
+impl Put for SocketAddr {
+    fn put(&self, out: &mut impl Write) -> fmt::Result {
+        let Self::V4(addr) = self else {
+            return write!(out, "{self}");
+        };
+        for (at, octet) in addr.ip().octets().into_iter().enumerate() {
+            if at > 0 {
+                out.write_char('.')?;
+            }
+            put_number(octet.into(), out)?;
+        }
+        out.write_char(':')?;
+        put_number(addr.port(), out)
+    }
+}
+
+fn put_number(mut number: u16, out: &mut impl Write) -> fmt::Result {
+    let mut digits = [b'0'; 5];
+    let mut at = digits.len();
+    while at == digits.len() || number > 0 {
+        at -= 1;
+        digits[at] += (number % 10) as u8;
+        number /= 10;
+    }
+    out.write_str(std::str::from_utf8(&digits[at..]).map_err(|_| fmt::Error)?)
 }
 
 impl FromStr for Target {

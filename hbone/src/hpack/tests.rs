@@ -1,5 +1,6 @@
 //! The examples of RFC 7541, appendix C, and everything a block may get wrong.
 
+use http::StatusCode;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -306,12 +307,12 @@ fn all_bytes_compressed() {
 #[test]
 fn what_we_write() {
     let mut block = Encoder::new(64);
-    block.status(200);
-    block.status(403);
+    block.status(StatusCode::OK);
+    block.status(StatusCode::FORBIDDEN);
     block.indexed_name(index::AUTHORITY, "10.1.2.3:80");
-    block.field("x", "y".repeat(126));
-    block.field("x", "y".repeat(127));
-    block.field("x", "y".repeat(300));
+    block.field("x", &*"y".repeat(126));
+    block.field("x", &*"y".repeat(127));
+    block.field("x", &*"y".repeat(300));
     let block = block.finish();
     assert_eq!(block[..6], hex("20 88 08 03 34 30"));
     let fields = decode(&mut Decoder::new(), &block).unwrap();
@@ -352,7 +353,7 @@ proptest! {
     fn written_text_is_read(values in vec(".{0,400}", 0..5)) {
         let mut block = Encoder::new(0);
         for value in &values {
-            block.field("name", value);
+            block.field("name", &**value);
         }
         let fields = decode(&mut Decoder::new(), &block.finish()).unwrap();
         prop_assert_eq!(fields.into_iter().map(|(_, v)| v).collect::<Vec<_>>(), values);
