@@ -91,6 +91,10 @@ pub(crate) struct Core {
     /// Nobody will use the connection for new streams.
     retired: bool,
     courtesy: Courtesy,
+    /// For how many turns streams will probably come and go; and whether those who were woken together
+    /// with the engine have gone before this one.
+    lively: u8,
+    polite: bool,
     /// Who is to be told of a relay's end, after this turn.
     calls: Calls,
     proof: Proof,
@@ -120,6 +124,9 @@ struct Proof {
     id: SpiffeId,
     chain: Arc<[CertificateDer<'static>]>,
 }
+
+/// Turns for which a connection is lively after a stream was opened: about what a short one takes.
+const LIVELY: u8 = 8;
 
 /// How far a connection is from its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +195,8 @@ pub(crate) fn start(
         end: None,
         retired: false,
         courtesy: Courtesy::Due,
+        lively: 0,
+        polite: false,
         calls: Calls::new(),
         proof: Proof {
             credentials: credentials.clone(),
@@ -214,6 +223,10 @@ impl Future for Engine {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let mut core = this.core.borrow_mut();
+        if core.lets_pass() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let again = link::SCRATCH.with_borrow_mut(|scratch| core.turn(cx, scratch));
         if core.phase == Phase::Over {
             // Applications still get what arrived whole.
@@ -399,6 +412,16 @@ impl Core {
             let (turns, ours) = (COURTEOUS_TURNS, self.session.control.len());
             self.courtesy = Courtesy::Now { turns, ours };
         }
+    }
+
+    /// Whether others who are ready go before this turn: what they have to ask, to answer or to send then
+    /// shares a record and a write with all else.
+    fn lets_pass(&mut self) -> bool {
+        self.polite = self.lively > 0 && !self.polite;
+        if !self.polite {
+            self.lively = self.lively.saturating_sub(1);
+        }
+        self.polite
     }
 
     /// Whether the owner may still say something that goes with what there is to write.

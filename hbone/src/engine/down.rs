@@ -4,9 +4,9 @@ use std::io::{self, IoSlice};
 
 use tokio::time::Instant;
 
-use super::Core;
 use super::held::{self, Held};
 use super::side::App;
+use super::{Core, LIVELY};
 use crate::frame::Code;
 use crate::limits::{LINGER_BYTES, LINGER_TIME};
 use crate::session::Key;
@@ -50,6 +50,7 @@ impl Core {
             }
         };
         self.asked.push_back((key, request));
+        self.lively = LIVELY;
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.wake();
         }
