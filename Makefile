@@ -23,7 +23,7 @@ demo: packages ## sets everything up and shows the mesh at work on a local clust
 	cargo build --locked --workspace --bins
 	cargo run --locked --quiet --package e2e --bin ambit-demo
 
-test: fmt lint unit netns e2e deny ## every test and check there is; sets up what it needs, ends what it starts
+test: room fmt lint unit netns e2e deny ## every test and check there is; sets up what it needs, ends what it starts
 	@echo "all of it passed: fmt lint unit netns e2e deny"
 
 cluster: packages ## brings the local cluster up (or finds it) and prints its kubeconfig
@@ -105,7 +105,15 @@ deny: $(CACHE)/cargo/bin/cargo-deny ## licences, sources and banned or doubled c
 $(CACHE)/cargo/bin/cargo-deny:
 	cargo install --locked --root $(CACHE)/cargo cargo-deny@0.20.2
 
-.PHONY: packages
+# A full disk shows as whatever was being written when it filled up.
+ROOM_GB := 10
+room:
+	@free=$$(df --output=avail -BG . | tail -n 1 | tr -dc 0-9)
+	if [ ! -d "$${CARGO_TARGET_DIR:-target}" ] && [ "$$free" -lt $(ROOM_GB) ]; then
+		echo "only $$free GB free under $(CURDIR): building and testing everything takes about $(ROOM_GB); what fails may be the disk"
+	fi
+
+.PHONY: packages room
 WANTED := cc:gcc make:make ip:iproute2 nft:nftables
 # What building and the namespace tests need of the system; ambit-lab sees to what a cluster needs beyond it.
 packages:
