@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::errno::Errno;
@@ -21,7 +22,7 @@ const LARGEST: usize = 70_000;
 const BUFFER: usize = 32 << 20;
 /// How many bytes a capture keeps; later packets are counted only.
 const KEPT: usize = 64 << 20;
-/// How long after its end a capture may notice it.
+/// How long after its end a capture may notice it, and how long it still reads what was on its way.
 const TICK_MS: u16 = 20;
 
 /// One TCP or UDP packet.
@@ -128,7 +129,15 @@ fn read(
     let mut seen = Captured::default();
     let mut kept = 0;
     let mut buffer = vec![0; LARGEST];
+    let mut ended = None;
     loop {
+        if end.load(Ordering::Relaxed) {
+            // A busy wire is never silent: what was on it before the end has arrived within a tick.
+            let ended = ended.get_or_insert_with(Instant::now);
+            if ended.elapsed() > Duration::from_millis(TICK_MS.into()) {
+                return seen;
+            }
+        }
         let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         let waiting = match poll(&mut ready, PollTimeout::from(TICK_MS)) {
             Ok(n) => n > 0,
@@ -136,10 +145,6 @@ fn read(
             Err(_) => return seen,
         };
         if !waiting {
-            // What was on the wire before the end has been read by now.
-            if end.load(Ordering::Relaxed) {
-                return seen;
-            }
             continue;
         }
         let Ok(length) = recv(
@@ -232,6 +237,8 @@ fn parse(frame: &[u8]) -> Option<Packet> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     fn frame4(payload: &[u8]) -> Vec<u8> {
@@ -254,6 +261,23 @@ mod tests {
         assert_eq!(packet.from, "10.0.0.1:8080".parse().unwrap());
         assert_eq!(packet.to, "10.0.0.2:80".parse().unwrap());
         assert_eq!(packet.payload, b"hello");
+    }
+
+    #[test]
+    fn a_capture_of_a_busy_wire_ends_and_has_what_came_before() {
+        let (wire, reader) = UnixDatagram::pair().unwrap();
+        wire.send(&frame4(b"before the end")).unwrap();
+        // Until the reader is gone.
+        let busy = std::thread::spawn(move || while wire.send(&frame4(b"after")).is_ok() {});
+        let (done, seen) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            done.send(read(&reader, &|_| true, &AtomicBool::new(true)))
+                .unwrap();
+        });
+        let seen = seen.recv_timeout(Duration::from_secs(10));
+        let seen = seen.expect("a capture that was ended goes on while there are packets");
+        assert_eq!(seen.packets[0].payload, b"before the end");
+        busy.join().unwrap();
     }
 
     #[test]
