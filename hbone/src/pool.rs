@@ -17,9 +17,9 @@ use tokio::time::timeout;
 use crate::client::{self, Client};
 use crate::engine::Engine;
 use crate::{Credentials, Error, Expect, PoolLimits, Request, Response, SpiffeId, Tunnel};
+use retry::Tries;
 
-/// Times that one request may be refused unseen: each leaves one connection more that is known to be full.
-const MAX_REFUSALS: usize = 4;
+mod retry;
 
 /// How a pool reaches a peer's address: in which network namespace, with which mark and source.
 pub trait Dial: Clone + 'static {
@@ -133,7 +133,7 @@ impl<D: Dial> Pool<D> {
     /// has looked at the request, it is tried once more on another; and a few times where the far side
     /// says that it has not looked at it, because its limit of streams is known only from its answer.
     pub async fn open(&self, to: &Destination, request: &Request) -> Result<Opened, Error> {
-        let (mut again, mut refusals) = (true, 0);
+        let mut tries = Tries::default();
         loop {
             let (number, client, reused) = self.place(to).await?;
             let opening = client.open(request);
@@ -147,23 +147,11 @@ impl<D: Dial> Pool<D> {
                     });
                 }
                 Err(error) => {
-                    let ended = is_end(&error);
-                    if ended {
+                    let next = tries.after(&error, reused);
+                    if next.forget {
                         self.inner.shelf.remove(to, number);
                     }
-                    // A connection that has been idle may have died unseen; the request carried no
-                    // byte of the application, so asking again repeats nothing of it.
-                    let repeat = match is_unseen(&error) {
-                        true => {
-                            refusals += 1;
-                            refusals <= MAX_REFUSALS
-                        }
-                        false => {
-                            let harmless = reused || !error.anything_sent();
-                            ended && harmless && std::mem::take(&mut again)
-                        }
-                    };
-                    if !repeat {
+                    if !next.repeat {
                         return Err(error);
                     }
                 }
@@ -404,26 +392,5 @@ impl Slot {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// Whether the far side has promised that it never looked at the stream.
-fn is_unseen(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Reset {
-            processed: false,
-            ..
-        }
-    )
-}
-
-/// Whether an error means that the connection takes no more streams. One that refuses a stream may only
-/// be full.
-fn is_end(error: &Error) -> bool {
-    match error {
-        Error::ConnectionLost { .. } | Error::Tls { .. } => true,
-        Error::Reset { reason, processed } => !processed && &**reason != "REFUSED_STREAM",
-        _ => false,
     }
 }

@@ -5,7 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::verify::{Leaf, Unexpected};
 use super::{ALPN, tls_error};
+use crate::limits::{PARTING_BYTES, PARTING_TIME};
 use crate::record::{self, Records, Secrets};
 use crate::{Error, Expect, Identity, Peer};
 
@@ -26,10 +27,6 @@ const READ: usize = 8 << 10;
 
 /// Room for what is sent at once, before more is asked for.
 const WRITE: usize = 4 << 10;
-
-/// How long a refused client may take to leave, and what it may send until then.
-const PARTING_TIME: Duration = Duration::from_secs(1);
-const PARTING_BYTES: u64 = 64 << 10;
 
 /// A finished handshake, and what it proved.
 pub(crate) struct Proved {
@@ -271,7 +268,7 @@ pub(super) fn agreed(
 async fn let_it_read(mut tcp: TcpStream) {
     let leaving = async {
         tcp.shutdown().await?;
-        tokio::io::copy(&mut tcp.take(PARTING_BYTES), &mut tokio::io::sink()).await
+        tokio::io::copy(&mut tcp.take(PARTING_BYTES as u64), &mut tokio::io::sink()).await
     };
     // However it leaves, nothing more is to be done for it.
     let _ = timeout(PARTING_TIME, leaving).await;

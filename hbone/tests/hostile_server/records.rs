@@ -1,26 +1,17 @@
 //! What is wrong below HTTP/2: records, keys, and the end of TLS.
 
-use hbone::Response;
 use tokio::io::AsyncReadExt;
 
 use crate::support::frames::*;
-use crate::support::scene::{Scene, Setup, attacked};
-use crate::support::wire::Wire;
+use crate::support::scene::{Setup, attacked};
 
 /// Header of a record of application data.
 const RECORD: [u8; 3] = [23, 3, 3];
 
-async fn tunnel(scene: &Scene) -> Wire {
-    let mut wire = scene.client().await;
-    wire.send(&connect(1)).await;
-    wire.expect_status(1, 200).await;
-    wire
-}
-
 /// Everything that is not a record by the peer ends the connection.
 fn ends(bytes: &[u8]) {
     attacked(Setup::default(), async |scene| {
-        let mut wire = tunnel(scene).await;
+        let mut wire = scene.tunnel().await;
         wire.send_tcp(bytes).await;
         wire.expect_closed().await;
         scene.error().await;
@@ -75,7 +66,7 @@ fn records_in_the_clear() {
 #[test]
 fn new_keys_now_and_then() {
     attacked(Setup::default(), async |scene| {
-        let mut wire = tunnel(scene).await;
+        let mut wire = scene.tunnel().await;
         for round in 0..8_u8 {
             wire.update_keys().await;
             wire.send(&data(1, vec![round; 5000])).await;
@@ -87,7 +78,7 @@ fn new_keys_now_and_then() {
 #[test]
 fn new_keys_all_the_time() {
     attacked(Setup::default(), async |scene| {
-        let mut wire = tunnel(scene).await;
+        let mut wire = scene.tunnel().await;
         for _ in 0..200 {
             wire.update_keys().await;
         }
@@ -99,10 +90,7 @@ fn new_keys_all_the_time() {
 #[test]
 fn the_end_of_tls_is_no_end_of_a_stream() {
     attacked(Setup::held(), async |scene| {
-        let mut wire = scene.client().await;
-        wire.send(&connect(1)).await;
-        let tunnel = scene.incoming().await.accept(Response::default()).unwrap();
-        wire.expect_status(1, 200).await;
+        let (mut wire, tunnel) = scene.held_tunnel().await;
         wire.send(&data(1, "all")).await;
         wire.shutdown().await;
         let mut got = Vec::new();

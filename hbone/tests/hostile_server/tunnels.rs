@@ -83,11 +83,8 @@ fn a_reset_that_meets_the_answer() {
 #[test]
 fn a_reset_after_the_end_is_no_end() {
     attacked(Setup::held(), async |scene| {
-        let mut wire = scene.client().await;
-        wire.send(&connect(1)).await;
-        let tunnel = scene.incoming().await.accept(Response::default()).unwrap();
+        let (mut wire, tunnel) = scene.held_tunnel().await;
         let mut io = tunnel.into_io();
-        wire.expect_status(1, 200).await;
         wire.send_all(&[data(1, "all").end(), reset(1, CANCEL)])
             .await;
         wire.expect_alive().await;
@@ -98,10 +95,7 @@ fn a_reset_after_the_end_is_no_end() {
 #[test]
 fn a_connection_that_breaks_in_a_frame() {
     attacked(Setup::held(), async |scene| {
-        let mut wire = scene.client().await;
-        wire.send(&connect(1)).await;
-        let tunnel = scene.incoming().await.accept(Response::default()).unwrap();
-        wire.expect_status(1, 200).await;
+        let (mut wire, tunnel) = scene.held_tunnel().await;
         wire.send_raw(&data(1, "half").says(8).encode()).await;
         drop(wire);
         is_cut_off(&mut tunnel.into_io()).await;
@@ -111,10 +105,7 @@ fn a_connection_that_breaks_in_a_frame() {
 #[test]
 fn a_connection_that_ends_without_the_streams_end() {
     attacked(Setup::held(), async |scene| {
-        let mut wire = scene.client().await;
-        wire.send(&connect(1)).await;
-        let tunnel = scene.incoming().await.accept(Response::default()).unwrap();
-        wire.expect_status(1, 200).await;
+        let (mut wire, tunnel) = scene.held_tunnel().await;
         wire.send_all(&[data(1, "all"), goaway(0, NO_ERROR)]).await;
         wire.shutdown().await;
         drop(wire);
@@ -125,10 +116,7 @@ fn a_connection_that_ends_without_the_streams_end() {
 #[test]
 fn a_connection_that_is_reset() {
     attacked(Setup::held(), async |scene| {
-        let mut wire = scene.client().await;
-        wire.send(&connect(1)).await;
-        let tunnel = scene.incoming().await.accept(Response::default()).unwrap();
-        wire.expect_status(1, 200).await;
+        let (mut wire, tunnel) = scene.held_tunnel().await;
         wire.send(&data(1, "all")).await;
         wire.expect_alive().await;
         wire.crash();
@@ -139,14 +127,11 @@ fn a_connection_that_is_reset() {
 #[test]
 fn who_goes_on_talking_to_a_server_that_has_left_is_stopped() {
     attacked(Setup::held(), async |scene| {
-        let mut wire = scene.client().await;
-        wire.send(&connect(1)).await;
-        let tunnel = scene.incoming().await.accept(Response::default()).unwrap();
+        let (mut wire, tunnel) = scene.held_tunnel().await;
         let mut io = tunnel.into_io();
         io.write_all(b"that was all").await.unwrap();
         io.shutdown().await.unwrap();
         drop(io);
-        wire.expect_status(1, 200).await;
         wire.expect_data(1, b"that was all").await;
         wire.expect_end(1).await;
         // A few windows full are heard out, not more.
@@ -162,9 +147,7 @@ fn who_goes_on_talking_to_a_server_that_has_left_is_stopped() {
 #[test]
 fn a_goaway_leaves_running_tunnels_alone() {
     attacked(Setup::default(), async |scene| {
-        let mut wire = scene.client().await;
-        wire.send(&connect(1)).await;
-        wire.expect_status(1, 200).await;
+        let mut wire = scene.tunnel().await;
         wire.send_all(&[goaway(0, NO_ERROR), data(1, "still").end()])
             .await;
         wire.expect_data(1, b"still").await;
@@ -175,15 +158,26 @@ fn a_goaway_leaves_running_tunnels_alone() {
 #[test]
 fn a_drained_server_answers_no_new_requests() {
     attacked(Setup::default(), async |scene| {
-        let mut wire = scene.client().await;
-        wire.send(&connect(1)).await;
-        wire.expect_status(1, 200).await;
+        let mut wire = scene.tunnel().await;
         scene.lab.served.drain.notify_waiters();
         wire.expect_goaway(NO_ERROR).await;
         wire.send(&data(1, "old ones run")).await;
         wire.expect_data(1, b"old ones run").await;
         wire.send(&data(1, []).end()).await;
         wire.expect_end(1).await;
+        wire.expect_closed().await;
+    });
+}
+
+#[test]
+fn who_asks_for_nothing_can_be_sent_away() {
+    attacked(Setup::default(), async |scene| {
+        let before = scene.lab.served.connections.get();
+        let mut wire = scene.client().await;
+        wire.expect_alive().await;
+        assert_eq!(scene.lab.served.connections.get(), before + 1);
+        scene.lab.served.drain.notify_waiters();
+        wire.expect_goaway(NO_ERROR).await;
         wire.expect_closed().await;
     });
 }

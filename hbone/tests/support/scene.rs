@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hbone::{
     Destination, Error, Incoming, Meter, Opened, PoolLimits, Request, Response, ServerLimits,
+    Tunnel,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
+use super::frames::connect;
 use super::wire::{PATIENCE, Wire};
 use super::{Lab, SERVER, destination, local, pair, request};
 
@@ -174,6 +176,23 @@ impl Scene {
         let mut wire = self.silent().await;
         wire.greet(&[]).await;
         wire
+    }
+
+    /// A client with a tunnel on stream 1.
+    pub async fn tunnel(&self) -> Wire {
+        let mut wire = self.client().await;
+        wire.send(&connect(1)).await;
+        wire.expect_status(1, 200).await;
+        wire
+    }
+
+    /// The same where the application is [`held`](Setup::held), and its side of the tunnel.
+    pub async fn held_tunnel(&mut self) -> (Wire, Tunnel) {
+        let mut wire = self.client().await;
+        wire.send(&connect(1)).await;
+        let tunnel = self.incoming().await.accept(Response::default()).unwrap();
+        wire.expect_status(1, 200).await;
+        (wire, tunnel)
     }
 
     /// The next request that waits for the test.
