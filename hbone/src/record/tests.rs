@@ -391,6 +391,27 @@ fn no_bytes_panic() {
         .unwrap();
 }
 
+#[test]
+fn no_change_of_a_record_goes_unseen() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ends = std::cell::RefCell::new(runtime.block_on(ends()));
+    let texts = prop::collection::vec(any::<u8>(), 1..300);
+    let changes = (texts, any::<prop::sample::Index>(), 1..=u8::MAX);
+    TestRunner::default()
+        .run(&changes, |(text, at, by)| {
+            let (near, far) = &mut *ends.borrow_mut();
+            let record = near.seal(&text).unwrap();
+            let mut forged = record.clone();
+            forged[at.index(record.len())] ^= by;
+            let saw = opened(far, &forged);
+            prop_assert!(matches!(saw, Err(_) | Ok(Saw::More)), "{saw:?}");
+            // Nor does it spoil what was meant.
+            prop_assert_eq!(opened(far, &record), data(&text));
+            Ok(())
+        })
+        .unwrap();
+}
+
 /// What a record held.
 #[derive(Debug, PartialEq, Eq)]
 enum Saw {
