@@ -26,6 +26,7 @@ use crate::session::{Event, Key, Role, Session};
 use crate::tls::handshake::Proved;
 use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use clock::Clock;
+use courtesy::Courtesy;
 use link::{Link, Scratch};
 use out::Out;
 use owner::Calls;
@@ -35,6 +36,7 @@ use side::App;
 pub(crate) use side::Side;
 
 pub(crate) mod clock;
+mod courtesy;
 mod down;
 mod ends;
 mod handle;
@@ -91,30 +93,10 @@ pub(crate) struct Core {
     /// Nobody will use the connection for new streams.
     retired: bool,
     courtesy: Courtesy,
-    /// For how many turns streams will probably come and go; and whether those who were woken together
-    /// with the engine have gone before this one.
-    lively: u8,
-    polite: bool,
     /// Who is to be told of a relay's end, after this turn.
     calls: Calls,
     proof: Proof,
 }
-
-/// Whether SETTINGS and acknowledgements, which nobody waits for, go with the owner's first words: the turn
-/// that first asks or answers it lets it speak before anything is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Courtesy {
-    Due,
-    /// So many turns still begin behind other tasks that are ready; and what there was to write before.
-    Now {
-        turns: u8,
-        ours: usize,
-    },
-    Over,
-}
-
-/// Tasks that hand a request on to each other until one of them answers.
-const COURTEOUS_TURNS: u8 = 3;
 
 /// Why the peer was let in, to be looked at again when revocations change.
 struct Proof {
@@ -125,8 +107,8 @@ struct Proof {
     chain: Arc<[CertificateDer<'static>]>,
 }
 
-/// Turns for which a connection is lively after a stream was opened: about what a short one takes.
-const LIVELY: u8 = 8;
+/// Memory for frames up to this is kept for the next ones: some requests, as they come together.
+const KEPT_CONTROL: usize = 2 << 10;
 
 /// How far a connection is from its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,9 +176,7 @@ pub(crate) fn start(
         acceptor: None,
         end: None,
         retired: false,
-        courtesy: Courtesy::Due,
-        lively: 0,
-        polite: false,
+        courtesy: Courtesy::new(),
         calls: Calls::new(),
         proof: Proof {
             credentials: credentials.clone(),
@@ -223,7 +203,7 @@ impl Future for Engine {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let mut core = this.core.borrow_mut();
-        if core.lets_pass() {
+        if core.courtesy.lets_pass() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -318,7 +298,8 @@ impl Core {
 
     fn run(&mut self, scratch: &mut Scratch) -> Result<bool, Over> {
         self.receive(scratch)?;
-        if self.lets_speak() {
+        let waiting = self.session.control.len();
+        if self.courtesy.lets_speak(waiting, self.queue.is_empty()) {
             self.ready.wake();
             return Ok(false);
         }
@@ -349,7 +330,7 @@ impl Core {
         link.receive(scratch)?;
         let greeted = self.session.is_greeted();
         let Scratch { read, plain, .. } = scratch;
-        let mut run = down::Run::default();
+        let mut run = down::Run::new();
         for range in plain.iter() {
             let mut input = &read[range.clone()];
             while let Some(event) = self.session.next(&mut input).map_err(Over::Broken)? {
@@ -382,11 +363,11 @@ impl Core {
         match event {
             Event::Data { .. } => {}
             Event::Asked { key, request } => {
-                self.be_courteous();
+                self.courtesy.told(self.session.control.len());
                 self.asked(key, request);
             }
             Event::Answered { key, answer } => {
-                self.be_courteous();
+                self.courtesy.told(self.session.control.len());
                 self.answered(key, answer);
             }
             Event::End { key } => self.ended(key),
@@ -404,37 +385,6 @@ impl Core {
             }
             Event::Pong => self.clock.pong(),
         }
-    }
-
-    /// Somebody is told something: see [`Courtesy`].
-    fn be_courteous(&mut self) {
-        if self.courtesy == Courtesy::Due {
-            let (turns, ours) = (COURTEOUS_TURNS, self.session.control.len());
-            self.courtesy = Courtesy::Now { turns, ours };
-        }
-    }
-
-    /// Whether others who are ready go before this turn: what they have to ask, to answer or to send then
-    /// shares a record and a write with all else.
-    fn lets_pass(&mut self) -> bool {
-        self.polite = self.lively > 0 && !self.polite;
-        if !self.polite {
-            self.lively = self.lively.saturating_sub(1);
-        }
-        self.polite
-    }
-
-    /// Whether the owner may still say something that goes with what there is to write.
-    fn lets_speak(&mut self) -> bool {
-        let Courtesy::Now { turns, ours } = &mut self.courtesy else {
-            return false;
-        };
-        if *turns == 0 || self.session.control.len() > *ours || !self.queue.is_empty() {
-            self.courtesy = Courtesy::Over;
-            return false;
-        }
-        *turns -= 1;
-        true
     }
 
     /// Serves the streams that have something to do, and writes what came of it.
@@ -464,19 +414,28 @@ impl Core {
                 return Ok(());
             }
             let mut out = Out::new(&mut scratch.write, &mut link.records);
-            out.put(&std::mem::take(&mut self.session.control))
-                .map_err(Over::Record)?;
+            self.put_control(&mut out).map_err(Over::Record)?;
             while turns > 0 && out.has_room() {
                 turns -= 1;
                 if let Some(key) = self.queue.pop() {
                     self.serve(key, &mut out).map_err(Over::Record)?;
                 }
             }
-            out.put(&std::mem::take(&mut self.session.control))
-                .map_err(Over::Record)?;
+            self.put_control(&mut out).map_err(Over::Record)?;
             let sealed = out.finish().map_err(Over::Record)?;
             link.write(&scratch.write[..sealed])?;
         }
+    }
+
+    fn put_control(&mut self, out: &mut Out<'_>) -> Result<(), RecordError> {
+        let mut control = std::mem::take(&mut self.session.control);
+        out.put(&control)?;
+        // A connection without streams holds none.
+        if control.capacity() <= KEPT_CONTROL && self.session.streams.len() > 0 {
+            control.clear();
+            self.session.control = control;
+        }
+        Ok(())
     }
 
     /// Whether anything could be sent at once.

@@ -137,7 +137,8 @@ impl Baggage {
         if slot.is_some() {
             return Err(InvalidBaggage::Twice(Arc::from(name)));
         }
-        let text = match value.bytes().any(|b| b == b'%') {
+        // Few have escapes.
+        let text = match value.as_bytes().contains(&b'%') {
             true => percent_decode_str(value).decode_utf8(),
             false => Ok(value.into()),
         };
@@ -161,6 +162,7 @@ impl Reading {
         if self.bytes > MAX_BYTES {
             return Err(InvalidBaggage::TooLong);
         }
+        let with_properties = header.as_bytes().contains(&b';');
         let mut rest = Some(header);
         while let Some(text) = rest {
             let (member, more) = cut(text, b',');
@@ -174,7 +176,10 @@ impl Reading {
             }
             self.members += 1;
             // Properties of a member (`;key=value`) mean nothing to us.
-            let (plain, _) = cut(member, b';');
+            let (plain, _) = match with_properties {
+                true => cut(member, b';'),
+                false => (member, None),
+            };
             let (name, value) = cut(plain, b'=');
             let value = value.ok_or(InvalidBaggage::Member)?;
             let (name, value) = (name.trim_ascii(), value.trim_ascii());

@@ -62,8 +62,7 @@ impl Put for Target {
             Self::Addr(addr) => addr.put(out),
             Self::Host { host, port } => {
                 out.write_str(host)?;
-                out.write_char(':')?;
-                put_number(*port, out)
+                write!(out, ":{port}")
             }
         }
     }
@@ -80,26 +79,26 @@ impl Put for SocketAddr {
         let Self::V4(addr) = self else {
             return write!(out, "{self}");
         };
-        for (at, octet) in addr.ip().octets().into_iter().enumerate() {
-            if at > 0 {
-                out.write_char('.')?;
-            }
-            put_number(octet.into(), out)?;
+        let (mut text, mut at) = ([0; "255.255.255.255:65535".len()], 0);
+        for (octet, after) in addr.ip().octets().into_iter().zip(*b"...:") {
+            at = put_digits(&mut text, at, octet.into());
+            text[at] = after;
+            at += 1;
         }
-        out.write_char(':')?;
-        put_number(addr.port(), out)
+        at = put_digits(&mut text, at, addr.port());
+        out.write_str(std::str::from_utf8(&text[..at]).map_err(|_| fmt::Error)?)
     }
 }
 
-fn put_number(mut number: u16, out: &mut impl Write) -> fmt::Result {
-    let mut digits = [b'0'; 5];
-    let mut at = digits.len();
-    while at == digits.len() || number > 0 {
-        at -= 1;
-        digits[at] += (number % 10) as u8;
-        number /= 10;
+/// Writes a number at `at`; where it ends.
+fn put_digits(into: &mut [u8], at: usize, number: u16) -> usize {
+    let len = number.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let mut rest = number;
+    for digit in into[at..at + len].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
-    out.write_str(std::str::from_utf8(&digits[at..]).map_err(|_| fmt::Error)?)
+    at + len
 }
 
 impl FromStr for Target {

@@ -4,9 +4,9 @@ use std::io::{self, IoSlice};
 
 use tokio::time::Instant;
 
+use super::Core;
 use super::held::{self, Held};
 use super::side::App;
-use super::{Core, LIVELY};
 use crate::frame::Code;
 use crate::limits::{LINGER_BYTES, LINGER_TIME};
 use crate::session::Key;
@@ -16,22 +16,31 @@ use crate::{Ended, Error, Refusal, Request, Response};
 const RUN: usize = 32;
 
 /// Consecutive bytes of one stream.
-#[derive(Default)]
 pub(crate) struct Run<'a> {
     key: Option<Key>,
-    slices: Vec<IoSlice<'a>>,
+    slices: [IoSlice<'a>; RUN],
+    len: usize,
 }
 
 // === impl Run ===
 
 impl<'a> Run<'a> {
+    pub(crate) fn new() -> Self {
+        Self {
+            key: None,
+            slices: [IoSlice::new(&[]); RUN],
+            len: 0,
+        }
+    }
+
     /// Adds a piece, if it belongs to this run and has a place.
     pub(crate) fn add(&mut self, key: Key, bytes: &'a [u8]) -> bool {
-        if self.key.is_some_and(|k| k != key) || self.slices.len() == RUN {
+        if self.key.is_some_and(|k| k != key) || self.len == RUN {
             return false;
         }
         self.key = Some(key);
-        self.slices.push(IoSlice::new(bytes));
+        self.slices[self.len] = IoSlice::new(bytes);
+        self.len += 1;
         true
     }
 }
@@ -50,7 +59,7 @@ impl Core {
             }
         };
         self.asked.push_back((key, request));
-        self.lively = LIVELY;
+        self.courtesy.opened();
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.wake();
         }
@@ -71,8 +80,7 @@ impl Core {
     /// Hands a run of bytes to its application.
     pub(crate) fn deliver(&mut self, run: &mut Run<'_>) {
         let Some(key) = run.key.take() else { return };
-        let slices = std::mem::take(&mut run.slices);
-        let slices = &slices[..];
+        let slices = &run.slices[..std::mem::take(&mut run.len)];
         let all: usize = slices.iter().map(|slice| slice.len()).sum();
         let Some(stream) = self.session.streams.get_mut(key) else {
             return;

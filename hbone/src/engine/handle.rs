@@ -13,7 +13,7 @@ use super::owner::{Call, Owner};
 use super::pipe::Pipe;
 use super::side::App;
 use super::socket::Socket;
-use super::{Core, LIVELY, Phase};
+use super::{Core, Phase};
 use crate::frame::Code;
 use crate::session::Key;
 use crate::{Ended, Error, Meter, Refusal, Request, Response};
@@ -144,7 +144,7 @@ impl Handle {
             stream.app.owned = true;
         }
         this.clock.used(Instant::now());
-        this.lively = LIVELY;
+        this.courtesy.opened();
         this.ready.wake();
         Self::new(core.clone(), key)
     }

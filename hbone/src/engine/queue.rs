@@ -40,11 +40,11 @@ impl Queue {
     }
 
     pub(super) fn pop(&mut self) -> Option<Key> {
-        if self.in_a_row < FRESH_IN_A_ROW || self.long.is_empty() {
-            if let Some(key) = self.fresh.pop_front() {
-                self.in_a_row += 1;
-                return Some(key);
-            }
+        if (self.in_a_row < FRESH_IN_A_ROW || self.long.is_empty())
+            && let Some(key) = self.fresh.pop_front()
+        {
+            self.in_a_row += 1;
+            return Some(key);
         }
         self.in_a_row = 0;
         self.long.pop_front()
