@@ -129,7 +129,7 @@ impl<D: Dial> Pool<D> {
 
     /// Opens a tunnel, on a connection that is there or on a new one.
     ///
-    /// Must run in a `LocalSet`. Where a connection turns out to be at its end before the far side
+    /// Must run in a `LocalRuntime` or `LocalSet`. Where a connection turns out to be at its end before the far side
     /// has looked at the request, it is tried once more on another; and a few times where the far side
     /// says that it has not looked at it, because its limit of streams is known only from its answer.
     pub async fn open(&self, to: &Destination, request: &Request) -> Result<Opened, Error> {

@@ -73,7 +73,7 @@ impl Acceptor {
         }))
     }
 
-    /// TLS and the HTTP/2 preface, within the handshake timeout. Must run in a `LocalSet`.
+    /// TLS and the HTTP/2 preface, within the handshake timeout. Must run in a `LocalRuntime` or `LocalSet`.
     pub async fn accept(&self, tcp: TcpStream) -> Result<Connection, Error> {
         let addr = tcp
             .peer_addr()

@@ -21,9 +21,8 @@ use mesh::xds::node::NodeInfo;
 use mesh::xds::{ADDRESS_TYPE, ROUTE_TYPE};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -57,9 +56,9 @@ pub fn run(config: Config) -> anyhow::Result<Exit> {
     tracing::info!(?config, "starting");
     let control = Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(LocalOptions::default())
         .context("the control thread's runtime")?;
-    LocalSet::new().block_on(&control, control_thread(config, filter))
+    control.block_on(control_thread(config, filter))
 }
 
 async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyhow::Result<Exit> {
@@ -157,8 +156,9 @@ async fn drain(
 
 /// One core: its own runtime, listeners and connections.
 fn worker(shared: Shared) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
         let listeners: Vec<TcpListener> = both_families(hbone::PORT)
             .into_iter()
             .filter_map(|address| listen(address).transpose())

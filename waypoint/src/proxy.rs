@@ -79,7 +79,7 @@ pub(crate) struct Core {
 #[derive(Debug, Default)]
 pub(crate) struct Bound(RefCell<HashMap<ServiceName, Option<Instant>>>);
 
-/// Serves on this thread, which must be in a `LocalSet`; returns when the process has closed and every connection has ended.
+/// Serves on this thread, which must be in a `LocalRuntime` or `LocalSet`; returns when the process has closed and every connection has ended.
 pub async fn serve(shared: Shared, listeners: Vec<TcpListener>) {
     let core = Rc::new(Core::new(shared));
     let mut serving = JoinSet::new();

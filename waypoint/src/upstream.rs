@@ -119,7 +119,7 @@ pub(crate) struct Failed {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Nothing connected yet. Must be called in a `LocalSet`.
+    /// Nothing connected yet. Must be called in a `LocalRuntime` or `LocalSet`.
     pub(crate) fn new(credentials: Credentials) -> Self {
         let limits = PoolLimits {
             connect_timeout: CONNECT_TIMEOUT,

@@ -33,9 +33,9 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::{
     net::TcpListener,
-    runtime::Builder,
+    runtime::{Builder, LocalOptions},
     sync::{oneshot, watch},
-    task::{LocalSet, spawn_local},
+    task::spawn_local,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -77,8 +77,8 @@ pub fn run(config: Config) -> ExitCode {
     raise_file_limit();
     let started = Builder::new_current_thread()
         .enable_all()
-        .build()
-        .and_then(|runtime| LocalSet::new().block_on(&runtime, serve(config, filter)));
+        .build_local(LocalOptions::default())
+        .and_then(|runtime| runtime.block_on(serve(config, filter)));
     started.unwrap_or_else(|error| {
         tracing::error!(%error, "cannot start");
         ExitCode::from(CANNOT_START)

@@ -12,9 +12,9 @@ use std::{
 
 use serde_json::json;
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot},
-    task::{JoinSet, LocalSet},
+    task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -192,11 +192,12 @@ impl Run {
 type Proxies = Rc<RefCell<HashMap<Run, Rc<Proxy>>>>;
 
 fn work(orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cores: usize) {
-    let runtime = match Builder::new_current_thread().enable_all().build() {
+    let mut builder = Builder::new_current_thread();
+    let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "no runtime for a data-plane thread"),
     };
-    LocalSet::new().block_on(&runtime, take_orders(orders, shared, cores));
+    runtime.block_on(take_orders(orders, shared, cores));
 }
 
 async fn take_orders(mut orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cores: usize) {

@@ -1,4 +1,4 @@
-//! The tunnel of this crate, wired as the node proxy wires it: one thread, one `LocalSet`.
+//! The tunnel of this crate, wired as the node proxy wires it: one thread, one `LocalRuntime`.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -14,9 +14,9 @@ use hbone::{
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 use crate::certs::{FAR, Pem};
 use crate::{Result, child};
@@ -269,6 +269,8 @@ fn orders() -> mpsc::UnboundedReceiver<String> {
 }
 
 fn local(serve: impl Future<Output = Result<()>>) -> Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, serve)
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(serve)
 }
