@@ -1,9 +1,10 @@
 //! Flow-control windows (RFC 9113 §5.2, §6.9): what may be sent, and what the peer has been granted.
 
-use crate::limits::{INITIAL_WINDOW, MAX_WINDOW};
+use crate::frame;
+use crate::limits::{INITIAL_WINDOW, LARGEST_WINDOW};
 
 /// The largest window there is.
-const MOST: i64 = (1 << 31) - 1;
+const MOST: i64 = frame::MAX_WINDOW as i64;
 
 /// What the peer lets us send; a SETTINGS change may take it below zero.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +116,7 @@ impl ReceiveWindow {
     /// The application has taken everything, `give` bytes of it since it last had.
     fn keeps_up(&mut self, give: u32) {
         self.quarters += u8::try_from(give / (self.target() / 4)).unwrap_or(4);
-        if self.quarters >= 4 && self.target() < MAX_WINDOW {
+        if self.quarters >= 4 && self.target() < LARGEST_WINDOW {
             (self.doubled, self.quarters) = (self.doubled + 1, 0);
         }
         self.quarters = self.quarters.min(4);
@@ -184,7 +185,7 @@ mod tests {
     fn a_window_doubles_to_its_cap_while_the_application_keeps_up() {
         let mut window = ReceiveWindow::new();
         let mut full = INITIAL_WINDOW;
-        while full < MAX_WINDOW {
+        while full < LARGEST_WINDOW {
             window.receive(full).unwrap();
             assert_eq!(window.take(full, true), Some(full * 2));
             full *= 2;

@@ -44,7 +44,7 @@ pub(crate) const INITIAL_WINDOW: u32 = 256 << 10;
 
 /// What a stream's window may grow to while its application keeps up: 4 GB/s at 1 ms round trip,
 /// 80 MB/s at 50 ms.
-pub(crate) const MAX_WINDOW: u32 = 4 << 20;
+pub(crate) const LARGEST_WINDOW: u32 = 4 << 20;
 
 /// Bytes a peer may have in flight on a connection. They are returned on receipt: stream windows bound
 /// memory, and stalled readers never take window from others.
