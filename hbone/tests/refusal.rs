@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::task::Poll;
 
 use bytes::Bytes;
 use hbone::{Error, Refusal, Request, Response};
@@ -89,6 +91,46 @@ fn a_refusal_never_opens_a_tunnel() {
         let request = request();
         let (opened, ()) = tokio::join!(lab.pool.open(&lab.to, &request), reject);
         assert!(matches!(opened.unwrap_err(), Error::Refused(_)));
+    });
+}
+
+/// RFC 9113 §8.1: who is reset with an error may throw the answer away.
+#[test]
+fn a_refused_client_is_heard_out() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let mut raw = raw_client(&lab).await;
+        let connect = || {
+            let head = http::Request::builder().method(Method::CONNECT);
+            head.uri("10.1.2.3:80").body(()).unwrap()
+        };
+        let (opened, mut other) = raw.send_request(connect(), false).unwrap();
+        let incoming = lab.served.incoming.recv().await.unwrap();
+        let tunnel = incoming.accept(Response::default()).unwrap();
+        assert_eq!(opened.await.unwrap().status(), StatusCode::OK);
+        let mut sends = Vec::new();
+        // One that may still speak, and one that has ended already.
+        for ended in [false, true] {
+            let (answer, send) = raw.send_request(connect(), ended).unwrap();
+            let incoming = lab.served.incoming.recv().await.unwrap();
+            incoming.reject(Refusal::new(StatusCode::FORBIDDEN, "policy", "no"));
+            assert_eq!(answer.await.unwrap().status(), StatusCode::FORBIDDEN);
+            sends.push(send);
+        }
+        let mut refused = sends.swap_remove(0);
+        refused.send_data(Bytes::from("late"), false).unwrap();
+        // What was asked later is answered, so a reset would have come.
+        let (later, _send) = raw.send_request(connect(), false).unwrap();
+        drop(lab.served.incoming.recv().await.unwrap());
+        assert!(later.await.unwrap_err().is_reset());
+        let reset = poll_fn(|cx| Poll::Ready(refused.poll_reset(cx))).await;
+        assert!(reset.is_pending(), "{reset:?}");
+        // Nothing is left of it when the client has ended too.
+        refused.send_data(Bytes::new(), true).unwrap();
+        other.send_reset(h2::Reason::CANCEL);
+        lab.served.drain.notify_waiters();
+        drop(tunnel);
+        lab.served.over.recv().await.unwrap();
     });
 }
 

@@ -55,7 +55,8 @@ impl Core {
             Ok(request) => request,
             Err(refusal) => {
                 tracing::debug!(peer = %self.addr, %refusal, "CONNECT not understood");
-                return self.refuse(key, &refusal);
+                self.refuse(key, &refusal);
+                return;
             }
         };
         self.asked.push_back((key, request));

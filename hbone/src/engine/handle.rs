@@ -89,13 +89,15 @@ impl Core {
         self.part(Code::NO_ERROR, "");
     }
 
-    /// Refuses a stream; the client is heard out.
-    pub(crate) fn refuse(&mut self, key: Key, refusal: &Refusal) {
+    /// Refuses a stream, if it is still there; the client is heard out, and nobody owns it any more.
+    pub(crate) fn refuse(&mut self, key: Key, refusal: &Refusal) -> bool {
         let stream = self.session.streams.get(key);
-        if stream.is_some_and(|stream| !stream.closed) {
+        let there = stream.is_some_and(|stream| !stream.closed);
+        if there {
             self.session.refuse(key, refusal);
             self.deafen(key);
         }
+        there
     }
 
     /// How a stream ended that is gone already.
@@ -173,7 +175,10 @@ impl Handle {
 
     /// Server: refuses it.
     pub(crate) fn refuse(&mut self, refusal: &Refusal) {
-        self.core.borrow_mut().refuse(self.key, refusal);
+        let mut core = self.core.borrow_mut();
+        // Dropped as its owner, we would reset the client that is still heard out.
+        self.given_away = core.refuse(self.key, refusal);
+        core.ready.wake();
     }
 
     /// Hands the application's socket to the engine.
