@@ -77,6 +77,8 @@ pub(crate) struct Core {
     queue: Queue,
     /// Streams whose application has bytes there is no window for.
     starved: Vec<Key>,
+    /// Since when the peer has granted the connection as a whole nothing more, and somebody waits for it.
+    dry: Option<Instant>,
     /// Server's streams that wait for the client's end, with the time they have.
     deaf: VecDeque<(Instant, Key)>,
     ready: Arc<Ready>,
@@ -166,6 +168,7 @@ pub(crate) fn start(
         phase: Phase::Running,
         queue: Queue::default(),
         starved: Vec::new(),
+        dry: None,
         deaf: VecDeque::new(),
         ready,
         // The timer is not running yet.
@@ -374,6 +377,7 @@ impl Core {
             Event::Lost { key, error } => self.lost(key, error),
             Event::Room(Some(key)) => self.room(key),
             Event::Room(None) => {
+                self.dry = None;
                 for key in std::mem::take(&mut self.starved) {
                     self.room(key);
                 }

@@ -65,8 +65,8 @@ pub(crate) const BACKLOG: usize = 256 << 10;
 /// message waits behind, besides [`NOT_SENT`].
 pub(crate) const UNSENT: usize = 32 << 10;
 
-/// A tunnel whose socket has left more than [`UNSENT`] for this long is hot: new streams get another connection,
-/// which another core of the peer may serve.
+/// A tunnel whose socket has left more than [`UNSENT`] for this long, or that the peer has granted no window as
+/// a whole, is hot: new streams get another connection, which another core of the peer may serve.
 pub(crate) const HOT: Duration = Duration::from_millis(50);
 
 /// Connections to one destination that are opened because the others are hot.

@@ -280,6 +280,11 @@ impl<T: Default> Session<T> {
         self.streams[key].send.room().min(self.send.room())
     }
 
+    /// Whether nothing may be sent on any stream, whatever the streams themselves were granted.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.send.room() == 0
+    }
+
     /// Counts bytes that the engine has framed.
     pub(crate) fn sent(&mut self, key: Key, n: usize) {
         self.streams[key].send.take(n);

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -84,43 +84,69 @@ fn bulk_arrives_whole_in_both_directions_at_once() {
 }
 
 #[test]
-fn a_connection_that_cannot_keep_up_gets_company() {
-    local(async {
-        let lab = Lab::new().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to = destination(listener.local_addr().unwrap(), SERVER);
-        let (pool, at) = (lab.pool.clone(), to.clone());
-        let first = spawn_local(async move { pool.open(&at, &request()).await.unwrap().tunnel });
-        // A server that grants much, accepts, and then reads nothing any more.
-        let (tcp, _) = listener.accept().await.unwrap();
-        let mut wide = h2::server::Builder::new();
-        wide.initial_window_size(1 << 30)
-            .initial_connection_window_size(1 << 30);
-        let mut server = raw::server(tcp, &lab.ca, &wide).await;
-        let (_, mut respond) = server.accept().await.unwrap().unwrap();
-        let _send = respond.send_response(http::Response::new(()), false);
-        let tunnel = tokio::select! {
-            tunnel = first => tunnel.unwrap(),
-            _ = server.accept() => panic!("one stream was asked for"),
-        };
-        let (mut app, socket) = pair().await;
-        let meter = Meter::new();
-        let _relay = spawn_local(tunnel.relay(socket, &meter));
-        push_until_stuck(&mut app).await;
-        // New tunnels still go there, until the company has come.
-        let asking = async {
-            loop {
-                let request = request();
-                let opening = lab.pool.open(&to, &request);
-                let opened = timeout(Duration::from_millis(20), opening).await;
-                assert!(opened.is_err(), "nobody answers");
+fn a_connection_whose_peer_reads_nothing_gets_company() {
+    let wide = 1 << 30;
+    local(company_comes(wide, wide, Peer::ReadsNothing));
+}
+
+/// As stock servers do while applications of theirs stall.
+#[test]
+fn a_connection_whose_window_is_not_returned_gets_company() {
+    const DEFAULT: u32 = 65_535;
+    local(company_comes(1 << 30, DEFAULT, Peer::ReturnsNoWindow));
+}
+
+enum Peer {
+    ReadsNothing,
+    ReturnsNoWindow,
+}
+
+/// A server that accepts one stream, takes what these windows allow, and then no more.
+async fn company_comes(stream_window: u32, connection_window: u32, peer: Peer) {
+    let lab = Lab::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = destination(listener.local_addr().unwrap(), SERVER);
+    let (pool, at) = (lab.pool.clone(), to.clone());
+    let first = spawn_local(async move { pool.open(&at, &request()).await.unwrap().tunnel });
+    let (tcp, _) = listener.accept().await.unwrap();
+    let mut windows = h2::server::Builder::new();
+    windows
+        .initial_window_size(stream_window)
+        .initial_connection_window_size(connection_window);
+    let mut server = raw::server(tcp, &lab.ca, &windows).await;
+    let (_unread, mut respond) = server.accept().await.unwrap().unwrap();
+    let _send = respond.send_response(http::Response::new(()), false);
+    let tunnel = tokio::select! {
+        tunnel = first => tunnel.unwrap(),
+        _ = server.accept() => panic!("one stream was asked for"),
+    };
+    let (mut app, socket) = pair().await;
+    let meter = Meter::new();
+    let _relay = spawn_local(tunnel.relay(socket, &meter));
+    let serving = async {
+        let mut unanswered = Vec::new();
+        if matches!(peer, Peer::ReturnsNoWindow) {
+            while let Some(asked) = server.accept().await {
+                unanswered.push(asked);
             }
-        };
-        tokio::select! {
-            company = listener.accept() => drop(company.unwrap()),
-            () = asking => {}
         }
-    });
+        pending::<()>().await;
+    };
+    // New tunnels still go there, until the company has come.
+    let asking = async {
+        push_until_stuck(&mut app).await;
+        loop {
+            let request = request();
+            let opening = lab.pool.open(&to, &request);
+            let opened = timeout(Duration::from_millis(20), opening).await;
+            assert!(opened.is_err(), "nobody answers");
+        }
+    };
+    tokio::select! {
+        company = listener.accept() => drop(company.unwrap()),
+        () = serving => {}
+        () = asking => {}
+    }
 }
 
 /// Sends everything, ends, and returns what came back.

@@ -15,6 +15,7 @@ use super::side::App;
 use super::socket::Socket;
 use super::{Core, Phase};
 use crate::frame::Code;
+use crate::limits::HOT;
 use crate::session::Key;
 use crate::{Ended, Error, Meter, Refusal, Request, Response};
 
@@ -41,9 +42,11 @@ impl Core {
         self.phase == Phase::Running && !self.retired && !self.session.is_going()
     }
 
-    /// Whether its socket cannot keep up.
+    /// Whether it cannot keep up: its socket, or a peer that returns the connection's window only as its
+    /// applications read, as stock peers do, and has some that do not.
     pub(crate) fn is_hot(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.is_hot())
+        let dry = self.dry.is_some_and(|since| since.elapsed() >= HOT);
+        dry || self.link.as_ref().is_some_and(|link| link.is_hot())
     }
 
     /// Server: the next request, or nothing at the end.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tokio::time::Instant;
+
 use super::Core;
 use super::out::Out;
 use super::side::App;
@@ -183,6 +185,9 @@ impl Core {
     /// A stream waits for window. It is on the list once, and streams that are gone are not, however
     /// often a peer grants a byte of window or resets what waits.
     fn starve(&mut self, key: Key) {
+        if self.session.is_dry() {
+            self.dry.get_or_insert_with(Instant::now);
+        }
         if self.starved.len() >= self.session.streams.len() {
             let streams = &self.session.streams;
             self.starved.retain(|key| streams.get(*key).is_some());
