@@ -22,8 +22,10 @@ const LARGEST: usize = 70_000;
 const BUFFER: usize = 32 << 20;
 /// How many bytes a capture keeps; later packets are counted only.
 const KEPT: usize = 64 << 20;
-/// How long after its end a capture may notice it, and how long it still reads what was on its way.
+/// How long after its end a capture may notice it, and how long it still waits for what was on its way.
 const TICK_MS: u16 = 20;
+/// More packets than can be waiting then: a wire that is never silent does not keep a capture going.
+const MOST_WAITING: usize = BUFFER / 512;
 
 /// One TCP or UDP packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,21 +131,30 @@ fn read(
     let mut seen = Captured::default();
     let mut kept = 0;
     let mut buffer = vec![0; LARGEST];
-    let mut ended = None;
+    let (mut ended, mut late) = (None, 0);
     loop {
-        if end.load(Ordering::Relaxed) {
-            // A busy wire is never silent: what was on it before the end has arrived within a tick.
-            let ended = ended.get_or_insert_with(Instant::now);
-            if ended.elapsed() > Duration::from_millis(TICK_MS.into()) {
-                return seen;
-            }
+        // What was on the wire before the end waits to be read within a tick, and is read however late that is.
+        let over = end.load(Ordering::Relaxed)
+            && ended.get_or_insert_with(Instant::now).elapsed()
+                > Duration::from_millis(TICK_MS.into());
+        if late > MOST_WAITING {
+            return seen;
         }
+        late += usize::from(over);
+        let patience = if over {
+            PollTimeout::ZERO
+        } else {
+            TICK_MS.into()
+        };
         let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        let waiting = match poll(&mut ready, PollTimeout::from(TICK_MS)) {
+        let waiting = match poll(&mut ready, patience) {
             Ok(n) => n > 0,
             Err(Errno::EINTR) => continue,
             Err(_) => return seen,
         };
+        if !waiting && over {
+            return seen;
+        }
         if !waiting {
             continue;
         }
