@@ -9,6 +9,8 @@ SHELL := /bin/bash
 CACHE := $(or $(AMBIT_CACHE),$(HOME)/.cache/ambit)
 # Always the whole workspace: a part of it would resolve other features, and build every dependency again.
 CARGO_TEST := cargo test --locked --workspace
+# A failure says what it is in its last lines; what called what stands in the code.
+export RUST_LIB_BACKTRACE := 0
 LAB := cargo run --locked --quiet --package e2e --bin ambit-lab --
 
 integration = $(sort $(basename $(notdir $(wildcard */tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs))))

@@ -7,7 +7,8 @@ use e2e::apps::{EchoClient, Namespace, dynamic};
 use e2e::cluster::Cluster;
 use e2e::probe::{PodRef, conditions, eventually, wait_gone};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use kube::ResourceExt as _;
 use kube::api::ListParams;
 
 use shop::{AMBIENT, GATEWAY_API, SOON, START, WAYPOINT_PODS};
@@ -50,6 +51,8 @@ async fn nodes_and_pods_are_given_back_as_they_were() -> Result<()> {
 
         e2e::mesh::uninstall(&cluster).await?;
 
+        // First: a waypoint's pod that drains still listens where ztunnel would in others.
+        no_waypoint(ns).await?;
         for node in &cluster.nodes {
             for what in [IN_PODS, ON_NODE] {
                 let left = found(&cluster, &node.name, what)?;
@@ -71,7 +74,6 @@ async fn nodes_and_pods_are_given_back_as_they_were() -> Result<()> {
                 "{told:?}"
             );
         }
-        no_waypoint(ns).await?;
         no_classes(ns).await?;
         ensure!(before == containers(&pods).await?, "a pod was restarted");
         // A new pod needs nothing of the mesh.
@@ -120,9 +122,13 @@ async fn no_waypoint(ns: &Namespace) -> Result<()> {
         names == [Some("kube-root-ca.crt".to_owned())],
         "left: {names:?}"
     );
-    // A pod may take its time to end.
-    for pod in ns.pods(WAYPOINT_PODS).await? {
-        wait_gone(pod.api().clone(), pod.name(), START).await?;
+    // A pod may take its time to end; those that have begun to are meant, too.
+    let pods = ns.api::<Pod>();
+    let ending = pods
+        .list_metadata(&ListParams::default().labels(WAYPOINT_PODS))
+        .await?;
+    for pod in ending.items {
+        wait_gone(pods.clone(), &pod.name_any(), START).await?;
     }
     let gateways = dynamic(ns.client(), GATEWAY_API, "Gateway", Some(ns.name())).await?;
     let told = conditions(&gateways.get("waypoint").await?);
