@@ -1,7 +1,9 @@
 //! An attack, with somebody else on the same server and pool who must not notice, and a count of what is left.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fs;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -268,7 +270,9 @@ impl Scene {
     }
 }
 
-/// Sockets with an owner that are no listeners, by their ports.
+/// Sockets of this process that are no listeners, by their ports.
+///
+/// Others on this host may have the same ports at other addresses.
 fn sockets(local: Option<u16>, remote: Option<u16>) -> usize {
     const LISTEN: &str = "0A";
     let is = |text: &str, port: Option<u16>| {
@@ -278,10 +282,23 @@ fn sockets(local: Option<u16>, remote: Option<u16>) -> usize {
     let port = format!(":{:04X} ", local.or(remote).unwrap());
     // There may be thousands of others, most of them gone and forgotten.
     let rows = table.lines().filter(|row| row.contains(&port));
+    let ours = own_sockets();
     rows.map(|row| row.split_whitespace().collect::<Vec<_>>())
-        .filter(|row| row[3] != LISTEN && row[9] != "0")
+        .filter(|row| row[3] != LISTEN && ours.contains(row[9]))
         .filter(|row| is(row[1], local) && is(row[2], remote))
         .count()
+}
+
+/// The inodes of this process's sockets.
+fn own_sockets() -> HashSet<String> {
+    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    // What was closed meanwhile leads nowhere.
+    let links = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    let inode = |link: PathBuf| {
+        let name = link.to_str()?.strip_prefix("socket:[")?;
+        Some(name.strip_suffix(']')?.to_owned())
+    };
+    links.filter_map(inode).collect()
 }
 
 /// Ticks that leave time for others even when each of them takes long.
