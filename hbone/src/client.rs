@@ -75,7 +75,7 @@ async fn handshake(
         idle_timeout: limits.idle_timeout,
         max_age: limits.max_age,
     };
-    let (engine, core) = engine::start(proved, &terms, credentials, identity.clone());
+    let (engine, core) = engine::start(proved, &terms, credentials, identity.clone())?;
     let client = Client {
         core,
         identity,

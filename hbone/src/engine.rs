@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::frame::{Broken, Code};
 use crate::limits::BACKLOG;
@@ -25,6 +25,7 @@ use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
 use crate::tls::handshake::Proved;
 use crate::{Credentials, Error, Identity, Request, SpiffeId};
+use alarm::Alarm;
 use clock::Clock;
 use courtesy::Courtesy;
 use link::{Link, Scratch};
@@ -35,6 +36,7 @@ use ready::Ready;
 use side::App;
 pub(crate) use side::Side;
 
+mod alarm;
 pub(crate) mod clock;
 mod courtesy;
 mod down;
@@ -82,7 +84,7 @@ pub(crate) struct Core {
     /// Server's streams that wait for the client's end, with the time they have.
     deaf: VecDeque<(Instant, Key)>,
     ready: Arc<Ready>,
-    /// The timer has run out.
+    /// The alarm has rung.
     alarmed: bool,
     clock: Clock,
     role: Role,
@@ -136,25 +138,25 @@ enum Over {
 /// The task of one connection. Dropped, it resets everything.
 pub(crate) struct Engine {
     core: Rc<RefCell<Core>>,
-    timer: Pin<Box<Sleep>>,
-    /// What the timer wakes, so that it is looked at only when it has run out.
-    alarm: Waker,
+    /// Looked at only when it has rung.
+    alarm: Alarm,
 }
 
-/// A proved connection as its engine and what is shared with handles.
+/// A proved connection as its engine and what is shared with handles. Fails where a first thread for alarms
+/// is not to be had.
 pub(crate) fn start(
     proved: Proved,
     terms: &Terms,
     credentials: &Credentials,
     judged_by: Arc<Identity>,
-) -> (Engine, Rc<RefCell<Core>>) {
+) -> Result<(Engine, Rc<RefCell<Core>>), Error> {
     let now = Instant::now();
     let expires = proved.not_after.duration_since(SystemTime::now());
     let clock = Clock::new(now, terms, expires.unwrap_or_default());
-    let due = clock.due();
     let max_streams = u32::try_from(terms.max_streams).unwrap_or(u32::MAX);
     let ready: Arc<Ready> = Arc::default();
-    let alarm = ready.waker(Key::TIMER);
+    let alarm = Alarm::new(ready.waker(Key::TIMER))
+        .map_err(|e| Error::lost(&format!("no thread for its timer: {e}"), false))?;
     let core = Core {
         session: Session::new(terms.role, max_streams, terms.max_streams),
         addr: proved.peer.addr,
@@ -171,7 +173,7 @@ pub(crate) fn start(
         dry: None,
         deaf: VecDeque::new(),
         ready,
-        // The timer is not running yet.
+        // The alarm is not set yet.
         alarmed: true,
         clock,
         role: terms.role,
@@ -189,13 +191,11 @@ pub(crate) fn start(
         },
     };
     let core = Rc::new(RefCell::new(core));
-    let timer = Box::pin(sleep_until(due));
     let engine = Engine {
         core: core.clone(),
-        timer,
         alarm,
     };
-    (engine, core)
+    Ok((engine, core))
 }
 
 // === impl Engine ===
@@ -221,15 +221,13 @@ impl Future for Engine {
                 false => Poll::Ready(()),
             };
         }
-        if std::mem::take(&mut core.alarmed) || core.clock.due() < this.timer.deadline() {
-            let mut alarm = Context::from_waker(&this.alarm);
-            this.timer.as_mut().reset(core.clock.due());
-            while this.timer.as_mut().poll(&mut alarm).is_ready() {
+        if std::mem::take(&mut core.alarmed) || core.clock.due() < this.alarm.at() {
+            if core.clock.due() <= Instant::now() {
                 core.on_time();
-                this.timer.as_mut().reset(core.clock.due());
                 // What it led to is done in the next turn.
                 core.ready.wake();
             }
+            this.alarm.set(core.clock.due());
         }
         let calls = !core.calls.is_empty();
         drop(core);

@@ -100,7 +100,7 @@ impl Acceptor {
             max_age: limits.max_age,
         };
         let peer = proved.peer.clone();
-        let (engine, core) = engine::start(proved, &terms, &self.0.credentials, identity);
+        let (engine, core) = engine::start(proved, &terms, &self.0.credentials, identity)?;
         // A turn is bounded by itself. It ends when the connection does, and at the latest a moment after its owner let go of it.
         spawn_local(unconstrained(engine));
         let connection = Connection {

@@ -103,6 +103,7 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
     });
     let spawn = |name, body| supervisor.must_live_thread(name, body);
     let workers = Arc::new(Workers::start(config.workers, &shared, spawn)?);
+    supervisor.must_live("byte counters", workers.clone().keep_reporting());
 
     let synced = control.synced();
     spawn_local(on_sync(synced.clone(), awaits_xds));

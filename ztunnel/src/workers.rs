@@ -68,6 +68,7 @@ enum Order {
     List {
         done: blocking::Sender<serde_json::Value>,
     },
+    Report,
 }
 
 /// Orders that may wait for one thread: a node's pods times a few steps, all at once at start.
@@ -157,6 +158,20 @@ impl Workers {
         all.into()
     }
 
+    /// Has the byte counters of open connections brought up to date, for ever. The data plane's threads keep
+    /// no time: one with a timer to look after pays for that at every turn.
+    pub async fn keep_reporting(self: Arc<Self>) {
+        let mut ticks = interval(REPORT_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for orders in &self.orders {
+                // A thread that has so many orders does it next time.
+                let _ = orders.try_send(Order::Report);
+            }
+        }
+    }
+
     async fn tell<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
         let mut answers = Vec::new();
         for orders in &self.orders {
@@ -203,15 +218,12 @@ fn work(orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cores: usize) {
 async fn take_orders(mut orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cores: usize) {
     let proxies = Proxies::default();
     let mut endings = JoinSet::new();
-    let mut report = interval(REPORT_EVERY);
-    report.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             order = orders.recv() => match order {
                 Some(order) => take(order, &proxies, &shared, cores, &mut endings),
                 None => return,
             },
-            _ = report.tick() => proxies.borrow().values().for_each(|p| p.sessions.report()),
             Some(_) = endings.join_next() => {}
         }
     }
@@ -256,6 +268,7 @@ fn take(
                 let _ = done.send(());
             });
         }
+        Order::Report => proxies.borrow().values().for_each(|p| p.sessions.report()),
         Order::List { done } => {
             let list = |proxy: &Rc<Proxy>| {
                 let pod = proxy.pod();

@@ -2,13 +2,19 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    time::{Duration, Instant},
+};
 
 use support::{
     fabric::{ECHO, Fabric, GREETING, SERVER_FIRST, SERVICE, SERVICE_FIRST, exchange},
     log,
-    net::connect,
+    net::{PATIENCE, connect},
 };
+
+/// How often a page of metrics is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 #[test]
 fn every_pair_talks_and_meshed_pairs_talk_through_a_tunnel() {
@@ -125,6 +131,29 @@ fn another_identity_than_expected_is_refused_and_both_are_named() {
     let error = line["error"].as_str().unwrap();
     assert!(error.contains(&server.identity().to_string()), "{error}");
     assert!(error.contains(&former.identity().to_string()), "{error}");
+}
+
+#[test]
+fn bytes_of_an_open_connection_are_counted_while_it_is_open() {
+    let fabric = Fabric::new();
+    let (client, server) = (fabric.pod("oa", 0), fabric.pod("ob", 1));
+    for pod in [&client, &server] {
+        fabric.enrol(pod);
+    }
+    let mut open = connect(&client.ns, server.addr(false, ECHO)).unwrap();
+    exchange(&mut open).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    for node in [client.node, server.node] {
+        while fabric.node(node).metric("istio_tcp_received_bytes_total{") < 5 {
+            assert!(Instant::now() < deadline, "node {node} counts nothing");
+            std::thread::park_timeout(LOOK);
+        }
+        let closed = fabric
+            .node(node)
+            .metric("istio_tcp_connections_closed_total{");
+        assert_eq!(closed, 0, "node {node}");
+    }
+    exchange(&mut open).unwrap();
 }
 
 #[test]

@@ -53,6 +53,9 @@ pub(crate) enum Due {
     Parted,
 }
 
+/// A time of nothing would be over again as soon as it is.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 // === impl Clock ===
 
 impl Clock {
@@ -67,7 +70,7 @@ impl Clock {
             timeout: terms.ping_timeout,
             settle: Some(now + SETTINGS_TIMEOUT),
             idle: Some(now),
-            idle_timeout: terms.idle_timeout,
+            idle_timeout: terms.idle_timeout.max(SHORTEST),
             aged: age.and_then(|age| now.checked_add(age)),
             linger: None,
             parting: None,
@@ -159,4 +162,27 @@ impl Clock {
 
 fn take_if_due(deadline: &mut Option<Instant>, now: Instant) -> bool {
     deadline.take_if(|at| now >= *at).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_time_of_nothing_passes_once_at_a_time() {
+        let terms = Terms {
+            role: Role::Server,
+            max_streams: 1,
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::ZERO,
+            max_age: None,
+        };
+        let start = Instant::now();
+        let mut clock = Clock::new(start, &terms, Duration::from_secs(3600));
+        let now = start + SHORTEST;
+        assert_eq!(clock.tick(now, true), Some(Due::Idle));
+        assert_eq!(clock.tick(now, true), None);
+        assert!(clock.due() > now);
+    }
 }

@@ -1,11 +1,13 @@
 //! The tunnel's own socket: sealed records in and out, and what the socket did not take yet.
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::Shutdown;
 use std::ops::Range;
 use std::task::{Context, Waker};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -162,12 +164,11 @@ impl Link {
 
     /// Bytes of the socket; nothing where nothing is there. A short read means that this was all.
     fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, Over> {
-        let read = (&*SockRef::from(&self.tcp)).read(into);
-        let n = match read {
-            Ok(0) if !into.is_empty() => return Err(self.ended()),
-            Ok(n) => Some(n),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => return Err(lost(&error)),
+        let n = match recv(&self.tcp, &mut *into, RecvFlags::empty()) {
+            Ok((0, _)) if !into.is_empty() => return Err(self.ended()),
+            Ok((n, _)) => Some(n),
+            Err(Errno::WOULDBLOCK) => None,
+            Err(error) => return Err(lost(error)),
         };
         if n.is_none_or(|n| n < into.len()) {
             self.not_ready(Interest::READABLE);
@@ -306,13 +307,13 @@ impl Link {
 
 /// Writes what the socket takes.
 fn write(tcp: &TcpStream, bytes: &[u8]) -> Result<usize, Over> {
-    match (&*SockRef::from(tcp)).write(bytes) {
+    match send(tcp, bytes, SendFlags::NOSIGNAL) {
         Ok(n) => Ok(n),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        Err(error) => Err(lost(&error)),
+        Err(Errno::WOULDBLOCK) => Ok(0),
+        Err(error) => Err(lost(error)),
     }
 }
 
-fn lost(error: &io::Error) -> Over {
-    Over::Lost(Error::lost(&error.to_string(), true))
+fn lost(error: Errno) -> Over {
+    Over::Lost(Error::lost(&io::Error::from(error).to_string(), true))
 }

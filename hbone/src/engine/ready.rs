@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::session::Key;
 
-/// The list of one connection. Only its own thread uses it; the lock satisfies [`Waker`]'s types.
+/// The list of one connection. Nobody but its own thread uses it, and the alarms' every few seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Ready(Mutex<List>);
 

@@ -1,10 +1,12 @@
 //! An application's socket in the hands of the engine: remembered readiness, exact ends.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::sync::LazyLock;
 use std::task::{Context, Waker};
 
+use rustix::io::{Errno, readv, writev};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -93,13 +95,11 @@ impl Socket {
     /// Reads what is there into `gaps`; nothing at the end, `WouldBlock` where nothing is there.
     pub(crate) fn read(&mut self, gaps: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let asked: usize = gaps.iter().map(|gap| gap.len()).sum();
-        let read = {
-            let socket = SockRef::from(&self.tcp);
-            match gaps {
-                [one] => (&*socket).read(one),
-                many => (&*socket).read_vectored(many),
-            }
+        let read = match gaps {
+            [one] => recv(&self.tcp, &mut **one, RecvFlags::empty()).map(|(n, _)| n),
+            many => readv(&self.tcp, many),
         };
+        let read = read.map_err(io::Error::from);
         match &read {
             Ok(n) if *n == asked => self.records = self.records.saturating_mul(4).min(MOST),
             Ok(0) => self.hang_up(),
@@ -173,15 +173,12 @@ impl Socket {
     /// Writes what the socket takes; the rest waits until it is writable again.
     pub(crate) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let all: usize = slices.iter().map(|slice| slice.len()).sum();
-        let wrote = {
-            let socket = SockRef::from(&self.tcp);
-            match slices {
-                [one] => (&*socket).write(one),
-                many => (&*socket).write_vectored(many),
-            }
+        let wrote = match slices {
+            [one] => send(&self.tcp, one, SendFlags::NOSIGNAL),
+            many => writev(&self.tcp, many),
         };
         let n = match wrote {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(Errno::WOULDBLOCK) => 0,
             other => other?,
         };
         if n < all {

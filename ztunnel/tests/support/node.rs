@@ -19,7 +19,7 @@ use mesh::{
     xds::Update,
 };
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{sync::watch, task::LocalSet};
 use tokio_util::sync::CancellationToken;
 use ztunnel::{
@@ -50,6 +50,8 @@ pub(crate) struct TestNode {
     report: mpsc::Sender<EnrolmentReport>,
     connected: watch::Sender<bool>,
     running: Mutex<Option<Running>>,
+    /// The metrics of the program that was started last.
+    registry: Mutex<Registry>,
     files: Mutex<Vec<fs::File>>,
 }
 
@@ -87,6 +89,7 @@ impl TestNode {
             report,
             connected: watch::channel(true).0,
             running: Mutex::default(),
+            registry: Mutex::default(),
             files: Mutex::default(),
         };
         node.start(ca);
@@ -130,7 +133,9 @@ impl TestNode {
         let (asks, mut asked) =
             tokio::sync::mpsc::unbounded_channel::<(Request, mpsc::Sender<Answer>)>();
         let (leave, mut leaving) = tokio::sync::mpsc::unbounded_channel();
-        let metrics = Metrics::register(&mut Registry::default());
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        *self.registry.lock() = registry;
         let shared = Arc::new(Shared {
             world: self.world.clone(),
             metrics,
@@ -144,6 +149,7 @@ impl TestNode {
             let cores = NonZeroUsize::new(2).unwrap();
             let spawn = |name, body| thread::Builder::new().name(name).spawn(body).map(drop);
             let workers = Arc::new(Workers::start(cores, &shared, spawn).unwrap());
+            let reporting = workers.clone().keep_reporting();
             let (certificates, keeper) = Certificates::new(ca, Clock::system());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -166,6 +172,7 @@ impl TestNode {
                 let pods = Pods::new(node, file);
                 let (leaving, time) = tokio::select! {
                     _ = keeper.run() => return,
+                    () = reporting => return,
                     () = pods.run() => return,
                     () = async {
                         while let Some((request, answer)) = asked.recv().await {
@@ -186,6 +193,15 @@ impl TestNode {
             leave,
             thread,
         });
+    }
+
+    /// The sum of a metric over all its labels.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let mut page = String::new();
+        encode(&mut page, &self.registry.lock()).unwrap();
+        let samples = page.lines().filter(|line| line.starts_with(name));
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+        samples.filter_map(value).sum()
     }
 
     /// Ends the program; `for_good` cleans up.
