@@ -64,9 +64,10 @@ impl Clock {
         // A client's pool looks at the certificate itself before each new stream.
         let valid = (terms.role == Role::Server).then_some(valid);
         let age = [valid, terms.max_age].into_iter().flatten().min();
+        let interval = terms.ping_interval.max(SHORTEST);
         let mut clock = Self {
-            ping: Ping::At(now + terms.ping_interval),
-            interval: terms.ping_interval,
+            ping: Ping::At(now + interval),
+            interval,
             timeout: terms.ping_timeout,
             settle: Some(now + SETTINGS_TIMEOUT),
             idle: Some(now),
@@ -142,7 +143,9 @@ impl Clock {
     /// The peer answered.
     pub(crate) fn pong(&mut self) {
         if let Ping::Until(until) = self.ping {
-            self.ping = Ping::At(until - self.timeout + self.interval);
+            let next = until - self.timeout + self.interval;
+            self.ping = Ping::At(next);
+            self.due = self.due.min(next);
         }
     }
 
@@ -168,21 +171,56 @@ fn take_if_due(deadline: &mut Option<Instant>, now: Instant) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_idle_time_of_nothing_passes_once_at_a_time() {
-        let terms = Terms {
+    const INTERVAL: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    fn terms() -> Terms {
+        Terms {
             role: Role::Server,
             max_streams: 1,
-            ping_interval: Duration::from_secs(10),
-            ping_timeout: Duration::from_secs(20),
-            idle_timeout: Duration::ZERO,
+            ping_interval: INTERVAL,
+            ping_timeout: TIMEOUT,
+            idle_timeout: Duration::from_secs(300),
             max_age: None,
-        };
+        }
+    }
+
+    fn clock(terms: &Terms) -> (Clock, Instant) {
         let start = Instant::now();
-        let mut clock = Clock::new(start, &terms, Duration::from_secs(3600));
+        (Clock::new(start, terms, Duration::from_secs(3600)), start)
+    }
+
+    /// All that is due at `now`, if that is when the clock wants to be looked at.
+    fn look(clock: &mut Clock, now: Instant) -> Vec<Due> {
+        assert_eq!(clock.due(), now);
+        std::iter::from_fn(|| clock.tick(now, true)).collect()
+    }
+
+    #[test]
+    fn a_peer_that_answers_is_asked_at_each_interval_and_given_up_on_a_timeout_after_the_last() {
+        let (mut clock, start) = clock(&terms());
+        assert_eq!(
+            look(&mut clock, start + INTERVAL),
+            [Due::Settled, Due::Ping]
+        );
+        for n in 2..=4 {
+            clock.pong();
+            assert_eq!(look(&mut clock, start + n * INTERVAL), [Due::Ping]);
+        }
+        let end = start + 4 * INTERVAL + TIMEOUT;
+        assert_eq!(look(&mut clock, end), [Due::Dead]);
+    }
+
+    #[test]
+    fn times_of_nothing_pass_once_at_a_time() {
+        let (mut clock, start) = clock(&Terms {
+            ping_interval: Duration::ZERO,
+            ping_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            ..terms()
+        });
         let now = start + SHORTEST;
-        assert_eq!(clock.tick(now, true), Some(Due::Idle));
-        assert_eq!(clock.tick(now, true), None);
+        assert_eq!(look(&mut clock, now), [Due::Idle, Due::Ping, Due::Dead]);
         assert!(clock.due() > now);
     }
 }

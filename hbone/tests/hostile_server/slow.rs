@@ -16,6 +16,9 @@ const SHORT: Duration = Duration::from_millis(100);
 /// How long an answer to a ping may take: long enough for the bystander on a busy machine.
 const PATIENT: Duration = Duration::from_millis(500);
 
+/// Longer than any test waits.
+const NEVER: Duration = Duration::from_secs(3600);
+
 /// More than backlog and kernel buffers of both directions hold together.
 const MOST_TAKEN: usize = 24 << 20;
 
@@ -204,7 +207,9 @@ fn answers_pings_with_something_else() {
 
 #[test]
 fn answers_pings_and_may_stay() {
-    attacked(watchful(), async |scene| {
+    // The next comes an interval after the last, however long the last might have taken.
+    let setup = watchful().server(|limits| limits.ping_timeout = NEVER);
+    attacked(setup, async |scene| {
         let mut wire = scene.client().await;
         for _ in 0..8 {
             wire.until("a ping", |f| (f.kind == PING && !f.has(ACK)).then_some(()))
