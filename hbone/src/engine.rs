@@ -155,8 +155,7 @@ pub(crate) fn start(
     let clock = Clock::new(now, terms, expires.unwrap_or_default());
     let max_streams = u32::try_from(terms.max_streams).unwrap_or(u32::MAX);
     let ready: Arc<Ready> = Arc::default();
-    let alarm = Alarm::new(ready.waker(Key::TIMER))
-        .map_err(|e| Error::lost(&format!("no thread for its timer: {e}"), false))?;
+    let alarm = Alarm::new(ready.waker(Key::TIMER)).map_err(|e| Error::NoThread(e.into()))?;
     let core = Core {
         session: Session::new(terms.role, max_streams, terms.max_streams),
         addr: proved.peer.addr,

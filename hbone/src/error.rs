@@ -81,6 +81,9 @@ pub enum Error {
     /// This side has as many connections as it may have.
     #[error("too many connections")]
     TooManyConnections,
+    /// The system has no thread for this side's timers.
+    #[error("this side cannot start the thread of its timers: {0}")]
+    NoThread(Arc<io::Error>),
     /// Our own certificate has run out.
     #[error("our certificate for {id} has expired")]
     CredentialsExpired {
@@ -108,9 +111,10 @@ impl Error {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Draining | Self::TooManyConnections | Self::CredentialsExpired { .. } => {
-                Fault::Us
-            }
+            Self::Draining
+            | Self::TooManyConnections
+            | Self::NoThread(_)
+            | Self::CredentialsExpired { .. } => Fault::Us,
             Self::Dial { .. } | Self::DialTimeout(_) | Self::ConnectionLost { .. } => {
                 Fault::Network
             }
@@ -140,6 +144,7 @@ impl Error {
             | Self::ConnectionLost { .. }
             | Self::Draining
             | Self::TooManyConnections
+            | Self::NoThread(_)
             | Self::CredentialsExpired { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -158,7 +163,10 @@ impl Error {
             | Self::ConnectionLost { .. }
             | Self::Draining => true,
             Self::Refused(refusal) => refusal.status.is_server_error(),
-            Self::Protocol(_) | Self::TooManyConnections | Self::CredentialsExpired { .. } => false,
+            Self::Protocol(_)
+            | Self::TooManyConnections
+            | Self::NoThread(_)
+            | Self::CredentialsExpired { .. } => false,
         }
     }
 
@@ -176,6 +184,7 @@ impl Error {
             | Self::Refused(_)
             | Self::Draining
             | Self::TooManyConnections
+            | Self::NoThread(_)
             | Self::CredentialsExpired { .. } => false,
         }
     }
@@ -196,6 +205,7 @@ impl Error {
             Self::Protocol(_) => "protocol_error",
             Self::Draining => "draining",
             Self::TooManyConnections => "too_many_connections",
+            Self::NoThread(_) => "no_thread",
             Self::CredentialsExpired { .. } => "credentials_expired",
         }
     }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -92,7 +93,7 @@ fn keep() {
             }
             Some(_) => {
                 if let Some(call) = alarms.calls.pop() {
-                    MutexGuard::unlocked(&mut alarms, || call.waker.wake());
+                    MutexGuard::unlocked(&mut alarms, || call.ring());
                 }
             }
         }
@@ -100,6 +101,15 @@ fn keep() {
 }
 
 // === impl Call ===
+
+impl Call {
+    /// Wakes. A waker that panics harms itself: all the others' time depends on this thread.
+    fn ring(self) {
+        if catch_unwind(AssertUnwindSafe(|| self.waker.wake())).is_err() {
+            tracing::error!("a waker panicked when its time had come");
+        }
+    }
+}
 
 /// The greatest is the one that rings first.
 impl Ord for Call {
@@ -142,6 +152,14 @@ mod tests {
         }
     }
 
+    struct Broken;
+
+    impl Wake for Broken {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of a test");
+        }
+    }
+
     fn alarm() -> (Alarm, Arc<Bell>) {
         let bell = Arc::new(Bell(Notify::new()));
         (Alarm::new(bell.clone().into()).unwrap(), bell)
@@ -174,5 +192,14 @@ mod tests {
         soon.1.0.notified().await;
         late.1.0.notified().await;
         assert!(Instant::now() >= at);
+    }
+
+    #[tokio::test]
+    async fn a_waker_that_panics_takes_nobody_else_with_it() {
+        let mut broken = Alarm::new(Arc::new(Broken).into()).unwrap();
+        let (mut alarm, bell) = alarm();
+        broken.set(Instant::now());
+        alarm.set(Instant::now() + SOON);
+        bell.0.notified().await;
     }
 }
