@@ -123,10 +123,7 @@ fn no_request_fails_while_pods_enter_and_leave_and_old_connections_live_on() {
 #[test]
 fn a_successor_takes_running_pods_over_and_leaving_for_good_cleans_up() {
     let fabric = Fabric::new();
-    let (a, b) = (fabric.pod("sa", 0), fabric.pod("sb", 0));
-    for pod in [&a, &b] {
-        fabric.enrol(pod);
-    }
+    let (a, b) = (fabric.meshed("sa", 0), fabric.meshed("sb", 0));
     a.ask(b.addr(false, ECHO)).unwrap();
     let node = fabric.node(0);
     node.stop(false);
@@ -148,10 +145,7 @@ fn a_successor_takes_running_pods_over_and_leaving_for_good_cleans_up() {
 #[test]
 fn an_upgrade_loses_no_request() {
     let fabric = Fabric::new();
-    let (a, b) = (fabric.pod("ua", 0), fabric.pod("ub", 0));
-    for pod in [&a, &b] {
-        fabric.enrol(pod);
-    }
+    let (a, b) = (fabric.meshed("ua", 0), fabric.meshed("ub", 0));
     let load = Load::start(&a, &b);
     load.more(20);
     let node = fabric.node(0);

@@ -11,10 +11,17 @@ use support::{
     fabric::{ECHO, Fabric, GREETING, SERVER_FIRST, SERVICE, SERVICE_FIRST, exchange},
     log,
     net::{PATIENCE, connect},
+    node::TestNode,
 };
 
 /// How often a page of metrics is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+
+const RECEIVED: &str = "istio_tcp_received_bytes_total{";
+const CLOSED: &str = "istio_tcp_connections_closed_total{";
+
+/// Bytes that one [`exchange`] sends.
+const LINE: u64 = 5;
 
 #[test]
 fn every_pair_talks_and_meshed_pairs_talk_through_a_tunnel() {
@@ -84,10 +91,7 @@ fn every_pair_talks_and_meshed_pairs_talk_through_a_tunnel() {
 #[test]
 fn where_nobody_listens_or_nothing_is_known_the_client_hears_so() {
     let fabric = Fabric::new();
-    let (a, b) = (fabric.pod("na", 0), fabric.pod("nb", 1));
-    for pod in [&a, &b] {
-        fabric.enrol(pod);
-    }
+    let (a, b) = (fabric.meshed("na", 0), fabric.meshed("nb", 1));
     // Nobody listens on 9: the application's refusal comes through the tunnel as a reset.
     assert!(a.ask(b.addr(false, 9)).is_err());
     let line = log::access("nobody listens", |line| {
@@ -116,11 +120,8 @@ fn where_nobody_listens_or_nothing_is_known_the_client_hears_so() {
 #[test]
 fn another_identity_than_expected_is_refused_and_both_are_named() {
     let fabric = Fabric::new();
-    let (client, server) = (fabric.pod("ida", 0), fabric.pod("idb", 1));
+    let (client, server) = (fabric.meshed("ida", 0), fabric.meshed("idb", 1));
     let former = fabric.pod("idc", 1);
-    for pod in [&client, &server] {
-        fabric.enrol(pod);
-    }
     client.ask(server.addr(false, ECHO)).unwrap();
     // As when an address has a new owner and the client's node has not heard of it.
     fabric.mistake(&server, &former);
@@ -136,33 +137,34 @@ fn another_identity_than_expected_is_refused_and_both_are_named() {
 #[test]
 fn bytes_of_an_open_connection_are_counted_while_it_is_open() {
     let fabric = Fabric::new();
-    let (client, server) = (fabric.pod("oa", 0), fabric.pod("ob", 1));
-    for pod in [&client, &server] {
-        fabric.enrol(pod);
-    }
+    let (client, server) = (fabric.meshed("oa", 0), fabric.meshed("ob", 1));
     let mut open = connect(&client.ns, server.addr(false, ECHO)).unwrap();
     exchange(&mut open).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    for node in [client.node, server.node] {
-        while fabric.node(node).metric("istio_tcp_received_bytes_total{") < 5 {
-            assert!(Instant::now() < deadline, "node {node} counts nothing");
-            std::thread::park_timeout(LOOK);
-        }
-        let closed = fabric
-            .node(node)
-            .metric("istio_tcp_connections_closed_total{");
-        assert_eq!(closed, 0, "node {node}");
+    let nodes = [client.node, server.node].map(|node| fabric.node(node));
+    for node in nodes {
+        becomes(node, RECEIVED, LINE);
+        assert_eq!(node.metric(CLOSED), 0);
     }
     exchange(&mut open).unwrap();
+    drop(open);
+    for node in nodes {
+        becomes(node, CLOSED, 1);
+    }
+}
+
+/// Waits until a metric is at least that.
+fn becomes(node: &TestNode, metric: &str, least: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while node.metric(metric) < least {
+        assert!(Instant::now() < deadline, "{metric} never becomes {least}");
+        std::thread::park_timeout(LOOK);
+    }
 }
 
 #[test]
 fn garbage_on_the_tunnel_port_harms_nobody_else() {
     let fabric = Fabric::new();
-    let (a, b) = (fabric.pod("ga", 0), fabric.pod("gb", 1));
-    for pod in [&a, &b] {
-        fabric.enrol(pod);
-    }
+    let (a, b) = (fabric.meshed("ga", 0), fabric.meshed("gb", 1));
     let mut living = connect(&a.ns, b.addr(false, ECHO)).unwrap();
     exchange(&mut living).unwrap();
     for garbage in [

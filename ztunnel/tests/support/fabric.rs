@@ -117,6 +117,13 @@ impl Fabric {
         pod
     }
 
+    /// A running pod in the mesh.
+    pub(crate) fn meshed(&self, name: &str, node: usize) -> TestPod {
+        let pod = self.pod(name, node);
+        self.enrol(&pod);
+        pod
+    }
+
     /// A pod that nobody has told the nodes of.
     pub(crate) fn start_pod(&self, name: &str, node: usize) -> TestPod {
         let mut state = self.state.lock();
