@@ -44,6 +44,7 @@ pub struct Snapshot {
     routes: Routes,
     enrolments: imbl::OrdMap<PodUid, Arc<Enrolment>>,
     namespaces: imbl::OrdSet<Arc<str>>,
+    uninstalling: bool,
 }
 
 /// A workload as one port of a service.
@@ -157,5 +158,10 @@ impl Snapshot {
     /// All such namespaces.
     pub fn enrolled_namespaces(&self) -> impl Iterator<Item = &str> {
         self.namespaces.iter().map(|name| &**name)
+    }
+
+    /// The controller says that the mesh is being uninstalled. A controller that never mentions it says no.
+    pub fn uninstalling(&self) -> bool {
+        self.uninstalling
     }
 }

@@ -19,6 +19,10 @@ pub const ENROLMENT_TYPE: &str = "type.googleapis.com/ambit.mesh.node.v1.Enrolme
 /// The namespaces whose pods are in the mesh.
 pub const ENROLLED_NAMESPACE_TYPE: &str =
     "type.googleapis.com/ambit.mesh.node.v1.EnrolledNamespace";
+/// What every node must know of the mesh as a whole.
+pub const MESH_STATE_TYPE: &str = "type.googleapis.com/ambit.mesh.node.v1.MeshState";
+/// The one resource of that type.
+pub const MESH_STATE_NAME: &str = "mesh";
 /// Upwards: what became of one pod.
 pub const ENROLMENT_REPORT_TYPE: &str = "type.googleapis.com/ambit.mesh.node.v1.EnrolmentReport";
 

@@ -9,7 +9,8 @@ use mesh::proto::{node, waypoint, workload as wds};
 use mesh::workload::{Tunnel, WaypointRef};
 use mesh::world::{World, WorldWriter, world};
 use mesh::xds::{
-    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Rejected, Update,
+    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_NAME, MESH_STATE_TYPE,
+    ROUTE_TYPE, Rejected, Update,
 };
 use prost::Message;
 
@@ -254,7 +255,7 @@ fn what_cannot_be_taken_whole_is_refused_whole_with_names_and_reasons() {
             "10.96.0.0/16",
         ),
         (("x".to_owned(), Bytes::from_static(b"\xff")), "parsed"),
-        (("other".to_owned(), good().1), "calls itself"),
+        (("other".to_owned(), good().1), "does not match its content"),
         (("empty".to_owned(), Bytes::new()), "neither"),
     ];
     for (bad, reason) in cases {
@@ -374,4 +375,26 @@ fn enrolments_and_namespaces() {
         assert_eq!(world.enrolments().count(), 0);
         assert!(!world.enrolled_namespace("ns"));
     });
+}
+
+#[test]
+fn only_the_controllers_word_says_that_the_mesh_is_uninstalled() {
+    let mut mesh = Mesh::new();
+    let state = |name: &str, uninstalling| {
+        let state = node::MeshState { uninstalling };
+        vec![(name.to_owned(), Bytes::from(state.encode_to_vec()))]
+    };
+    let uninstalling = |mesh: &Mesh| mesh.world.look(|world| world.uninstalling());
+    assert!(!uninstalling(&mesh));
+    let refused = mesh.tell(MESH_STATE_TYPE, state("another", true));
+    assert!(refused.unwrap_err().to_string().contains("does not match"));
+    mesh.tell(MESH_STATE_TYPE, state(MESH_STATE_NAME, false))
+        .unwrap();
+    assert!(!uninstalling(&mesh));
+    mesh.tell(MESH_STATE_TYPE, state(MESH_STATE_NAME, true))
+        .unwrap();
+    mesh.forget(MESH_STATE_TYPE, "another");
+    assert!(uninstalling(&mesh));
+    mesh.forget(MESH_STATE_TYPE, MESH_STATE_NAME);
+    assert!(!uninstalling(&mesh));
 }

@@ -23,7 +23,7 @@ use mesh::{
     },
     world::{World, world},
     xds::{
-        ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE,
+        ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_TYPE,
         client::{self, Client, Handle, State},
         node::NodeInfo,
     },
@@ -187,7 +187,12 @@ fn follow_controller(
             cluster: config.cluster.to_string(),
             metadata: [("NETWORK".to_owned(), String::new())].into(),
         },
-        types: vec![ADDRESS_TYPE, ENROLMENT_TYPE, ENROLLED_NAMESPACE_TYPE],
+        types: vec![
+            ADDRESS_TYPE,
+            ENROLMENT_TYPE,
+            ENROLLED_NAMESPACE_TYPE,
+            MESH_STATE_TYPE,
+        ],
     };
     let (client, handle) = Client::new(config, move |update| writer.apply(update));
     client.metrics().register(registry);

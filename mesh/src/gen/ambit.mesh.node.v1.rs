@@ -25,6 +25,13 @@ pub struct EnrolledNamespace {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
+/// What every node must know of the mesh as a whole. One resource, named "mesh".
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeshState {
+    /// The mesh is being uninstalled: a node proxy that ends now has no successor, and gives its node back as it was.
+    #[prost(bool, tag = "1")]
+    pub uninstalling: bool,
+}
 /// Upwards: what became of one pod.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnrolmentReport {

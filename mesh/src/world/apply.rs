@@ -15,7 +15,8 @@ use crate::route::Route;
 use crate::service::Service;
 use crate::workload::Workload;
 use crate::xds::{
-    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Rejected, Update,
+    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_NAME, MESH_STATE_TYPE,
+    ROUTE_TYPE, Rejected, Update,
 };
 
 /// A resource of any type, decoded.
@@ -25,6 +26,7 @@ enum Resource {
     Route(Arc<Route>),
     Enrolment(Arc<Enrolment>),
     Namespace(Arc<str>),
+    Mesh { uninstalling: bool },
 }
 
 impl Snapshot {
@@ -69,6 +71,7 @@ impl Snapshot {
             Resource::Namespace(name) => {
                 self.namespaces.insert(name);
             }
+            Resource::Mesh { uninstalling } => self.uninstalling = uninstalling,
         }
     }
 
@@ -84,6 +87,7 @@ impl Snapshot {
             ROUTE_TYPE => self.routes.remove(name),
             ENROLMENT_TYPE => drop(self.enrolments.remove(&PodUid::from(name))),
             ENROLLED_NAMESPACE_TYPE => drop(self.namespaces.remove(name)),
+            MESH_STATE_TYPE if name == MESH_STATE_NAME => self.uninstalling = false,
             _ => {}
         }
     }
@@ -184,7 +188,12 @@ fn decode(type_url: &str, name: &str, bytes: &Bytes) -> Result<Resource, String>
             named(name, &namespace.name)?;
             Ok(Resource::Namespace(namespace.name.into()))
         }
-        other => Err(format!("nobody here knows {other}")),
+        MESH_STATE_TYPE => {
+            let node::MeshState { uninstalling } = message(bytes)?;
+            named(name, MESH_STATE_NAME)?;
+            Ok(Resource::Mesh { uninstalling })
+        }
+        other => Err(format!("unknown resource type {other}")),
     }
 }
 
@@ -200,6 +209,8 @@ fn whole<W, T: TryFrom<W, Error: Display>>(from: W) -> Result<T, String> {
 fn named(name: &str, inside: &str) -> Result<(), String> {
     match name == inside && !name.is_empty() {
         true => Ok(()),
-        false => Err(format!("it calls itself {inside:?}")),
+        false => Err(format!(
+            "resource name {name:?} does not match its content, which is {inside:?}"
+        )),
     }
 }
