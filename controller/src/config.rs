@@ -6,6 +6,7 @@ use clap::Parser;
 
 use crate::index::Settings;
 use crate::index::names::Key;
+use crate::index::placement::NodeProxyRule;
 
 /// The control plane of the mesh.
 #[derive(Debug, Clone, Parser)]
@@ -47,10 +48,10 @@ pub struct Config {
         value_delimiter = ','
     )]
     pub excluded_namespaces: Vec<String>,
-    /// Service accounts (`namespace/name`) of node proxies: they ask on behalf of the pods of their node. Added to
-    /// `<namespace>/ztunnel`.
-    #[arg(long, env = "TRUSTED_NODE_ACCOUNTS", value_delimiter = ',')]
-    pub trusted_node_accounts: Vec<String>,
+    /// Node proxies beside our own: pods that see their node's pods and ask for certificates on their behalf.
+    /// `namespace/account`, or `namespace/account/Kind/name` of what owns them.
+    #[arg(long, env = "TRUSTED_NODE_PROXIES", value_delimiter = ',')]
+    pub trusted_node_proxies: Vec<NodeProxyRule>,
     /// Names under which proxies may look for the controller, beside those of its own Service.
     #[arg(long, env = "SERVER_NAMES", value_delimiter = ',')]
     pub server_names: Vec<String>,
@@ -101,18 +102,22 @@ impl Config {
             cluster_id: self.cluster_id.clone(),
             excluded_namespaces: self.excluded_namespaces.clone(),
             system_namespace: self.namespace.clone(),
+            node_proxies: self.node_proxies(),
         }
+    }
+
+    /// Which pods are node proxies: ours, and those that were named.
+    pub fn node_proxies(&self) -> Vec<NodeProxyRule> {
+        std::iter::once(NodeProxyRule::ours(&self.namespace))
+            .chain(self.trusted_node_proxies.iter().cloned())
+            .collect()
     }
 
     /// The service accounts of node proxies.
     pub fn node_accounts(&self) -> Vec<Key> {
-        let more = self
-            .trusted_node_accounts
+        self.node_proxies()
             .iter()
-            .filter_map(|account| account.split_once('/'));
-        std::iter::once((self.namespace.as_str(), "ztunnel"))
-            .chain(more)
-            .map(|(namespace, name)| Key::new(namespace, name))
+            .map(|rule| Key::new(&rule.namespace, &rule.account))
             .collect()
     }
 

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::authenticate::{Authenticate, Caller};
 use self::snapshot::{Snapshot, Viewer};
 use crate::index::Input;
+use crate::index::changes::Role;
 use crate::index::names::Key;
 use crate::metrics::Metrics;
 use crate::watch::Told;
@@ -71,7 +72,10 @@ impl Discovery {
                 )
             });
         }
-        let gateway = place.and_then(|place| place.waypoint.clone());
+        let gateway = place.and_then(|place| match &place.role {
+            Role::Waypoint(gateway) => Some(gateway.clone()),
+            Role::NodeProxy | Role::Application => None,
+        });
         let Some(gateway) = gateway.filter(|gateway| *gateway == caller.account) else {
             let message = format!(
                 "service account {} is neither a ztunnel's nor a waypoint's",

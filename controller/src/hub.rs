@@ -106,7 +106,7 @@ impl Hub {
     }
 
     async fn publish(&mut self, changes: Changes) {
-        if !changes.resources.is_empty() || !changes.places.is_empty() {
+        if !changes.resources.is_empty() || !changes.placements.is_empty() {
             self.snapshot.apply(&changes);
             self.out
                 .snapshots

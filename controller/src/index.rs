@@ -25,6 +25,7 @@ mod intake;
 pub mod names;
 mod namespaces;
 mod nodes;
+pub mod placement;
 mod pods;
 mod routes;
 mod services;
@@ -41,7 +42,7 @@ use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded};
 use serde_json::Value;
 
 use self::changes::{
-    Changes, Kind, Notice, Place, Published, Scope, Source, Target, WaypointPlan, Write,
+    Changes, Kind, Notice, PodPlacement, Published, Scope, Source, Target, WaypointPlan, Write,
 };
 use self::endpoints::Slice;
 use self::enrolment::Report;
@@ -49,6 +50,7 @@ use self::gateways::{Class, Gateway, Waypoint};
 use self::names::{CLASSES, Key};
 use self::namespaces::Namespace;
 use self::nodes::Node;
+use self::placement::NodeProxyRule;
 use self::pods::Pod;
 use self::routes::Route;
 use self::services::Service;
@@ -67,6 +69,8 @@ pub struct Settings {
     pub excluded_namespaces: Vec<String>,
     /// Where the controller runs.
     pub system_namespace: String,
+    /// Which pods are node proxies.
+    pub node_proxies: Vec<NodeProxyRule>,
 }
 
 /// One kind of object, as the watch tells it.
@@ -118,7 +122,7 @@ pub struct Index {
     /// What was asked to be written, without its time, by object.
     pending: BTreeMap<Target, Write>,
     told: HashMap<Key, Notice>,
-    places: HashMap<Key, (Arc<str>, Place)>,
+    placements: HashMap<Key, (Arc<str>, PodPlacement)>,
     roots: BTreeSet<Arc<str>>,
 }
 
@@ -180,7 +184,7 @@ impl Index {
             published: Published::default(),
             pending: BTreeMap::new(),
             told: HashMap::new(),
-            places: HashMap::new(),
+            placements: HashMap::new(),
             roots: BTreeSet::new(),
         }
     }
@@ -294,7 +298,7 @@ impl Index {
                 now,
                 &mut changes,
             );
-            self.place(&key, &mut changes);
+            self.settle_placement(&key, &mut changes);
         }
         for key in std::mem::take(&mut self.state.dirty.routes) {
             self.publish(
@@ -439,17 +443,19 @@ impl Index {
         }
     }
 
-    fn place(&mut self, key: &Key, changes: &mut Changes) {
-        let now = self.state.place(key);
-        if self.places.get(key) == now.as_ref() {
+    fn settle_placement(&mut self, key: &Key, changes: &mut Changes) {
+        let now = self.state.placement(key);
+        if self.placements.get(key) == now.as_ref() {
             return;
         }
-        if let Some((uid, _)) = self.places.remove(key) {
-            changes.places.push((uid, None));
+        if let Some((uid, _)) = self.placements.remove(key) {
+            changes.placements.push((uid, None));
         }
-        if let Some((uid, place)) = now {
-            changes.places.push((uid.clone(), Some(place.clone())));
-            self.places.insert(key.clone(), (uid, place));
+        if let Some((uid, placement)) = now {
+            changes
+                .placements
+                .push((uid.clone(), Some(placement.clone())));
+            self.placements.insert(key.clone(), (uid, placement));
         }
     }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use controller::index::Input;
-use controller::index::changes::{Changes, Kind};
+use controller::index::changes::{Changes, Kind, PodPlacement, Role};
 use mesh::proto::node::Capture;
 use mesh::proto::node::enrolment_report::State;
 use mesh::proto::workload::{
@@ -388,7 +388,9 @@ fn what_does_not_matter_is_silent() {
         service("shop", "cart", "10.96.0.1", "cart", json!({"team": "red"})),
     ]);
     assert!(changes.resources.is_empty(), "{:?}", changes.resources);
-    assert!(changes.writes.is_empty() && changes.places.is_empty() && changes.waypoints.is_empty());
+    assert!(
+        changes.writes.is_empty() && changes.placements.is_empty() && changes.waypoints.is_empty()
+    );
 }
 
 #[test]
@@ -402,7 +404,58 @@ fn a_reset_takes_away_what_is_no_longer_there() {
     let changes = world.input(Input::Pod(controller::index::Event::Reset(vec![left])));
     assert!(world.workload("Pod/shop/a").is_none());
     assert!(world.workload("Pod/shop/b").is_some());
-    assert_eq!(changes.places.len(), 1);
+    assert_eq!(changes.placements.len(), 1);
+}
+
+#[test]
+fn labels_and_statics_make_nobody_anything() {
+    let mut world = World::new();
+    let waypoint_labels = json!({
+        "gateway.networking.k8s.io/gateway-name": "gate",
+        "gateway.istio.io/managed": "ambit.mesh-waypoint-controller",
+    });
+    let mut mirror = pod("shop", "mirror", "10.0.0.1", waypoint_labels.clone());
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    mirror["spec"]["serviceAccountName"] = json!("gate");
+    let mut nameless = pod("shop", "nameless", "10.0.0.2", waypoint_labels.clone());
+    nameless["spec"]["serviceAccountName"] = json!(null);
+    let other_account = pod("shop", "other", "10.0.0.3", waypoint_labels);
+    let mut ztunnel = pod("ambit-system", "zt", "10.0.0.4", json!({}));
+    ztunnel["spec"]["serviceAccountName"] = json!("ztunnel");
+    let changes = world.apply([
+        namespace("shop", json!({AMBIENT: "ambient"})),
+        mirror,
+        nameless,
+        other_account,
+        ztunnel.clone(),
+    ]);
+    for (uid, account) in [
+        ("mirror", None),
+        ("nameless", None),
+        ("other", Some("default")),
+    ] {
+        let placement = placed(&changes, uid);
+        assert_eq!(placement.service_account.as_deref(), account, "{uid}");
+        assert_eq!(placement.role, Role::Application, "{uid}");
+        assert_eq!(placement.captured, account.is_some(), "{uid}");
+    }
+    assert_eq!(
+        placed(&changes, "zt").role,
+        Role::Application,
+        "anybody's pod of that account"
+    );
+    ztunnel["metadata"]["ownerReferences"] = json!([
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ztunnel", "uid": "ds", "controller": true},
+    ]);
+    let changes = world.apply([ztunnel]);
+    assert_eq!(placed(&changes, "zt").role, Role::NodeProxy);
+}
+
+fn placed(changes: &Changes, uid: &str) -> PodPlacement {
+    let found = changes.placements.iter().rfind(|(of, _)| **of == *uid);
+    found
+        .and_then(|(_, placement)| placement.clone())
+        .expect(uid)
 }
 
 #[test]

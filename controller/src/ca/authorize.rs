@@ -102,7 +102,7 @@ pub fn authorize(
         .and_then(|uid| pods.pod(uid))
         .filter(|place| {
             place.pod.namespace == caller.account.namespace
-                && place.service_account == caller.account.name
+                && place.service_account.as_ref() == Some(&caller.account.name)
         });
     let Some(pod) = pod else {
         return Err(Denied::NoPod(caller.account.clone()));
@@ -128,20 +128,21 @@ pub fn authorize(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::changes::{Changes, Place};
+    use crate::index::changes::{Changes, PodPlacement, Role};
 
-    fn place(namespace: &str, account: &str, node: &str) -> Option<Place> {
+    fn place(namespace: &str, account: &str, node: &str) -> Option<PodPlacement> {
         let pod = Key::new(namespace, &format!("{account}-1"));
-        Some(Place {
+        Some(PodPlacement {
             pod,
             node: node.into(),
-            service_account: account.into(),
-            waypoint: None,
+            service_account: Some(account.into()),
+            captured: true,
+            role: Role::Application,
         })
     }
 
     fn pods() -> Snapshot {
-        let places = vec![
+        let placements = vec![
             ("zt1".into(), place("ambit-system", "ztunnel", "n1")),
             ("zt2".into(), place("ambit-system", "ztunnel", "n2")),
             ("a1".into(), place("shop", "cart", "n1")),
@@ -149,7 +150,7 @@ mod tests {
         ];
         let mut snapshot = Snapshot::default();
         snapshot.apply(&Changes {
-            places,
+            placements,
             ..Changes::default()
         });
         snapshot

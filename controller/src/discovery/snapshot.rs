@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdMap};
 use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Resources};
 
-use crate::index::changes::{Changes, Place, Scope};
+use crate::index::changes::{Changes, PodPlacement, Scope};
 use crate::index::names::Key;
 
 /// The mesh at one moment. A clone costs a few pointers.
@@ -15,7 +15,7 @@ pub struct Snapshot {
     namespaces: Resources,
     nodes: HashMap<Arc<str>, Resources>,
     waypoints: HashMap<Key, Resources>,
-    pods: HashMap<Arc<str>, Place>,
+    pods: HashMap<Arc<str>, PodPlacement>,
     /// How many pods of a service account run on a node.
     accounts: OrdMap<(Arc<str>, Key), usize>,
 }
@@ -42,23 +42,22 @@ impl Snapshot {
                 Scope::Waypoint(gateway) => put_in(&mut self.waypoints, gateway, change),
             }
         }
-        for (uid, place) in &changes.places {
+        for (uid, placement) in &changes.placements {
             if let Some(before) = self.pods.remove(uid) {
                 self.count(&before, false);
             }
-            if let Some(place) = place {
-                self.count(place, true);
-                self.pods.insert(uid.clone(), place.clone());
+            if let Some(placement) = placement {
+                self.count(placement, true);
+                self.pods.insert(uid.clone(), placement.clone());
             }
         }
     }
 
-    fn count(&mut self, place: &Place, more: bool) {
-        let account = Key {
-            namespace: place.pod.namespace.clone(),
-            name: place.service_account.clone(),
+    fn count(&mut self, placement: &PodPlacement, more: bool) {
+        let Some(account) = placement.account() else {
+            return;
         };
-        let entry = (place.node.clone(), account);
+        let entry = (placement.node.clone(), account);
         let count = self.accounts.get(&entry).copied().unwrap_or(0);
         match if more {
             count + 1
@@ -86,7 +85,7 @@ impl Snapshot {
     }
 
     /// The pod with this UID, while it runs.
-    pub fn pod(&self, uid: &str) -> Option<&Place> {
+    pub fn pod(&self, uid: &str) -> Option<&PodPlacement> {
         self.pods.get(uid)
     }
 

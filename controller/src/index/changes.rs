@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::condition;
 use super::names::Key;
+pub use super::placement::{PodPlacement, Role};
 use crate::gateway_api::API_VERSION;
 
 /// Everything that became different since the last time.
@@ -18,7 +19,7 @@ pub struct Changes {
     /// For the API server; `None` takes back a write that is no longer wanted.
     pub writes: Vec<(Target, Option<Write>)>,
     /// Which pods run where, by UID; `None`: no longer.
-    pub places: Vec<(Arc<str>, Option<Place>)>,
+    pub placements: Vec<(Arc<str>, Option<PodPlacement>)>,
     /// What to run for a Gateway; `None`: nothing.
     pub waypoints: Vec<(Key, Option<WaypointPlan>)>,
     /// GatewayClasses that should exist and do not.
@@ -112,19 +113,6 @@ pub struct Notice {
     pub reason: String,
     /// A sentence for people.
     pub note: String,
-}
-
-/// A pod that runs, as far as the question goes who may ask for what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The pod.
-    pub pod: Key,
-    /// Its node.
-    pub node: Arc<str>,
-    /// Its service account, in its namespace.
-    pub service_account: Arc<str>,
-    /// The Gateway whose waypoint it is.
-    pub waypoint: Option<Key>,
 }
 
 /// What to run for one Gateway.

@@ -65,6 +65,8 @@ impl State {
             || pod.host_network
             || pod.sidecar
             || pod.finished
+            // Without an identity there is no certificate, and so no tunnel.
+            || pod.identity().is_none()
         {
             return false;
         }
@@ -112,7 +114,7 @@ impl State {
             uid: pod.uid.to_string(),
             name: key.name.to_string(),
             namespace: key.namespace.to_string(),
-            service_account: pod.service_account.clone(),
+            service_account: pod.identity().map(ToString::to_string).unwrap_or_default(),
             addresses: pod.ips.iter().map(|ip| octets(*ip).into()).collect(),
             capture: capture.into(),
             bypass_inbound: pod.bypass_inbound,

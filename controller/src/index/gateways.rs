@@ -349,7 +349,7 @@ impl State {
             .filter(|(_, pod)| {
                 pod.healthy
                     && pod
-                        .waypoint_of()
+                        .names_gateway()
                         .is_some_and(|name| **name == *gateway.name)
             })
             .count()

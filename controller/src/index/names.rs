@@ -19,6 +19,8 @@ pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 /// On a pod: `http` says that it speaks HBONE itself.
 pub const TUNNEL: &str = "networking.istio.io/tunnel";
+/// On a pod, written by its kubelet: it mirrors a static pod.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
 /// On what is made for a Gateway: its name.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// On what is made for a Gateway: by whom.

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::binding::{Binding, Traffic};
-use super::changes::{Place, Scope};
+use super::changes::Scope;
 use super::names::{
-    BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, REDIRECTION,
+    BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, MIRROR, REDIRECTION,
     SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
 };
 use super::services::{Service, ServicePort, TargetPort, octets};
@@ -27,7 +27,10 @@ pub(super) struct Pod {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) ips: Vec<IpAddr>,
     pub(super) node: Arc<str>,
-    pub(super) service_account: String,
+    /// Absent in a mirror of a static pod.
+    service_account: Option<Arc<str>>,
+    /// The mirror of a static pod: its kubelet made it, with whatever labels, in whatever namespace.
+    mirror: bool,
     pub(super) host_network: bool,
     pub(super) sidecar: bool,
     pub(super) bypass_inbound: bool,
@@ -38,9 +41,18 @@ pub(super) struct Pod {
     /// TCP ports by name.
     ports: BTreeMap<String, u16>,
     owner: (WorkloadType, String),
+    pub(super) controller: Option<Controller>,
     /// What the pod's status says of us now.
     pub(super) conditions: Value,
     pub(super) redirected: bool,
+}
+
+/// The owner that manages a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Controller {
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) uid: String,
 }
 
 // === impl Pod ===
@@ -72,8 +84,10 @@ impl Pod {
             node: spec.node_name.as_deref().unwrap_or_default().into(),
             service_account: spec
                 .service_account_name
-                .clone()
-                .unwrap_or_else(|| "default".to_owned()),
+                .as_deref()
+                .filter(|name| !name.is_empty())
+                .map(Into::into),
+            mirror: annotation(MIRROR).is_some(),
             host_network: spec.host_network == Some(true),
             sidecar: annotation(SIDECAR_STATUS).is_some(),
             bypass_inbound: annotation(BYPASS_INBOUND).is_some_and(|value| value == "true"),
@@ -81,14 +95,20 @@ impl Pod {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             ports: ports(&spec),
             owner: owner(&object.metadata, &labels),
+            controller: controller(&object.metadata),
             conditions: ours,
             redirected: annotation(REDIRECTION).is_some_and(|value| value == "enabled"),
             labels,
         }
     }
 
-    /// The Gateway whose waypoint this pod is.
-    pub(super) fn waypoint_of(&self) -> Option<&String> {
+    /// The service account that is its identity.
+    pub(super) fn identity(&self) -> Option<&Arc<str>> {
+        self.service_account.as_ref().filter(|_| !self.mirror)
+    }
+
+    /// The Gateway whose waypoint this pod's labels say it is.
+    pub(super) fn names_gateway(&self) -> Option<&String> {
         let managed = self
             .labels
             .get(MANAGED)
@@ -98,7 +118,7 @@ impl Pod {
 
     /// It speaks HBONE itself.
     pub(super) fn native_tunnel(&self) -> bool {
-        self.waypoint_of().is_some()
+        self.names_gateway().is_some()
             || self
                 .labels
                 .get(TUNNEL)
@@ -140,6 +160,16 @@ fn ports(spec: &core::PodSpec) -> BTreeMap<String, u16> {
         .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
         .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
         .collect()
+}
+
+fn controller(meta: &kube::core::ObjectMeta) -> Option<Controller> {
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    Some(Controller {
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+    })
 }
 
 /// What made the pod: the Deployment behind its ReplicaSet, the CronJob behind its Job, or itself.
@@ -245,8 +275,10 @@ impl State {
             tunnel_protocol: tunnel.into(),
             trust_domain: self.elided_trust_domain(),
             // The wire's default.
-            service_account: Some(pod.service_account.clone())
-                .filter(|name| name != "default")
+            service_account: pod
+                .identity()
+                .filter(|name| &***name != "default")
+                .map(ToString::to_string)
                 .unwrap_or_default(),
             waypoint: self.pod_waypoint(key, pod),
             node: pod.node.to_string(),
@@ -296,25 +328,10 @@ impl State {
         services
     }
 
-    /// Where a pod runs, until it has ended.
-    pub(super) fn place(&self, key: &Key) -> Option<(Arc<str>, Place)> {
-        let pod = self
-            .pods
-            .get(key)
-            .filter(|pod| !pod.finished && !pod.node.is_empty())?;
-        let place = Place {
-            pod: key.clone(),
-            node: pod.node.clone(),
-            service_account: pod.service_account.as_str().into(),
-            waypoint: pod.waypoint_of().map(|name| Key::new(&key.namespace, name)),
-        };
-        Some((pod.uid.clone(), place))
-    }
-
     /// Marks everything that looks at a pod.
     pub(super) fn touch_pod(&mut self, key: &Key, pods: [Option<&Pod>; 2]) {
         for pod in pods.into_iter().flatten() {
-            if let Some(gateway) = pod.waypoint_of() {
+            if let Some(gateway) = pod.names_gateway() {
                 self.dirty
                     .gateways
                     .insert(Key::new(&key.namespace, gateway));

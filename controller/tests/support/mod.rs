@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use controller::index::changes::{Changes, Kind, Scope};
 use controller::index::names::Key;
+use controller::index::placement::NodeProxyRule;
 use controller::index::{Event, Index, Input, Settings};
 use mesh::proto::node::{Enrolment, EnrolmentReport, enrolment_report::State as Reported};
 use mesh::proto::waypoint::Route;
@@ -32,6 +33,7 @@ pub fn settings() -> Settings {
         cluster_id: "Kubernetes".to_owned(),
         excluded_namespaces: vec!["kube-system".to_owned()],
         system_namespace: "ambit-system".to_owned(),
+        node_proxies: vec![NodeProxyRule::ours("ambit-system")],
     }
 }
 
