@@ -8,6 +8,7 @@ pub mod gateway_api;
 pub mod hub;
 pub mod index;
 pub mod metrics;
+pub mod position;
 pub mod server;
 pub mod status;
 pub mod uninstall;

@@ -7,6 +7,7 @@ use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYP
 
 use crate::index::changes::{Changes, PodPlacement, Scope};
 use crate::index::names::Key;
+use crate::position::Positions;
 
 /// The mesh at one moment. A clone costs a few pointers.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +19,7 @@ pub struct Snapshot {
     pods: HashMap<Arc<str>, PodPlacement>,
     /// How many pods of a service account run on a node.
     accounts: OrdMap<(Arc<str>, Key), usize>,
+    positions: Positions,
 }
 
 /// Who asks, and so what may be seen.
@@ -82,6 +84,16 @@ impl Snapshot {
             }
             _ => Resources::default(),
         }
+    }
+
+    /// How far the watches are from which all this was made.
+    pub fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    /// Takes in how far the watches are, together with what they changed: say it before the snapshot is published.
+    pub fn at(&mut self, positions: Positions) {
+        self.positions = positions;
     }
 
     /// The pod with this UID, while it runs.

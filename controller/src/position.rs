@@ -1,0 +1,241 @@
+//! How far a replica's watches are, and whether that covers what another replica has told a proxy.
+//!
+//! Kubernetes gives every object and every list a resource version, and the versions of one kind are integers that
+//! only grow (KEP-5504). Per kind a replica keeps two of them:
+//! * `changed`: the newest version that changed something here. What the replica tells proxies is the cluster as of
+//!   these, so they make up the token that proxies keep and show when they come back.
+//! * `seen`: the newest version up to which the watch is known to have told everything (event, list or bookmark).
+//!   A token is covered once every one of its versions has been seen.
+//!
+//! Two numbers, because a bookmark comes once a minute: were the token made of `seen`, a replica whose watch is quiet
+//! would be "behind" another whose bookmark came a second earlier, although both know the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// What every token begins with; another form gets another word, and is then incomparable instead of misread.
+const FORM: &str = "v1";
+/// Kinds in a token that are read: a token comes from a proxy, and we watch about twenty.
+const MAX_KINDS: usize = 64;
+
+/// The versions of every watched kind. Equal when nothing has moved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Positions {
+    kinds: BTreeMap<&'static str, Position>,
+}
+
+/// Whether we know at least what a token says was known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// Everything that the token stands for has been seen here.
+    Covered,
+    /// Something that the token stands for has not been seen here yet.
+    Behind,
+    /// The token cannot be compared: there is none, it is of another form, or it names a kind that is not watched here.
+    Unknown,
+}
+
+/// How far the watch of one kind is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Position {
+    changed: Version,
+    seen: Version,
+}
+
+/// The newest version of its sort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Version {
+    /// None has come.
+    #[default]
+    None,
+    /// This one.
+    At(u64),
+    /// A server that does not number its versions: nothing can be compared.
+    Opaque,
+}
+
+// === impl Positions ===
+
+impl Positions {
+    /// An object came, changed or went at `version`; or a relist at `version` swept something away.
+    pub fn changed(&mut self, kind: &'static str, version: &str) {
+        let position = self.kinds.entry(kind).or_default();
+        position.changed.advance(version);
+        position.seen.advance(version);
+    }
+
+    /// Everything up to `version` has been told: a list, or a bookmark.
+    pub fn seen(&mut self, kind: &'static str, version: &str) {
+        self.kinds.entry(kind).or_default().seen.advance(version);
+    }
+
+    /// The API server does not know the kind: there is nothing to see, and so nothing that is not seen.
+    pub fn absent(&mut self, kind: &'static str) {
+        self.kinds.entry(kind).or_default().seen = Version::At(u64::MAX);
+    }
+
+    /// What a proxy that was told everything knows: the newest change of every kind. Empty while there is none.
+    pub fn token(&self) -> String {
+        let mut token = String::new();
+        for (kind, position) in &self.kinds {
+            let written = match position.changed {
+                Version::None => continue,
+                Version::At(version) => write!(token, ";{kind}={version}"),
+                Version::Opaque => write!(token, ";{kind}=?"),
+            };
+            // A string takes all.
+            debug_assert!(written.is_ok());
+        }
+        if !token.is_empty() {
+            token.insert_str(0, FORM);
+        }
+        token
+    }
+
+    /// Whether what we have seen is at least as new as `token`, which another replica (or we, earlier) gave.
+    pub fn covers(&self, token: &str) -> Coverage {
+        let Some(entries) = token
+            .strip_prefix(FORM)
+            .and_then(|rest| rest.strip_prefix(';'))
+        else {
+            return Coverage::Unknown;
+        };
+        let mut coverage = Coverage::Covered;
+        for (at, entry) in entries.split(';').enumerate() {
+            match self.covers_entry(entry) {
+                _ if at == MAX_KINDS => return Coverage::Unknown,
+                // Known to be behind in one kind is behind, whatever cannot be said of another.
+                Coverage::Behind => return Coverage::Behind,
+                Coverage::Unknown => coverage = Coverage::Unknown,
+                Coverage::Covered => {}
+            }
+        }
+        coverage
+    }
+
+    fn covers_entry(&self, entry: &str) -> Coverage {
+        let Some((kind, version)) = entry.split_once('=') else {
+            return Coverage::Unknown;
+        };
+        let (Some(position), Ok(version)) = (self.kinds.get(kind), version.parse::<u64>()) else {
+            return Coverage::Unknown;
+        };
+        match position.seen {
+            Version::At(seen) if seen >= version => Coverage::Covered,
+            Version::At(_) | Version::None => Coverage::Behind,
+            Version::Opaque => Coverage::Unknown,
+        }
+    }
+}
+
+// === impl Version ===
+
+impl Version {
+    /// Versions come in any order (a relist's items, a bookmark after a list): the newest counts.
+    fn advance(&mut self, version: &str) {
+        *self = match (*self, version.parse::<u64>()) {
+            (Self::Opaque, _) | (_, Err(_)) => Self::Opaque,
+            (Self::None, Ok(version)) => Self::At(version),
+            (Self::At(before), Ok(version)) => Self::At(before.max(version)),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Positions after these words: kind, what happened, version.
+    fn after(events: &[(&'static str, char, &str)]) -> Positions {
+        let mut positions = Positions::default();
+        for (kind, what, version) in events {
+            match what {
+                'c' => positions.changed(kind, version),
+                's' => positions.seen(kind, version),
+                'a' => positions.absent(kind),
+                other => panic!("{other}"),
+            }
+        }
+        positions
+    }
+
+    #[test]
+    fn a_token_names_changes_and_not_bookmarks() {
+        for (events, token) in [
+            (&[][..], ""),
+            (&[("pods", 's', "900")][..], ""),
+            (&[("pods", 'c', "7"), ("pods", 's', "900")], "v1;pods=7"),
+            (&[("pods", 'c', "9"), ("pods", 'c', "7")], "v1;pods=9"),
+            (
+                &[("services", 'c', "3"), ("pods", 'c', "12")],
+                "v1;pods=12;services=3",
+            ),
+            (&[("pods", 'c', "x12")], "v1;pods=?"),
+            (&[("routes", 'a', "")], ""),
+        ] {
+            assert_eq!(after(events).token(), token, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn covered_is_what_has_been_seen() {
+        use Coverage::{Behind, Covered, Unknown};
+        let ours: &[_] = &[
+            ("pods", 'c', "100"),
+            ("pods", 's', "150"),
+            ("services", 'c', "80"),
+            ("nodes", 's', "120"),
+            ("routes", 'a', ""),
+            ("opaque", 's', "etag-1"),
+        ];
+        for (token, coverage) in [
+            ("v1;pods=100", Covered),
+            ("v1;pods=150", Covered),
+            ("v1;pods=151", Behind),
+            // As numbers: as text 99 would be beyond 150.
+            ("v1;pods=99", Covered),
+            ("v1;pods=1000", Behind),
+            ("v1;pods=100;services=80", Covered),
+            ("v1;pods=100;services=81", Behind),
+            ("v1;nodes=120", Covered),
+            ("v1;routes=999", Covered),
+            ("v1;else=1", Unknown),
+            ("v1;else=1;pods=151", Behind),
+            ("v1;pods=151;else=1", Behind),
+            ("v1;opaque=1", Unknown),
+            ("v1;pods=?", Unknown),
+            ("v1;pods=-1", Unknown),
+            ("v1;pods", Unknown),
+            ("v1;", Unknown),
+            ("v1", Unknown),
+            ("v2;pods=1", Unknown),
+            ("more", Unknown),
+            ("", Unknown),
+        ] {
+            assert_eq!(after(ours).covers(token), coverage, "{token:?}");
+        }
+    }
+
+    #[test]
+    fn a_kind_that_is_watched_and_has_told_nothing_is_behind() {
+        let mut positions = Positions::default();
+        positions.kinds.insert("pods", Position::default());
+        assert_eq!(positions.covers("v1;pods=1"), Coverage::Behind);
+    }
+
+    #[test]
+    fn a_replica_covers_its_own_token() {
+        let positions = after(&[("pods", 'c', "5"), ("services", 'c', "9")]);
+        assert_eq!(positions.covers(&positions.token()), Coverage::Covered);
+    }
+
+    #[test]
+    fn a_token_of_a_thousand_kinds_is_not_read() {
+        let entries = vec!["pods=1"; 1000].join(";");
+        let positions = after(&[("pods", 'c', "5")]);
+        assert_eq!(
+            positions.covers(&format!("{FORM};{entries}")),
+            Coverage::Unknown
+        );
+    }
+}
