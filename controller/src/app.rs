@@ -19,12 +19,14 @@ use crate::ca::authority::Authority;
 use crate::ca::authorize::Rules;
 use crate::ca::{Certificates, roots};
 use crate::config::Config;
+use crate::desired::DesiredState;
 use crate::discovery::Discovery;
 use crate::discovery::authenticate::{Authenticate, TokenReviews};
 use crate::discovery::snapshot::Snapshot;
-use crate::hub::{Hub, Outlets, Progress};
+use crate::hub::{Hub, IndexState, Outputs};
 use crate::index::Input;
 use crate::metrics::Metrics;
+use crate::reconcile;
 use crate::server;
 use crate::status::{Order, Writer};
 use crate::uninstall::Installation;
@@ -46,7 +48,7 @@ struct Channels {
     told: mpsc::Sender<Told>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     roots: watch::Receiver<BTreeSet<Arc<str>>>,
-    progress: watch::Receiver<Progress>,
+    state: watch::Receiver<IndexState>,
 }
 
 /// Runs until told to stop.
@@ -148,12 +150,13 @@ fn join(
     let snapshots = watch::Sender::new(Arc::new(Snapshot::default()));
     // Proxies of the system itself wait for them.
     let roots = watch::Sender::new(BTreeSet::from([Arc::from(config.namespace.as_str())]));
-    let progress = watch::Sender::new(Progress::default());
+    let state = watch::Sender::new(IndexState::default());
+    let desired = watch::Sender::new(DesiredState::default());
     let channels = Channels {
         told: told.clone(),
         snapshots: snapshots.subscribe(),
         roots: roots.subscribe(),
-        progress: progress.subscribe(),
+        state: state.subscribe(),
     };
 
     tasks.must_live(
@@ -191,12 +194,14 @@ fn join(
         waypoint::watch_children::<ServiceAccount>(client.clone(), work.clone()),
     );
     kinds::all(client, &told, tasks);
-    let out = Outlets {
+    tasks.must_live(
+        "desired state",
+        reconcile::distribute(desired.subscribe(), orders, work, roots),
+    );
+    let out = Outputs {
         snapshots,
-        orders,
-        tasks: work,
-        roots,
-        progress,
+        desired,
+        state,
         summary,
     };
     tasks.must_live("index", Hub::new(config.settings(), index, out).run(inputs));
@@ -232,9 +237,9 @@ async fn serve(
         authority: authority.clone(),
         metrics,
     };
-    let mut progress = channels.progress.clone();
+    let mut state = channels.state.clone();
     Ok(async move {
-        if progress.wait_for(|progress| progress.whole).await.is_err() {
+        if state.wait_for(|state| state.synced).await.is_err() {
             return Ok(());
         }
         drop(serving);
@@ -257,7 +262,7 @@ fn uninstaller(
     tasks: &mut Supervisor,
 ) -> (Option<Installation>, watch::Receiver<bool>) {
     let (done, when_done) = watch::channel(false);
-    let mut progress = channels.progress.clone();
+    let mut state = channels.state.clone();
     let roots = channels.roots.clone();
     let owned = installation.clone();
     tasks.must_live("uninstaller", async move {
@@ -265,7 +270,7 @@ fn uninstaller(
             // What is there before it is withdrawn.
             let kept = roots.borrow().clone();
             tokio::select! {
-                left = progress.wait_for(|progress| progress.leaving) => {
+                left = state.wait_for(|state| state.uninstalling) => {
                     if left.is_err() {
                         return;
                     }
@@ -275,8 +280,8 @@ fn uninstaller(
             }
         };
         tracing::info!("the mesh is being deleted: withdrawing everything that was written");
-        let quiet = async { progress.wait_for(|progress| progress.quiet).await.is_ok() };
-        if tokio::time::timeout(WITHDRAW, quiet).await != Ok(true) {
+        let settled = async { state.wait_for(|state| state.writes_settled).await.is_ok() };
+        if tokio::time::timeout(WITHDRAW, settled).await != Ok(true) {
             tracing::error!("not everything could be withdrawn in time");
         }
         for namespace in &kept {

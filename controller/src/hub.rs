@@ -1,6 +1,6 @@
 //! The one task that owns the index: what is told goes in, what changed goes out to those who act on it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,44 +10,39 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::desired::DesiredState;
 use crate::discovery::snapshot::Snapshot;
 use crate::index::changes::Changes;
 use crate::index::{Index, Settings};
-use crate::status::Order;
 use crate::watch::{KINDS, Told};
-use crate::waypoint::Task;
 
-/// Changes that follow one another this fast are told as one. The first is told at once.
-const TOGETHER: Duration = Duration::from_millis(10);
-/// Inputs that are taken in before anything is told, so that a flood does not silence the index.
-const FLOOD: usize = 10_000;
+/// Changes that follow one another this fast are published as one. The first is published at once.
+const COALESCE_WINDOW: Duration = Duration::from_millis(10);
+/// Inputs that are taken in before anything is published, so that a flood does not silence the index.
+const MAX_BATCH: usize = 10_000;
 
-/// Where changes go.
+/// Where changes are published. Nothing here can make the hub wait: readers that lag see the newest version only.
 #[derive(Debug)]
-pub struct Outlets {
+pub struct Outputs {
     /// To the proxies.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
-    /// To the API server.
-    pub orders: mpsc::Sender<Order>,
-    /// To the deployer.
-    pub tasks: mpsc::Sender<Task>,
-    /// To the publisher of the roots.
-    pub roots: watch::Sender<BTreeSet<Arc<str>>>,
-    /// To those who wait for it.
-    pub progress: watch::Sender<Progress>,
+    /// To the reconcilers.
+    pub desired: watch::Sender<DesiredState>,
+    /// To those who wait for the index.
+    pub state: watch::Sender<IndexState>,
     /// To people who debug.
     pub summary: Arc<ArcSwap<Value>>,
 }
 
 /// How far the index is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Every kind has told all of its objects once.
-    pub whole: bool,
+pub struct IndexState {
+    /// Every kind has listed all of its objects once.
+    pub synced: bool,
     /// The mesh is being uninstalled.
-    pub leaving: bool,
-    /// Every write that was wanted is made.
-    pub quiet: bool,
+    pub uninstalling: bool,
+    /// Every status is seen to be as it should be.
+    pub writes_settled: bool,
 }
 
 /// Owns the index.
@@ -56,19 +51,21 @@ pub struct Hub {
     whole: HashSet<&'static str>,
     pending: Option<Pending>,
     snapshot: Snapshot,
-    out: Outlets,
+    desired: DesiredState,
+    out: Outputs,
 }
 
 // === impl Hub ===
 
 impl Hub {
     /// Knows nothing yet; `pending` is dropped when it knows all there is.
-    pub fn new(settings: Settings, pending: Pending, out: Outlets) -> Self {
+    pub fn new(settings: Settings, pending: Pending, out: Outputs) -> Self {
         Self {
             index: Index::new(settings),
             whole: HashSet::new(),
             pending: Some(pending),
             snapshot: Snapshot::default(),
+            desired: DesiredState::default(),
             out,
         }
     }
@@ -79,11 +76,11 @@ impl Hub {
         while let Some(first) = told.recv().await {
             self.take(first);
             if let Some(last) = last
-                && last.elapsed() < TOGETHER
+                && last.elapsed() < COALESCE_WINDOW
             {
-                tokio::time::sleep_until(last + TOGETHER).await;
+                tokio::time::sleep_until(last + COALESCE_WINDOW).await;
             }
-            for _ in 0..FLOOD {
+            for _ in 0..MAX_BATCH {
                 let Ok(next) = told.try_recv() else { break };
                 self.take(next);
             }
@@ -91,7 +88,7 @@ impl Hub {
                 continue;
             }
             let changes = self.index.settle(&now());
-            self.publish(changes).await;
+            self.publish(changes);
             last = Some(Instant::now());
         }
     }
@@ -105,44 +102,33 @@ impl Hub {
         }
     }
 
-    async fn publish(&mut self, changes: Changes) {
+    fn publish(&mut self, changes: Changes) {
         if !changes.resources.is_empty() || !changes.placements.is_empty() {
             self.snapshot.apply(&changes);
             self.out
                 .snapshots
                 .send_replace(Arc::new(self.snapshot.clone()));
         }
-        if let Some(roots) = changes.root_namespaces {
-            self.out.roots.send_replace(roots);
-        }
-        // Whoever no longer listens has ended, and the process with it.
-        for (target, write) in changes.writes {
-            let _ = self
-                .out
-                .orders
-                .send(Order::Write(target, write.map(Box::new)))
-                .await;
-        }
-        for notice in changes.notices {
-            let _ = self.out.orders.send(Order::Notice(notice)).await;
-        }
-        for (key, plan) in changes.waypoints {
-            let _ = self.out.tasks.send(Task::Plan(key, plan)).await;
-        }
-        for class in changes.classes {
-            let _ = self.out.tasks.send(Task::Class(class)).await;
+        if !changes.desired.is_empty() {
+            for (item, entry) in changes.desired {
+                match entry {
+                    Some(entry) => self.desired.insert(item, Arc::new(entry)),
+                    None => self.desired.remove(&item),
+                };
+            }
+            self.out.desired.send_replace(self.desired.clone());
         }
         self.out.summary.store(Arc::new(self.index.summary()));
-        let progress = Progress {
-            whole: true,
-            leaving: self.index.leaving(),
-            quiet: self.index.quiet(),
+        let state = IndexState {
+            synced: true,
+            uninstalling: self.index.uninstalling(),
+            writes_settled: self.index.writes_settled(),
         };
         self.out
-            .progress
-            .send_if_modified(|before| std::mem::replace(before, progress) != progress);
+            .state
+            .send_if_modified(|before| std::mem::replace(before, state) != state);
         if self.pending.take().is_some() {
-            tracing::info!("the index is whole");
+            tracing::info!("the index is synced");
         }
     }
 }

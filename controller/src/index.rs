@@ -12,8 +12,8 @@
 //! ```
 //!
 //! An object that arrives marks what looks at it; [`Index::settle`] computes what is marked and tells the differences.
-//! Writes are wishes: one is made when status is not what it should be, taken back when it has become so,
-//! and never repeated while nothing changes.
+//! How Kubernetes should be is a table of desired state: an entry is put in when an object is not as it should be, taken
+//! out when it is seen to have become so, and not told again while nothing changes.
 
 mod binding;
 pub mod changes;
@@ -42,7 +42,7 @@ use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded};
 use serde_json::Value;
 
 use self::changes::{
-    Changes, Kind, Notice, PodPlacement, Published, Scope, Source, Target, WaypointPlan, Write,
+    Changes, Kind, PodPlacement, Published, Scope, Source, Target, WaypointPlan, Write,
 };
 use self::endpoints::Slice;
 use self::enrolment::Report;
@@ -55,6 +55,7 @@ use self::pods::Pod;
 use self::routes::Route;
 use self::services::Service;
 use self::tables::{Dirty, Table};
+use crate::desired::{Entry, Item, Wanted};
 
 /// What the index is told once.
 #[derive(Debug, Clone)]
@@ -119,9 +120,10 @@ pub enum Input {
 pub struct Index {
     state: State,
     published: Published,
-    /// What was asked to be written, without its time, by object.
-    pending: BTreeMap<Target, Write>,
-    told: HashMap<Key, Notice>,
+    /// How Kubernetes should be, where it is not; without the times.
+    desired: BTreeMap<Item, Entry>,
+    /// How many statuses stand there.
+    outstanding: usize,
     placements: HashMap<Key, (Arc<str>, PodPlacement)>,
     roots: BTreeSet<Arc<str>>,
 }
@@ -182,8 +184,8 @@ impl Index {
         Self {
             state,
             published: Published::default(),
-            pending: BTreeMap::new(),
-            told: HashMap::new(),
+            desired: BTreeMap::new(),
+            outstanding: 0,
             placements: HashMap::new(),
             roots: BTreeSet::new(),
         }
@@ -229,19 +231,22 @@ impl Index {
     }
 
     /// Whether the mesh is being uninstalled.
-    pub fn leaving(&self) -> bool {
+    pub fn uninstalling(&self) -> bool {
         self.state.leaving
     }
 
-    /// Whether every write that was asked for has been seen to be made.
-    pub fn quiet(&self) -> bool {
-        self.pending.is_empty()
+    /// Whether every status is seen to be as it should be.
+    pub fn writes_settled(&self) -> bool {
+        self.outstanding == 0
     }
 
     /// For people: how much of each kind is known.
     pub fn summary(&self) -> Value {
         let state = &self.state;
-        let pending = self.pending.keys().take(20);
+        let pending = self.desired.keys().map_while(|item| match item {
+            Item::Status(target) => Some(format!("{:?} {}", target.kind, target.key)),
+            _ => None,
+        });
         serde_json::json!({
             "namespaces": state.namespaces.len(),
             "nodes": state.nodes.len(),
@@ -252,8 +257,8 @@ impl Index {
             "waypoints": state.waypoints.len(),
             "routes": state.routes.len(),
             "reports": state.reports.len(),
-            "pendingWrites": self.pending.len(),
-            "firstPendingWrites": pending.map(|t| format!("{:?} {}", t.kind, t.key)).collect::<Vec<_>>(),
+            "pendingWrites": self.outstanding,
+            "firstPendingWrites": pending.take(20).collect::<Vec<_>>(),
             "leaving": state.leaving,
         })
     }
@@ -313,18 +318,26 @@ impl Index {
                 now,
                 &mut changes,
             );
-            self.tell(&key, &mut changes);
+            self.tell(&key, now, &mut changes);
         }
         for name in std::mem::take(&mut self.state.dirty.namespaces) {
             self.settle_namespace(&name, now, &mut changes);
         }
-        self.settle_roots(&mut changes);
+        self.settle_roots(now, &mut changes);
         changes
     }
 
     fn settle_gateways(&mut self, now: &str, changes: &mut Changes) {
         if !self.state.dirty.classes.is_empty() {
-            changes.classes = self.state.missing_classes();
+            for name in CLASSES {
+                let missing = self.state.missing_class(name).then_some(Wanted::Class);
+                self.desire(
+                    Item::Class(name.into()),
+                    missing.map(Entry::leader),
+                    now,
+                    changes,
+                );
+            }
         }
         for name in std::mem::take(&mut self.state.dirty.classes) {
             let key = Key {
@@ -340,14 +353,17 @@ impl Index {
             self.want(Kind::GatewayClass, &key, write, now, changes);
         }
         for key in std::mem::take(&mut self.state.dirty.gateways) {
-            let plan = self.state.waypoint_plan(&key);
-            if self.state.plans.get(&key) != plan.as_ref() {
-                match &plan {
-                    Some(plan) => self.state.plans.insert(key.clone(), plan.clone()),
-                    None => self.state.plans.remove(&key),
-                };
-                changes.waypoints.push((key.clone(), plan));
+            let before = self.state.plans.remove(&key);
+            let plan = self.state.waypoint_plan(&key, before.as_ref());
+            if let Some(plan) = &plan {
+                self.state.plans.insert(key.clone(), plan.clone());
             }
+            let item = Item::Waypoint(key.clone());
+            let wanted = match plan {
+                Some(plan) => Some(Wanted::Waypoint(plan)),
+                None => self.unwanted_waypoint(&item, &key),
+            };
+            self.desire(item, wanted.map(Entry::leader), now, changes);
             let waypoint = self.state.waypoint(&key);
             if self.state.waypoints.get(&key) != waypoint.as_ref() {
                 match waypoint {
@@ -388,19 +404,47 @@ impl Index {
             .get(&key)
             .and_then(|namespace| namespace.status(name, self.state.leaving));
         self.want(Kind::Namespace, &key, write, now, changes);
+        if self.state.namespaces.get(&key).is_none() && !self.roots.contains(name) {
+            self.desire(Item::Roots(name.clone()), None, now, changes);
+        }
     }
 
-    fn settle_roots(&mut self, changes: &mut Changes) {
+    /// What was made for a Gateway that is gone goes with it: it is the owner. One that stays and is no longer ours is to
+    /// lose it.
+    fn unwanted_waypoint(&self, item: &Item, key: &Key) -> Option<Wanted> {
+        let gateway = self.state.gateways.get(key)?;
+        let made_for = match &self.desired.get(item)?.wanted {
+            Wanted::Waypoint(plan) => &plan.uid,
+            Wanted::NoWaypoint { gateway_uid } => gateway_uid,
+            _ => return None,
+        };
+        (*made_for == gateway.uid).then(|| Wanted::NoWaypoint {
+            gateway_uid: made_for.clone(),
+        })
+    }
+
+    fn settle_roots(&mut self, now: &str, changes: &mut Changes) {
         let mut roots: BTreeSet<Arc<str>> = self
             .state
             .plans
             .keys()
             .map(|key| key.namespace.clone())
             .collect();
+        // Proxies of the system itself wait for them.
         roots.insert(self.state.settings.system_namespace.as_str().into());
-        if roots != self.roots {
-            self.roots.clone_from(&roots);
-            changes.root_namespaces = Some(roots);
+        if roots == self.roots {
+            return;
+        }
+        let before = std::mem::replace(&mut self.roots, roots.clone());
+        for namespace in before.union(&roots) {
+            let wanted = if roots.contains(namespace) {
+                Some(Wanted::Roots)
+            } else {
+                let there = self.state.namespaces.get(&Key::new("", namespace));
+                there.map(|_| Wanted::NoRoots)
+            };
+            let item = Item::Roots(namespace.clone());
+            self.desire(item, wanted.map(Entry::leader), now, changes);
         }
     }
 
@@ -421,24 +465,29 @@ impl Index {
         now: &str,
         changes: &mut Changes,
     ) {
-        let target = Target {
-            kind,
-            key: key.clone(),
-        };
-        match write {
+        let item = Item::Status(Target::new(kind, key));
+        let entry = write.map(|write| Entry::leader(Wanted::Status(write)));
+        self.desire(item, entry, now, changes);
+    }
+
+    /// Puts an entry into the table of desired state, or takes it out, and says so if that is a difference.
+    fn desire(&mut self, item: Item, entry: Option<Entry>, now: &str, changes: &mut Changes) {
+        let status = usize::from(matches!(item, Item::Status(_)));
+        let before = self.desired.get(&item);
+        match entry {
             None => {
-                if self.pending.remove(&target).is_some() {
-                    changes.writes.push((target, None));
+                if self.desired.remove(&item).is_some() {
+                    self.outstanding -= status;
+                    changes.desired.push((item, None));
                 }
             }
-            Some(write) => {
-                let before = self.pending.get(&target);
-                if before.is_some_and(|before| before.how == write.how && before.body == write.body)
-                {
-                    return;
+            Some(entry) if before.is_some_and(|before| before.asks_the_same(&entry)) => {}
+            Some(entry) => {
+                let published = entry.stamped(now);
+                if self.desired.insert(item.clone(), entry).is_none() {
+                    self.outstanding += status;
                 }
-                self.pending.insert(target.clone(), write.clone());
-                changes.writes.push((target, Some(write.stamped(now))));
+                changes.desired.push((item, Some(published)));
             }
         }
     }
@@ -459,17 +508,11 @@ impl Index {
         }
     }
 
-    /// Tells a refusal that has no status to stand in, once.
-    fn tell(&mut self, key: &Key, changes: &mut Changes) {
-        match self.state.route_notice(key) {
-            None => {
-                self.told.remove(key);
-            }
-            Some(notice) if self.told.get(key) == Some(&notice) => {}
-            Some(notice) => {
-                self.told.insert(key.clone(), notice.clone());
-                changes.notices.push(notice);
-            }
-        }
+    /// A refusal that has no status to stand in.
+    fn tell(&mut self, key: &Key, now: &str, changes: &mut Changes) {
+        let notice = self.state.route_notice(key);
+        let item = Item::Events(Target::new(Kind::HttpRoute, key));
+        let entry = notice.map(|notice| Entry::leader(Wanted::Events(vec![notice])));
+        self.desire(item, entry, now, changes);
     }
 }

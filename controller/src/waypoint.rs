@@ -3,6 +3,7 @@
 pub mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -30,7 +31,7 @@ pub enum Task {
     /// Run this for that Gateway, or (`None`) nothing.
     Plan(Key, Option<WaypointPlan>),
     /// This class does not exist.
-    Class(&'static str),
+    Class(Arc<str>),
     /// Something made for this Gateway changed or went.
     Child(Key),
 }
@@ -41,7 +42,7 @@ pub struct Deployer {
     mesh: Mesh,
     plans: BTreeMap<Key, WaypointPlan>,
     due: BTreeMap<Key, Instant>,
-    classes: BTreeSet<&'static str>,
+    classes: BTreeSet<Arc<str>>,
     /// Names that someone else uses, by Gateway; told once.
     taken: BTreeMap<Key, String>,
     notices: mpsc::Sender<Order>,
@@ -175,10 +176,10 @@ impl Deployer {
 
     async fn make_classes(&mut self) {
         for name in self.classes.clone() {
-            match make_class(&self.client, name).await {
-                Ok(()) => drop(self.classes.remove(name)),
+            match make_class(&self.client, &name).await {
+                Ok(()) => drop(self.classes.remove(&name)),
                 Err(error) => {
-                    tracing::warn!(class = name, %error, "the GatewayClass cannot be made; trying again");
+                    tracing::warn!(class = %name, %error, "the GatewayClass cannot be made; trying again");
                 }
             }
         }
@@ -226,7 +227,7 @@ async fn deploy(
     Ok(())
 }
 
-async fn make_class(client: &Client, name: &'static str) -> kube::Result<()> {
+async fn make_class(client: &Client, name: &str) -> kube::Result<()> {
     let api = classes(client);
     let class = json!({
         "apiVersion": API_VERSION,

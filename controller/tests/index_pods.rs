@@ -11,7 +11,7 @@ use mesh::proto::workload::{
 };
 use serde_json::json;
 
-use support::{World, namespace, pod, service};
+use support::{DesiredChanges, World, namespace, pod, service};
 
 const AMBIENT: &str = "istio.io/dataplane-mode";
 
@@ -60,7 +60,7 @@ fn a_pod_is_enrolled_by_labels_and_announced_only_after_its_node_says_so() {
 
     let changes = world.report("n2", "a", State::Enrolled, "");
     assert!(
-        changes.resources.is_empty() && changes.writes.is_empty(),
+        changes.resources.is_empty() && changes.writes().is_empty(),
         "another node's word counts for nothing"
     );
 
@@ -77,7 +77,7 @@ fn a_pod_is_enrolled_by_labels_and_announced_only_after_its_node_says_so() {
 
     let changes = world.report("n1", "a", State::Enrolled, "");
     assert!(
-        changes.resources.is_empty() && changes.writes.is_empty(),
+        changes.resources.is_empty() && changes.writes().is_empty(),
         "nothing new"
     );
 }
@@ -111,7 +111,7 @@ fn a_controller_that_starts_anew_believes_the_status_it_wrote() {
     let mut world = World::new();
     let changes = world.apply([namespace("shop", json!({AMBIENT: "ambient"})), known]);
     assert_eq!(spoken(&world), TunnelProtocol::Hbone);
-    assert!(changes.writes.is_empty(), "{:?}", changes.writes);
+    assert!(changes.writes().is_empty(), "{:?}", changes.writes());
 
     let changes = world.report("n1", "a", State::Failed, "NoNetns");
     assert_eq!(spoken(&world), TunnelProtocol::None);
@@ -389,7 +389,9 @@ fn what_does_not_matter_is_silent() {
     ]);
     assert!(changes.resources.is_empty(), "{:?}", changes.resources);
     assert!(
-        changes.writes.is_empty() && changes.placements.is_empty() && changes.waypoints.is_empty()
+        changes.writes().is_empty()
+            && changes.placements.is_empty()
+            && changes.waypoints().is_empty()
     );
 }
 

@@ -7,7 +7,7 @@ use controller::index::names::Key;
 use mesh::proto::waypoint::backend::To;
 use serde_json::{Value, json};
 
-use support::{namespace, route, service, shop};
+use support::{DesiredChanges, namespace, route, service, shop};
 
 fn to_cart() -> Value {
     json!([{"group": "", "kind": "Service", "name": "cart"}])
@@ -198,14 +198,14 @@ fn a_route_whose_parents_cannot_be_read_is_told_once() {
     let mut world = shop();
     let one = route("shop", "r", json!([{"kind": "Service"}]), json!([]));
     let changes = world.apply([one.clone()]);
-    assert_eq!(changes.notices.len(), 1);
+    assert_eq!(changes.notices().len(), 1);
     assert!(
-        changes.notices[0].note.contains("parentRef"),
+        changes.notices()[0].note.contains("parentRef"),
         "{:?}",
-        changes.notices
+        changes.notices()
     );
     let changes = world.apply([one]);
-    assert!(changes.notices.is_empty());
+    assert!(changes.notices().is_empty());
 }
 
 #[test]

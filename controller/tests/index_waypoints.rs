@@ -2,14 +2,16 @@
 
 mod support;
 
-use controller::index::Input;
+use controller::desired::{Item, Wanted};
 use controller::index::changes::Kind;
 use controller::index::names::Key;
+use controller::index::{Event, Input};
 use mesh::proto::workload::{TunnelProtocol, gateway_address::Destination};
 use serde_json::json;
 
 use support::{
-    USE, World, bound, class, gateway, namespace, our_class, pod, service, shop, waypoint,
+    DesiredChanges, USE, World, bound, class, gateway, namespace, our_class, pod, service, shop,
+    waypoint,
 };
 
 fn bound_to(world: &World, service: &str) -> Option<String> {
@@ -197,7 +199,7 @@ fn a_gateway_that_becomes_wrong_says_so_and_keeps_what_it_has() {
     wrong["metadata"]["generation"] = json!(2);
     wrong["spec"]["listeners"] = json!([{"name": "web", "port": 80, "protocol": "HTTP"}]);
     let changes = world.apply([wrong]);
-    assert!(changes.waypoints.is_empty(), "what runs is left running");
+    assert!(changes.waypoints().is_empty(), "what runs is left running");
     let told = world.write(changes);
     assert!(
         told.iter()
@@ -215,18 +217,15 @@ fn a_gateway_that_becomes_wrong_says_so_and_keeps_what_it_has() {
 fn classes_of_others_are_left_alone() {
     let mut world = World::new();
     let changes = world.apply([class("istio-waypoint", "istio.io/mesh-controller")]);
-    assert!(changes.writes.is_empty());
+    assert!(changes.writes().is_empty());
     let mut theirs = gateway("shop", "gate");
     theirs["spec"]["gatewayClassName"] = json!("istio-waypoint");
     let changes = world.apply([theirs]);
-    assert!(changes.writes.is_empty() && changes.waypoints.is_empty());
+    assert!(changes.writes().is_empty() && changes.waypoints().is_empty());
     // Ours are made anew when they go.
     world.apply([our_class()]);
-    let gone = Input::GatewayClass(controller::index::Event::Delete(Key::new(
-        "",
-        "ambit-waypoint",
-    )));
-    assert_eq!(world.input(gone).classes, ["ambit-waypoint"]);
+    let gone = Input::GatewayClass(Event::Delete(Key::new("", "ambit-waypoint")));
+    assert_eq!(world.input(gone).missing_classes(), ["ambit-waypoint"]);
 }
 
 #[test]
@@ -269,4 +268,32 @@ fn a_gateway_that_was_wrong_when_the_controller_started_still_serves_what_it_ser
         service("shop", "cart", "10.96.0.1", "cart", bound()),
     ]);
     assert!(bound_to(&world, "cart").is_some());
+}
+
+#[test]
+fn what_was_made_for_a_gateway_that_stays_and_is_no_longer_ours_is_unwanted() {
+    let mut world = shop();
+    let item = Item::Waypoint(Key::new("shop", "gate"));
+    assert!(matches!(world.desired[&item].wanted, Wanted::Waypoint(_)));
+    let ours = world.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
+    let mut theirs = ours.clone();
+    theirs["spec"]["gatewayClassName"] = json!("nginx");
+    world.apply([theirs]);
+    let unwanted = Wanted::NoWaypoint {
+        gateway_uid: "gw-gate".into(),
+    };
+    assert_eq!(world.desired[&item].wanted, unwanted);
+    let roots = Item::Roots("shop".into());
+    assert_eq!(world.desired[&roots].wanted, Wanted::NoRoots);
+
+    // Ours again, then gone: Kubernetes collects what it owns.
+    world.apply([ours]);
+    assert!(matches!(world.desired[&item].wanted, Wanted::Waypoint(_)));
+    assert_eq!(world.desired[&roots].wanted, Wanted::Roots);
+    let gone = Event::Delete(Key::new("shop", "gate"));
+    world.input(Input::Gateway(gone));
+    assert!(!world.desired.contains_key(&item));
+    assert_eq!(world.desired[&roots].wanted, Wanted::NoRoots);
+    world.input(Input::Namespace(Event::Delete(Key::new("", "shop"))));
+    assert!(!world.desired.contains_key(&roots));
 }

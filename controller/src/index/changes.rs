@@ -1,6 +1,6 @@
-//! What comes out of the index: resources for the proxies, writes to the cluster, waypoints to keep.
+//! What comes out of the index: resources for the proxies, and how Kubernetes should be.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use mesh::xds::Encoded;
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::condition;
 use super::names::Key;
 pub use super::placement::{PodPlacement, Role};
+use crate::desired::{Entry, Item};
 use crate::gateway_api::API_VERSION;
 
 /// Everything that became different since the last time.
@@ -16,18 +17,10 @@ use crate::gateway_api::API_VERSION;
 pub struct Changes {
     /// For the proxies.
     pub resources: Vec<ResourceChange>,
-    /// For the API server; `None` takes back a write that is no longer wanted.
-    pub writes: Vec<(Target, Option<Write>)>,
+    /// How Kubernetes should be; `None` takes back what is no longer wanted, or has come about.
+    pub desired: Vec<(Item, Option<Entry>)>,
     /// Which pods run where, by UID; `None`: no longer.
     pub placements: Vec<(Arc<str>, Option<PodPlacement>)>,
-    /// What to run for a Gateway; `None`: nothing.
-    pub waypoints: Vec<(Key, Option<WaypointPlan>)>,
-    /// GatewayClasses that should exist and do not.
-    pub classes: Vec<&'static str>,
-    /// Where the roots must be readable, when that changed.
-    pub root_namespaces: Option<BTreeSet<Arc<str>>>,
-    /// For people, where there is no status to write.
-    pub notices: Vec<Notice>,
 }
 
 /// Who gets a resource.
@@ -81,7 +74,7 @@ pub struct Target {
 }
 
 /// A change to one object's status.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     /// Apply: the fields that are ours. Merge: over the version that was read, for lists that have several owners.
     pub how: How,
@@ -217,7 +210,7 @@ impl Kind {
 
 impl Write {
     /// Gives the conditions that flip their time.
-    pub(super) fn stamped(mut self, now: &str) -> Self {
+    pub(crate) fn stamped(mut self, now: &str) -> Self {
         condition::stamp(&mut self.body, now);
         self
     }

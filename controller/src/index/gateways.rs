@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::State;
 use super::changes::{How, Kind, Notice, Target, WaypointPlan, Write};
 use super::condition::{self, Condition};
-use super::names::{CLASSES, CONTROLLER_NAME, HBONE_PORT, Key, WAYPOINT_FOR};
+use super::names::{CONTROLLER_NAME, HBONE_PORT, Key, WAYPOINT_FOR};
 use crate::gateway_api::{GatewayClassSpec, GatewaySpec, Listener};
 
 /// What matters of a GatewayClass.
@@ -28,7 +28,7 @@ pub(super) struct Class {
 /// What matters of a Gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gateway {
-    uid: Arc<str>,
+    pub(super) uid: Arc<str>,
     generation: Option<i64>,
     spec: Result<GatewaySpec, String>,
     waypoint_for: Option<String>,
@@ -264,13 +264,17 @@ impl State {
     }
 
     /// What is to run for a Gateway. A Gateway that has become wrong keeps what it has.
-    pub(super) fn waypoint_plan(&self, key: &Key) -> Option<WaypointPlan> {
+    pub(super) fn waypoint_plan(
+        &self,
+        key: &Key,
+        before: Option<&WaypointPlan>,
+    ) -> Option<WaypointPlan> {
         let gateway = self
             .gateways
             .get(key)
             .filter(|gateway| !gateway.deleting && !self.leaving)?;
         self.our_class(gateway)?;
-        let before = self.plans.get(key).filter(|plan| plan.uid == gateway.uid);
+        let before = before.filter(|plan| plan.uid == gateway.uid);
         let Ok(spec) = &gateway.spec else {
             return before.cloned();
         };
@@ -388,15 +392,9 @@ impl State {
         self.dirty.pods.extend(pods);
     }
 
-    /// Our classes that do not exist; one of that name with another controller is left alone.
-    pub(super) fn missing_classes(&self) -> Vec<&'static str> {
-        if self.leaving {
-            return Vec::new();
-        }
-        CLASSES
-            .into_iter()
-            .filter(|name| self.classes.get(&Key::new("", name)).is_none())
-            .collect()
+    /// Whether this class of ours does not exist; one of its name with another controller is left alone.
+    pub(super) fn missing_class(&self, name: &str) -> bool {
+        !self.leaving && self.classes.get(&Key::new("", name)).is_none()
     }
 }
 

@@ -8,7 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use controller::index::changes::{Changes, Kind, Scope};
+use controller::desired::{Entry, Item, Wanted};
+use controller::index::changes::{Changes, Kind, Notice, Scope, Target, WaypointPlan, Write};
 use controller::index::names::Key;
 use controller::index::placement::NodeProxyRule;
 use controller::index::{Event, Index, Input, Settings};
@@ -24,6 +25,62 @@ pub struct World {
     index: Index,
     pub resources: BTreeMap<(Scope, String), Encoded>,
     pub objects: BTreeMap<(Kind, Key), Value>,
+    pub desired: BTreeMap<Item, Entry>,
+}
+
+/// What changed of the table of desired state, by kind of item.
+pub trait DesiredChanges {
+    fn writes(&self) -> Vec<(Target, Option<Write>)>;
+    fn waypoints(&self) -> Vec<(Key, Option<WaypointPlan>)>;
+    fn notices(&self) -> Vec<Notice>;
+    fn missing_classes(&self) -> Vec<String>;
+}
+
+impl DesiredChanges for Changes {
+    fn writes(&self) -> Vec<(Target, Option<Write>)> {
+        let writes = self.desired.iter().filter_map(|(item, entry)| {
+            let Item::Status(target) = item else {
+                return None;
+            };
+            let write = entry.as_ref().map(|entry| match &entry.wanted {
+                Wanted::Status(write) => write.clone(),
+                other => panic!("{item:?} is no {other:?}"),
+            });
+            Some((target.clone(), write))
+        });
+        writes.collect()
+    }
+
+    fn waypoints(&self) -> Vec<(Key, Option<WaypointPlan>)> {
+        let waypoints = self.desired.iter().filter_map(|(item, entry)| {
+            let Item::Waypoint(key) = item else {
+                return None;
+            };
+            let plan = entry.as_ref().and_then(|entry| match &entry.wanted {
+                Wanted::Waypoint(plan) => Some(plan.clone()),
+                _ => None,
+            });
+            Some((key.clone(), plan))
+        });
+        waypoints.collect()
+    }
+
+    fn notices(&self) -> Vec<Notice> {
+        let entries = self.desired.iter().filter_map(|(_, entry)| entry.as_ref());
+        let notices = entries.filter_map(|entry| match &entry.wanted {
+            Wanted::Events(notices) => Some(notices.clone()),
+            _ => None,
+        });
+        notices.flatten().collect()
+    }
+
+    fn missing_classes(&self) -> Vec<String> {
+        let classes = self.desired.iter().filter_map(|(item, entry)| match item {
+            Item::Class(name) if entry.is_some() => Some(name.to_string()),
+            _ => None,
+        });
+        classes.collect()
+    }
 }
 
 pub fn settings() -> Settings {
@@ -44,6 +101,7 @@ impl World {
             index: Index::new(settings()),
             resources: BTreeMap::new(),
             objects: BTreeMap::new(),
+            desired: BTreeMap::new(),
         };
         world.settle();
         world
@@ -111,6 +169,12 @@ impl World {
                 None => self.resources.remove(&at),
             };
         }
+        for (item, entry) in &changes.desired {
+            match entry {
+                Some(entry) => self.desired.insert(item.clone(), entry.clone()),
+                None => self.desired.remove(item),
+            };
+        }
         changes
     }
 
@@ -118,10 +182,10 @@ impl World {
     pub fn write(&mut self, mut changes: Changes) -> Vec<String> {
         let mut told = Vec::new();
         for round in 0.. {
-            assert!(round < 5, "writes never end: {:?}", changes.writes);
+            assert!(round < 5, "writes never end: {:?}", changes.writes());
             let writes: Vec<_> = changes
-                .writes
-                .drain(..)
+                .writes()
+                .into_iter()
                 .filter_map(|(target, write)| Some((target, write?)))
                 .collect();
             if writes.is_empty() {
@@ -349,7 +413,7 @@ pub fn bound() -> Value {
 /// A namespace with a service `cart` that uses the waypoint `gate`, which is ready.
 pub fn shop() -> World {
     let mut world = World::new();
-    let mut changes = world.apply([
+    let changes = world.apply([
         namespace("shop", json!({})),
         our_class(),
         gateway("shop", "gate"),
@@ -357,16 +421,13 @@ pub fn shop() -> World {
         service("shop", "plain", "10.96.0.2", "plain", json!({})),
         pod("shop", "a", "10.0.0.1", json!({"app": "cart"})),
     ]);
-    assert_eq!(changes.waypoints.len(), 1);
-    assert_eq!(changes.waypoints[0].0, Key::new("shop", "gate"));
-    let roots = changes
-        .root_namespaces
-        .take()
-        .expect("the roots are wanted there");
-    assert_eq!(
-        roots.iter().map(|name| &**name).collect::<Vec<_>>(),
-        ["ambit-system", "shop"]
-    );
+    let waypoints = changes.waypoints();
+    assert_eq!(waypoints.len(), 1);
+    assert_eq!(waypoints[0].0, Key::new("shop", "gate"));
+    for namespace in ["ambit-system", "shop"] {
+        let roots = &world.desired[&Item::Roots(namespace.into())];
+        assert_eq!(roots.wanted, Wanted::Roots);
+    }
     world.write(changes);
     let changes = world.apply(waypoint("shop", "gate"));
     world.write(changes);
