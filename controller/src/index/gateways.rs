@@ -13,7 +13,7 @@ use super::State;
 use super::changes::{How, Kind, Notice, Target, WaypointPlan, Write};
 use super::condition::{self, Condition};
 use super::names::{CONTROLLER_NAME, HBONE_PORT, Key, WAYPOINT_FOR};
-use crate::gateway_api::{GatewayClassSpec, GatewaySpec, Listener};
+use crate::gateway_api::{self, GatewayClassSpec, GatewaySpec, Listener};
 
 /// What matters of a GatewayClass.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,8 +74,7 @@ impl Class {
         Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             generation: object.metadata.generation,
-            spec: serde_json::from_value(object.data["spec"].clone())
-                .map_err(|error| error.to_string()),
+            spec: gateway_api::read(&object.data["spec"]).map_err(|error| error.to_string()),
             waypoint_for: label(object, WAYPOINT_FOR),
             conditions: object.data["status"]["conditions"].clone(),
         }
@@ -134,8 +133,7 @@ impl Gateway {
         Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             generation: object.metadata.generation,
-            spec: serde_json::from_value(object.data["spec"].clone())
-                .map_err(|error| error.to_string()),
+            spec: gateway_api::read(&object.data["spec"]).map_err(|error| error.to_string()),
             waypoint_for: label(object, WAYPOINT_FOR),
             deleting: object.metadata.deletion_timestamp.is_some(),
             status: object.data["status"].clone(),
@@ -175,6 +173,12 @@ fn accept(spec: &GatewaySpec) -> Result<&Listener, Refusal> {
             "spec.infrastructure.parametersRef is not supported",
         );
     }
+    if spec.tls.is_some() {
+        return refuse(
+            "Invalid",
+            "spec.tls is not supported: a waypoint's clients come through tunnels",
+        );
+    }
     if !spec.addresses.is_empty() {
         return refuse(
             "UnsupportedAddress",
@@ -209,6 +213,13 @@ fn accept_listener(listener: &Listener) -> Result<Allowed, Refusal> {
             listener.port
         );
         return refuse("PortUnavailable", message);
+    }
+    let asked = [("tls", &listener.tls), ("filters", &listener.filters)];
+    if let Some((field, _)) = asked.iter().find(|(_, asked)| asked.is_some()) {
+        return refuse(
+            "Invalid",
+            format!("{field} is not supported on an HBONE listener"),
+        );
     }
     let namespaces = listener
         .allowed_routes

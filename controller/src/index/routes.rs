@@ -16,7 +16,7 @@ use super::binding::Binding;
 use super::changes::{How, Kind, Notice, Scope, Target, Write};
 use super::condition::{self, Condition};
 use super::names::{CONTROLLER_NAME, Key};
-use crate::gateway_api::{GROUP, HttpBackendRef, HttpRouteSpec, ParentRef};
+use crate::gateway_api::{self, GROUP, HttpBackendRef, HttpRouteSpec, ParentRef};
 
 /// What matters of an HTTPRoute.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,8 +70,8 @@ impl Route {
             let parsed = serde_json::from_value(raw.clone()).map_err(|error| error.to_string());
             (raw, parsed)
         };
-        let parsed = serde_json::from_value(spec.clone())
-            .map_err(|error| format!("spec cannot be read: {error}"));
+        let parsed =
+            gateway_api::read(spec).map_err(|error| format!("spec cannot be read: {error}"));
         let spec = parsed.and_then(|spec: HttpRouteSpec| {
             let unknown = |_: &HttpBackendRef| {
                 Err(Unresolved {
