@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod gateway_api;
 pub mod hub;
 pub mod index;
+pub mod kubernetes;
 pub mod metrics;
 pub mod position;
 pub mod reconcile;

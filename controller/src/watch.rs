@@ -1,170 +1,373 @@
-//! One line per kind: what Kubernetes says goes into the index.
+//! One watch: lists a kind page by page, then follows it, for ever, whatever the API server does.
+//!
+//! | the API server | so |
+//! | --- | --- |
+//! | answers nothing, or too late | the call ends at its deadline and is tried again with back-off; what is known stays |
+//! | keeps a watch open and says nothing | bookmarks come every minute: after [`IDLE`] the watch is opened again from the last version; [`SILENT_BEFORE_RELIST`] such in a row, and everything is listed anew |
+//! | 410: no longer knows the version | everything is listed anew, at once; what is known stays, and is swept when all is told |
+//! | 429 | tried again when it says, or with back-off |
+//! | 404 for the kind | [`WatchEvent::Absent`]; unless it was there before: then this is a server that has just started |
+//! | other refusals, and answers that cannot be read | tried again with back-off; [`REFUSED_BEFORE_RELIST`] watches in a row, and everything is listed anew |
+//! | ends a watch | it is opened again from the last version |
+//! | takes too long for a page | asked for half as many |
+//!
+//! At most one page is held at a time, and its items are handed on one by one: memory does not follow the cluster's size.
 
+mod backoff;
+mod kinds;
+
+use std::fmt::Debug;
+use std::ops::ControlFlow;
 use std::pin::pin;
+use std::time::Duration;
 
-use futures_util::StreamExt;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, ApiResource, DynamicObject};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Resource};
-use mesh::process::shutdown::Supervisor;
+use futures_util::TryStreamExt;
+use kube::Resource;
+use kube::api::{Api, ListParams, WatchParams};
+use kube::core::watch::WatchEvent as Raw;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
 
-use crate::gateway_api::GROUP;
+use self::backoff::Backoff;
+pub use self::kinds::{KINDS, Told, all};
 use crate::index::names::Key;
-use crate::index::{Event, Input};
+use crate::kubernetes::{is_late, retry_after};
 
-/// How many kinds are watched: the index is whole when each has told all of its objects once.
-pub const KINDS: usize = 8;
+/// Objects asked for at once: some megabytes of the largest pods.
+const PAGE: u32 = 500;
+/// No smaller pages than this, however slow the server.
+const SMALLEST_PAGE: u32 = 60;
+/// A watch that says nothing for this long is dead: two bookmarks and a half are missing.
+pub const IDLE: Duration = Duration::from_secs(150);
+/// The server ends a watch after about this many seconds; not all watches at once.
+const WATCH_SECONDS: std::ops::RangeInclusive<u32> = 240..=290;
+/// So many silent watches in a row: perhaps the server keeps nothing for this version.
+pub const SILENT_BEFORE_RELIST: u32 = 3;
+/// So many refused watches in a row: perhaps the server does not know this version (it came back from a backup).
+pub const REFUSED_BEFORE_RELIST: u32 = 5;
 
-/// What the watches say.
-#[derive(Debug)]
-pub enum Told {
-    /// For the index.
-    Input(Input),
-    /// One kind has told all of its objects for the first time.
-    Whole(&'static str),
+/// What one watch says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchEvent<K> {
+    /// All objects follow, as items. A list that breaks off is begun again by another of these.
+    Begin,
+    /// One that is there.
+    Item(K),
+    /// Those were all: what was not among them since the last [`Self::Begin`] is gone.
+    End {
+        /// As of this version.
+        version: String,
+    },
+    /// New, or changed.
+    Apply(K),
+    /// Gone.
+    Delete {
+        /// Which.
+        key: Key,
+        /// At this version.
+        version: String,
+    },
+    /// Nothing more happened up to this version.
+    Progress {
+        /// The version.
+        version: String,
+    },
+    /// The API server does not have this kind, and never had: there is nothing. It is looked for again.
+    Absent,
 }
 
-/// Starts every watch. Each must live.
-pub fn all(client: &Client, to: &Sender<Told>, tasks: &mut Supervisor) {
-    let gateway = |kind: &str, plural: &str| {
-        let resource = ApiResource {
-            group: GROUP.to_owned(),
-            version: "v1".to_owned(),
-            api_version: crate::gateway_api::API_VERSION.to_owned(),
-            kind: kind.to_owned(),
-            plural: plural.to_owned(),
-        };
-        Api::<DynamicObject>::all_with(client.clone(), &resource)
-    };
-    tasks.must_live(
-        "watch namespaces",
-        watch(
-            "namespaces",
-            Api::<core::Namespace>::all(client.clone()),
-            to.clone(),
-            Input::Namespace,
-        ),
-    );
-    tasks.must_live(
-        "watch nodes",
-        watch(
-            "nodes",
-            Api::<core::Node>::all(client.clone()),
-            to.clone(),
-            Input::Node,
-        ),
-    );
-    tasks.must_live(
-        "watch pods",
-        watch(
-            "pods",
-            Api::<core::Pod>::all(client.clone()),
-            to.clone(),
-            Input::Pod,
-        ),
-    );
-    tasks.must_live(
-        "watch services",
-        watch(
-            "services",
-            Api::<core::Service>::all(client.clone()),
-            to.clone(),
-            Input::Service,
-        ),
-    );
-    tasks.must_live(
-        "watch slices",
-        watch(
-            "slices",
-            Api::<EndpointSlice>::all(client.clone()),
-            to.clone(),
-            Input::EndpointSlice,
-        ),
-    );
-    tasks.must_live(
-        "watch classes",
-        watch(
-            "classes",
-            gateway("GatewayClass", "gatewayclasses"),
-            to.clone(),
-            Input::GatewayClass,
-        ),
-    );
-    tasks.must_live(
-        "watch gateways",
-        watch(
-            "gateways",
-            gateway("Gateway", "gateways"),
-            to.clone(),
-            Input::Gateway,
-        ),
-    );
-    tasks.must_live(
-        "watch routes",
-        watch(
-            "routes",
-            gateway("HTTPRoute", "httproutes"),
-            to.clone(),
-            Input::HttpRoute,
-        ),
-    );
+/// What is watched.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// The kind, for people.
+    pub kind: &'static str,
+    /// Only objects with these labels.
+    pub labels: Option<String>,
+    /// Only objects with these fields.
+    pub fields: Option<String>,
 }
 
-async fn watch<K>(kind: &'static str, api: Api<K>, to: Sender<Told>, input: fn(Event<K>) -> Input)
+struct Watch<K, On> {
+    api: Api<K>,
+    watched: Watched,
+    on: On,
+    page: u32,
+    /// All was told once.
+    known: bool,
+    absent: bool,
+    backoff: Backoff,
+}
+
+/// How one watch ended.
+enum Ended {
+    /// The server ended it, as it does every few minutes.
+    Closed,
+    /// Nothing was heard for too long.
+    Silent,
+    /// The version is too old.
+    Expired,
+    Failed(kube::Error),
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// All objects of the kind.
+    pub fn all(kind: &'static str) -> Self {
+        Self {
+            kind,
+            labels: None,
+            fields: None,
+        }
+    }
+
+    /// Those with these labels.
+    #[must_use]
+    pub fn labels(mut self, selector: &str) -> Self {
+        self.labels = Some(selector.to_owned());
+        self
+    }
+
+    /// Those with these fields.
+    #[must_use]
+    pub fn fields(mut self, selector: &str) -> Self {
+        self.fields = Some(selector.to_owned());
+        self
+    }
+}
+
+/// Watches until `on` breaks. For metadata alone, `K` is `PartialObjectMeta` of the kind.
+pub async fn watch<K, On, Done>(watched: Watched, api: Api<K>, on: On)
 where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: Resource + Clone + DeserializeOwned + Debug,
+    On: FnMut(WatchEvent<K>) -> Done,
+    Done: Future<Output = ControlFlow<()>>,
 {
-    let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
-    let mut all = Vec::new();
-    let mut whole = false;
-    while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(watcher::Event::Init) => {
-                all.clear();
-                continue;
+    let mut watch = Watch {
+        api,
+        watched,
+        on,
+        page: PAGE,
+        known: false,
+        absent: false,
+        backoff: Backoff::new(),
+    };
+    // It ends by breaking, and only so.
+    let _ = watch.run().await;
+}
+
+// === impl Watch ===
+
+impl<K, On, Done> Watch<K, On>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+    On: FnMut(WatchEvent<K>) -> Done,
+    Done: Future<Output = ControlFlow<()>>,
+{
+    async fn run(&mut self) -> ControlFlow<()> {
+        loop {
+            let version = self.list().await?;
+            self.follow(version).await?;
+        }
+    }
+
+    async fn tell(&mut self, event: WatchEvent<K>) -> ControlFlow<()> {
+        (self.on)(event).await
+    }
+
+    /// Lists, as often as it takes; as of which version.
+    async fn list(&mut self) -> ControlFlow<(), String> {
+        loop {
+            match self.pages().await? {
+                Ok(version) => {
+                    self.known = true;
+                    self.page = PAGE;
+                    self.backoff.reset();
+                    return ControlFlow::Continue(version);
+                }
+                Err(error) if is_absent(&error) && !self.known => {
+                    if !std::mem::replace(&mut self.absent, true) {
+                        let kind = self.watched.kind;
+                        tracing::warn!(
+                            kind,
+                            "this kind is not installed: the mesh works without it, and looks for it again"
+                        );
+                        self.tell(WatchEvent::Absent).await?;
+                    }
+                    tokio::time::sleep(self.backoff.pause(None)).await;
+                }
+                Err(error) => self.pause(&error, "list failed; trying again").await,
             }
-            Ok(watcher::Event::InitApply(object)) => {
-                all.push(object);
-                continue;
+        }
+    }
+
+    async fn pages(&mut self) -> ControlFlow<(), kube::Result<String>> {
+        let mut params = ListParams {
+            label_selector: self.watched.labels.clone(),
+            field_selector: self.watched.fields.clone(),
+            ..ListParams::default()
+        };
+        let mut begun = false;
+        loop {
+            params.limit = Some(self.page);
+            let page = match self.api.list(&params).await {
+                Ok(page) => page,
+                Err(error) if is_late(&error) && self.page > SMALLEST_PAGE => {
+                    self.page /= 2;
+                    continue;
+                }
+                Err(error) => return ControlFlow::Continue(Err(error)),
+            };
+            if !std::mem::replace(&mut begun, true) {
+                self.tell(WatchEvent::Begin).await?;
             }
-            Ok(watcher::Event::InitDone) => Event::Reset(std::mem::take(&mut all)),
-            Ok(watcher::Event::Apply(object)) => Event::Apply(Box::new(object)),
-            Ok(watcher::Event::Delete(object)) => Event::Delete(Key::of(object.meta())),
-            // Later, it is an API server that does not know its kinds yet: what is known stays.
-            Err(error) if absent(&error) && !whole => {
+            for item in page.items {
+                self.tell(WatchEvent::Item(trimmed(item))).await?;
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => {
+                    let version = page.metadata.resource_version.unwrap_or_default();
+                    let end = WatchEvent::End {
+                        version: version.clone(),
+                    };
+                    self.tell(end).await?;
+                    return ControlFlow::Continue(Ok(version));
+                }
+            }
+        }
+    }
+
+    /// Follows from a version, over as many watches as it takes, until all must be listed again.
+    async fn follow(&mut self, mut version: String) -> ControlFlow<()> {
+        let kind = self.watched.kind;
+        let (mut silent, mut refused) = (0, 0);
+        loop {
+            let mut heard = false;
+            let ended = self.session(&mut version, &mut heard).await?;
+            if heard {
+                (silent, refused) = (0, 0);
+                self.backoff.reset();
+            }
+            match ended {
+                Ended::Closed if heard => {}
+                // A server that ends watches at once is not asked in a circle.
+                Ended::Closed => tokio::time::sleep(self.backoff.pause(None)).await,
+                Ended::Silent => {
+                    silent += 1;
+                    tracing::warn!(
+                        kind,
+                        version,
+                        "watch has been silent for {IDLE:?}; opening it again"
+                    );
+                }
+                Ended::Expired => {
+                    tracing::info!(kind, version, "version is too old; listing again");
+                    return ControlFlow::Continue(());
+                }
+                Ended::Failed(error) => {
+                    refused += u32::from(may_be_the_version(&error));
+                    self.pause(&error, "watch failed; trying again").await;
+                }
+            }
+            if silent >= SILENT_BEFORE_RELIST || refused >= REFUSED_BEFORE_RELIST {
                 tracing::warn!(
                     kind,
-                    "this kind is not installed: the mesh works without it, and looks for it again"
+                    version,
+                    "nothing comes of this version; listing again"
                 );
-                Event::Reset(Vec::new())
+                return ControlFlow::Continue(());
             }
-            Err(error) => {
-                tracing::warn!(kind, %error, "watch failed; trying again");
-                continue;
-            }
+        }
+    }
+
+    /// One watch, from `version`, which moves on with what is heard.
+    async fn session(&mut self, version: &mut String, heard: &mut bool) -> ControlFlow<(), Ended> {
+        let params = WatchParams {
+            label_selector: self.watched.labels.clone(),
+            field_selector: self.watched.fields.clone(),
+            timeout: Some(fastrand::u32(WATCH_SECONDS)),
+            bookmarks: true,
+            send_initial_events: false,
         };
-        let reset = matches!(event, Event::Reset(_));
-        if to.send(Told::Input(input(event))).await.is_err() {
-            return;
+        let events = match self.api.watch(&params, version).await {
+            Ok(events) => events,
+            Err(error) => return ControlFlow::Continue(failed(error)),
+        };
+        let mut events = pin!(events);
+        loop {
+            let event = match timeout(IDLE, events.try_next()).await {
+                Err(_) => return ControlFlow::Continue(Ended::Silent),
+                Ok(Ok(None)) => return ControlFlow::Continue(Ended::Closed),
+                Ok(Ok(Some(event))) => event,
+                Ok(Err(error)) => return ControlFlow::Continue(failed(error)),
+            };
+            let event = match event {
+                Raw::Added(object) | Raw::Modified(object) => {
+                    *version = version_of(&object);
+                    WatchEvent::Apply(trimmed(object))
+                }
+                Raw::Deleted(object) => {
+                    *version = version_of(&object);
+                    WatchEvent::Delete {
+                        key: Key::of(object.meta()),
+                        version: version.clone(),
+                    }
+                }
+                Raw::Bookmark(mark) => {
+                    version.clone_from(&mark.metadata.resource_version);
+                    WatchEvent::Progress {
+                        version: mark.metadata.resource_version,
+                    }
+                }
+                Raw::Error(status) => {
+                    return ControlFlow::Continue(failed(kube::Error::Api(status)));
+                }
+            };
+            *heard = true;
+            self.tell(event).await?;
         }
-        if reset
-            && !std::mem::replace(&mut whole, true)
-            && to.send(Told::Whole(kind)).await.is_err()
-        {
-            return;
-        }
+    }
+
+    async fn pause(&mut self, error: &kube::Error, what: &'static str) {
+        let pause = self.backoff.pause(retry_after(error));
+        tracing::warn!(kind = self.watched.kind, %error, ?pause, "{what}");
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn failed(error: kube::Error) -> Ended {
+    match error {
+        kube::Error::Api(status) if status.code == 410 => Ended::Expired,
+        error => Ended::Failed(error),
     }
 }
 
 /// Whether the API server does not know the kind.
-fn absent(error: &watcher::Error) -> bool {
+fn is_absent(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Whether the server refuses what it was asked (504: it waits for a version that does not come), or says what cannot
+/// be read. Not if it could not be reached or has trouble of its own: then the version is as good as before.
+fn may_be_the_version(error: &kube::Error) -> bool {
     match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        kube::Error::Api(status) => !matches!(status.code, 429 | 500..=503),
+        kube::Error::SerdeError(_) => true,
         _ => false,
     }
+}
+
+fn version_of<K: Resource>(object: &K) -> String {
+    object.meta().resource_version.clone().unwrap_or_default()
+}
+
+/// Without what nobody here reads, and what is most of some objects.
+fn trimmed<K: Resource>(mut object: K) -> K {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+    object
 }
