@@ -54,7 +54,7 @@ struct Channels {
 /// Runs until told to stop.
 pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     let signals = Signals::new()?;
-    let client = Client::try_default().await?;
+    let client = crate::kubernetes::client().await?;
     let metrics = Metrics::default();
     let mut registry = mesh::process::metrics::registry("controller");
     metrics.register(&mut registry);
