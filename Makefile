@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo test cluster down images fmt lint unit netns e2e deny fuzz-smoke fuzz-keep fuzz-build bench-pair
+.PHONY: help demo test cluster down images fmt lint unit netns e2e soak-control skew deny fuzz-smoke fuzz-keep fuzz-build bench-pair
 
 CACHE := $(or $(AMBIT_CACHE),$(HOME)/.cache/ambit)
 # Always the whole workspace: a part of it would resolve other features, and build every dependency again.
@@ -15,6 +15,7 @@ LAB := cargo run --locked --quiet --package e2e --bin ambit-lab --
 
 integration = $(sort $(basename $(notdir $(wildcard */tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs))))
 NETNS_TESTS := $(filter netns_%,$(integration))
+# The skew test builds another workspace first, and has a verb of its own.
 E2E_TESTS := $(sort $(shell grep -rl 'needs the cluster' e2e/tests | sed 's,e2e/tests/,,; s,[/.].*,,'))
 UNIT_TESTS := $(filter-out $(NETNS_TESTS) $(E2E_TESTS),$(integration))
 
@@ -59,6 +60,19 @@ e2e: packages ## the promises to users, on the real local cluster (root); KEEP=1
 	cargo build --locked --workspace --bins
 	[ -n "$(KEEP)" ] || trap '$(LAB) down' EXIT
 	$(CARGO_TEST) $(addprefix --test ,$(E2E_TESTS)) -- --ignored --test-threads=1
+
+MINUTES ?= 3
+soak-control: packages ## controllers killed and rolled in turn for MINUTES (3) while all changes, under load: nothing may be lost; KEEP=1
+	cargo build --locked --workspace --bins
+	[ -n "$(KEEP)" ] || trap '$(LAB) down' EXIT
+	cargo run --locked --quiet --package e2e --bin ambit-soak -- --minutes $(MINUTES)
+
+# The last build before discovery knew of positions, and of a type that tells nodes of an uninstall.
+PREVIOUS := e5a689c
+skew: packages ## programs of the previous build under the new controller, and the reverse: both keep serving (builds that, from git); KEEP=1
+	cargo build --locked --workspace --bins
+	[ -n "$(KEEP)" ] || trap '$(LAB) down' EXIT
+	AMBIT_PREVIOUS=$(PREVIOUS) $(CARGO_TEST) --test skew -- --ignored --test-threads=1
 
 # libFuzzer on stable Rust: coverage by the compiler's own flags, without cargo-fuzz (which wants nightly).
 FUZZ_TARGETS := connect_head spiffe_id server_bytes client_bytes

@@ -1,5 +1,5 @@
 module ambit.mesh/e2e/gateway-api
 
-go 1.26.0
+go 1.27.0
 
-require sigs.k8s.io/gateway-api v1.6.3
+require sigs.k8s.io/gateway-api v1.7.0

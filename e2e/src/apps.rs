@@ -15,6 +15,7 @@ use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, P
 use kube::{Client, Resource};
 use serde_json::json;
 
+pub(crate) use apply::documents;
 pub use apply::{apply_objects, apply_yaml, delete_yaml, dynamic};
 pub use echo::{EchoClient, EchoServer, service};
 

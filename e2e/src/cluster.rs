@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use http::HeaderName;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use nix::sys::signal::Signal;
 
@@ -27,6 +28,8 @@ pub(crate) mod prerequisites;
 mod programs;
 mod state;
 pub(crate) mod worker;
+
+pub use worker::STATIC_PODS;
 
 /// A running cluster.
 #[derive(Debug, Clone)]
@@ -95,6 +98,11 @@ pub async fn up_numbered(index: u8) -> anyhow::Result<Cluster> {
             Err(why)
         }
     }
+}
+
+/// The folder of Kubernetes' programs; builds them the first time.
+pub fn tools() -> anyhow::Result<PathBuf> {
+    programs::ensure()
 }
 
 /// The running cluster, if there is one.
@@ -219,6 +227,11 @@ impl Cluster {
         client(&self.kubeconfig).await
     }
 
+    /// A client with the rights of this user (`system:serviceaccount:NAMESPACE:NAME`, for instance).
+    pub async fn client_as(&self, user: &str, groups: &[&str]) -> anyhow::Result<kube::Client> {
+        client_as(&self.kubeconfig, user, groups).await
+    }
+
     /// The node of this name.
     pub fn node(&self, name: &str) -> anyhow::Result<&Node> {
         self.nodes
@@ -316,6 +329,23 @@ impl Cluster {
         }
         lines.join("\n")
     }
+}
+
+/// A client that acts as another user.
+async fn client_as(kubeconfig: &Path, user: &str, groups: &[&str]) -> anyhow::Result<kube::Client> {
+    let config = Kubeconfig::read_from(kubeconfig).context("reading the kubeconfig")?;
+    let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await;
+    let mut config = config.context("using the kubeconfig")?;
+    let name = |name| HeaderName::from_static(name);
+    config.headers = vec![(
+        name("impersonate-user"),
+        user.parse().context("a user's name")?,
+    )];
+    for group in groups {
+        let value = group.parse().context("a group's name")?;
+        config.headers.push((name("impersonate-group"), value));
+    }
+    kube::Client::try_from(config).context("making a client")
 }
 
 /// A client by this kubeconfig.

@@ -9,3 +9,5 @@ pub mod image;
 pub mod images;
 pub mod mesh;
 pub mod probe;
+pub mod replicas;
+pub mod soak;

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
+use serde_json::Value;
 
+use crate::apps::documents;
 use crate::cluster::{self, Cluster};
 use crate::images;
 use crate::probe::{wait_available, wait_gone, wait_until};
@@ -103,6 +105,20 @@ pub async fn uninstall(cluster: &Cluster) -> Result<()> {
     wait_gone(namespaces, SYSTEM_NAMESPACE, REMOVED).await
 }
 
+/// The objects that a folder of this workspace's manifests stands for.
+pub fn rendered(folder: &str) -> Result<Vec<Value>> {
+    let ran = Command::new(cluster::tools()?.join("kubectl"))
+        .args(["kustomize", &in_workspace(folder)])
+        .output()
+        .context("starting kubectl")?;
+    ensure!(
+        ran.status.success(),
+        "kubectl kustomize {folder}: {}",
+        String::from_utf8_lossy(&ran.stderr).trim()
+    );
+    documents(&String::from_utf8_lossy(&ran.stdout))
+}
+
 /// Runs the cluster's own kubectl, and returns what it printed.
 pub fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> {
     let ran = Command::new(cluster.tools.join("kubectl"))
@@ -121,9 +137,13 @@ pub fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> {
 }
 
 fn manifests() -> String {
+    in_workspace("manifests/local")
+}
+
+fn in_workspace(path: &str) -> String {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    let folder: PathBuf = workspace.unwrap_or(Path::new("/")).join("manifests/local");
-    folder.display().to_string()
+    let path: PathBuf = workspace.unwrap_or(Path::new("/")).join(path);
+    path.display().to_string()
 }
 
 fn ztunnel(client: &Client) -> Api<DaemonSet> {

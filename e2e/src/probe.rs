@@ -131,8 +131,14 @@ impl PodRef {
 
     /// Begins fresh connections to `url` at a fixed rate, and waits for the first that succeeds.
     pub async fn load(&self, url: &str, rate: u32) -> Result<Run<LoadSummary>> {
+        self.load_with(url, rate, &[]).await
+    }
+
+    /// The same with further arguments of `client load`.
+    pub async fn load_with(&self, url: &str, rate: u32, more: &[&str]) -> Result<Run<LoadSummary>> {
         let (url, rate) = (format!("--url={url}"), format!("--rate={rate}"));
-        Run::start(self, &["client", "load", "--stdin", &url, &rate]).await
+        let command = ["client", "load", "--stdin", &url, &rate];
+        Run::start(self, &[&command[..], more].concat()).await
     }
 
     /// Opens a TCP connection to `url` that stays open, and waits for the first echo.

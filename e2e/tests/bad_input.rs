@@ -1,22 +1,19 @@
 //! Bad input is refused with a reason where a user looks, and what worked before goes on.
 
+mod callers;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::apps::{EchoClient, EchoServer, Namespace, dynamic, label};
-use e2e::mesh::SYSTEM_NAMESPACE;
+use e2e::cluster::Cluster;
 use e2e::probe::{PodRef, conditions, eventually, has_condition, wait_until};
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Event, Namespace as KubeNamespace, Pod, Service, ServiceAccount,
-};
-use kube::Client;
-use kube::api::{Api, ListParams, PostParams};
-use mesh::ca::{CaError, Caller, CertificateClient, obtain};
-use mesh::control::Control;
-use tempfile::TempDir;
-use tokio::net::TcpListener;
+use k8s_openapi::api::core::v1::{Event, Namespace as KubeNamespace, Pod, Service};
+use kube::api::{Api, ListParams};
+use mesh::ca::{Caller, obtain};
+
+use callers::{Controller, identity, is_denied, token, ztunnel_of};
 
 /// A pod's start, its image being there, on a busy machine.
 const START: Duration = Duration::from_secs(90);
@@ -61,7 +58,7 @@ spec:
 #[tokio::test]
 #[ignore = "needs the cluster: make e2e"]
 async fn a_label_that_means_nothing() -> Result<()> {
-    beside_a_load(async |ns, _| {
+    beside_a_load(async |_, ns, _| {
         Namespace::within(ns.client(), "typo", &[(MODE, "ambiant")], async |typo| {
             let all = Api::<KubeNamespace>::all(typo.client().clone());
             let told = wait_until(all, typo.name(), "refused", SOON, |namespace| {
@@ -101,7 +98,7 @@ async fn a_label_that_means_nothing() -> Result<()> {
 #[tokio::test]
 #[ignore = "needs the cluster: make e2e"]
 async fn a_gateway_with_a_wrong_listener() -> Result<()> {
-    beside_a_load(async |ns, _| {
+    beside_a_load(async |_, ns, _| {
         ns.apply(WRONG_GATEWAY).await?;
         let gateways = dynamic(ns.client(), GATEWAY_API, "Gateway", Some(ns.name())).await?;
         let told = wait_until(gateways, "wrong", "refused", SOON, |gateway| {
@@ -119,7 +116,7 @@ async fn a_gateway_with_a_wrong_listener() -> Result<()> {
 #[tokio::test]
 #[ignore = "needs the cluster: make e2e"]
 async fn a_route_to_nowhere() -> Result<()> {
-    beside_a_load(async |ns, client| {
+    beside_a_load(async |_, ns, client| {
         ns.apply(GATEWAY).await?;
         let gateways = dynamic(ns.client(), GATEWAY_API, "Gateway", Some(ns.name())).await?;
         wait_until(gateways, "waypoint", "programmed", START, |gateway| {
@@ -167,7 +164,7 @@ async fn a_route_to_nowhere() -> Result<()> {
 #[tokio::test]
 #[ignore = "needs the cluster: make e2e"]
 async fn garbage_where_tunnels_are_expected() -> Result<()> {
-    beside_a_load(async |ns, _| {
+    beside_a_load(async |_, ns, _| {
         let server = ns.pods("app=web").await?.pop().context("no server")?;
         Namespace::within(ns.client(), "outside", &[], async |outside| {
             let stranger = outside.run(&EchoClient::new("stranger"), START).await?;
@@ -193,8 +190,8 @@ async fn garbage_where_tunnels_are_expected() -> Result<()> {
 #[tokio::test]
 #[ignore = "needs the cluster: make e2e"]
 async fn tokens_and_identities_that_do_not_fit() -> Result<()> {
-    beside_a_load(async |ns, client| {
-        let controller = Controller::reach(ns.client()).await?;
+    beside_a_load(async |cluster, ns, client| {
+        let controller = Controller::reach(cluster, ns.client()).await?;
         let ztunnel = ztunnel_of(client).await?;
         let own = identity(ns.name(), "client")?;
         let others = identity(ns.name(), "web")?;
@@ -230,8 +227,10 @@ async fn tokens_and_identities_that_do_not_fit() -> Result<()> {
 }
 
 /// A server on one node and a client on the other, in the mesh, and a load between them that must not notice.
-async fn beside_a_load(work: impl AsyncFn(&Namespace, &PodRef) -> Result<()>) -> Result<()> {
-    let (_cluster, client) = e2e::mesh::installed().await?;
+async fn beside_a_load(
+    work: impl AsyncFn(&Cluster, &Namespace, &PodRef) -> Result<()>,
+) -> Result<()> {
+    let (cluster, client) = e2e::mesh::installed().await?;
     Namespace::within(&client, "bad", &[(MODE, "ambient")], async |ns| {
         let web = EchoServer::new("web", "v1").on("worker-2");
         ns.deploy(&web).await?;
@@ -248,7 +247,7 @@ async fn beside_a_load(work: impl AsyncFn(&Namespace, &PodRef) -> Result<()>) ->
         })
         .await?;
         let load = client.load("http://web/", 50).await?;
-        Box::pin(work(ns, &client)).await?;
+        Box::pin(work(&cluster, ns, &client)).await?;
         let load = load.stop().await?;
         println!(
             "beside it: {} requests, {} failed, slowest {:.0} ms",
@@ -265,118 +264,4 @@ fn refused<K: serde::Serialize>(object: &K, kind: &str, reason: &str) -> bool {
     conditions(object)
         .iter()
         .any(|[k, status, r, _]| k == kind && status == "False" && r == reason)
-}
-
-fn identity(namespace: &str, account: &str) -> Result<hbone::SpiffeId> {
-    Ok(format!("spiffe://cluster.local/ns/{namespace}/sa/{account}").parse()?)
-}
-
-fn is_denied(asked: Result<hbone::Identity, CaError>, reason: &str) -> Result<()> {
-    match asked {
-        Err(error) if error.code() == "permission_denied" && error.to_string().contains(reason) => {
-            println!("certificate: {error}");
-            Ok(())
-        }
-        Err(error) => bail!("refused, but not because {reason:?}: {error}"),
-        Ok(_) => bail!("signed, although {reason:?}"),
-    }
-}
-
-/// The ztunnel on a pod's node.
-async fn ztunnel_of(pod: &PodRef) -> Result<PodRef> {
-    let node = pod.get().await?.spec.and_then(|spec| spec.node_name);
-    let node = node.context("a pod without node")?;
-    let client = pod.api().clone().into_client();
-    system_pod(&client, "ztunnel", &format!("spec.nodeName={node}")).await
-}
-
-async fn system_pod(client: &Client, name: &str, fields: &str) -> Result<PodRef> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-    let selector = format!("app.kubernetes.io/name={name}");
-    let which = ListParams::default().labels(&selector).fields(fields);
-    let all = pods.list(&which).await?;
-    let pod = all
-        .items
-        .into_iter()
-        .find(|pod| pod.metadata.deletion_timestamp.is_none());
-    let found = pod.and_then(|pod| pod.metadata.name);
-    let found = found.with_context(|| format!("no pod of {name} ({fields})"))?;
-    Ok(PodRef::new(client, SYSTEM_NAMESPACE, &found))
-}
-
-/// A token for the mesh as the kubelet would mount it into this pod.
-async fn token(pod: &PodRef, account: &str) -> Result<String> {
-    let metadata = pod.get().await?.metadata;
-    let asked = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: vec!["istio-ca".to_owned()],
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                name: metadata.name,
-                uid: metadata.uid,
-            }),
-            ..TokenRequestSpec::default()
-        },
-        ..TokenRequest::default()
-    };
-    let accounts: Api<ServiceAccount> =
-        Api::namespaced(pod.api().clone().into_client(), pod.namespace());
-    let given = accounts
-        .create_token_request(account, &PostParams::default(), &asked)
-        .await?;
-    Ok(given.status.context("no token")?.token)
-}
-
-/// The controller, reached from the host through the API server.
-struct Controller {
-    pod: PodRef,
-    address: SocketAddr,
-    files: TempDir,
-}
-
-impl Controller {
-    async fn reach(client: &Client) -> Result<Self> {
-        let pod = system_pod(client, "ambit-controller", "status.phase=Running").await?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
-        let files = TempDir::new()?;
-        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-        let roots = maps.get("ambit-ca-root-cert").await?.data;
-        let roots = roots.unwrap_or_default().remove("root-cert.pem");
-        std::fs::write(files.path().join("roots"), roots.context("no roots")?)?;
-        tokio::spawn(tunnel(listener, pod.api().clone(), pod.name().to_owned()));
-        Ok(Self {
-            pod,
-            address,
-            files,
-        })
-    }
-
-    /// A client that shows this token.
-    fn client(&self, token: &str, caller: Caller) -> Result<CertificateClient> {
-        // A file of its own, because the client reads it at each use.
-        let (_, path) = tempfile::NamedTempFile::new_in(self.files.path())?.keep()?;
-        std::fs::write(&path, token)?;
-        let control = Control {
-            address: self.address.to_string(),
-            server_name: Some(format!("ambit-controller.{SYSTEM_NAMESPACE}.svc")),
-            roots: self.files.path().join("roots"),
-            token: Some(path),
-        };
-        Ok(CertificateClient::new(control, "Kubernetes", caller))
-    }
-}
-
-/// Brings each connection to the pod's port 15012.
-async fn tunnel(listener: TcpListener, pods: Api<Pod>, name: String) {
-    while let Ok((mut near, _)) = listener.accept().await {
-        let (pods, name) = (pods.clone(), name.clone());
-        tokio::spawn(async move {
-            let mut forward = pods.portforward(&name, &[15012]).await?;
-            let mut far = forward.take_stream(15012).context("no stream")?;
-            tokio::io::copy_bidirectional(&mut near, &mut far).await?;
-            anyhow::Ok(())
-        });
-    }
 }

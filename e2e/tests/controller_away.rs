@@ -18,6 +18,8 @@ const START: Duration = Duration::from_secs(90);
 const RETRIED: Duration = Duration::from_secs(180);
 /// What goes over the API server and the controller.
 const SOON: Duration = Duration::from_secs(45);
+/// How many there are.
+const REPLICAS: u8 = 2;
 const AMBIENT: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
 
 #[tokio::test]
@@ -28,8 +30,8 @@ async fn the_mesh_goes_on_without_its_controller() -> Result<()> {
         Box::pin(away(&cluster, ns)).await
     })
     .await;
-    // Whatever failed, the tests after this one find a controller.
-    scale(&cluster, 1)?;
+    // Whatever failed, the tests after this one find the controllers.
+    scale(&cluster, REPLICAS)?;
     serving(&client).await?;
     worked
 }
@@ -67,7 +69,7 @@ async fn away(cluster: &Cluster, ns: &Namespace) -> Result<()> {
     ensure!(held.containers().await?.iter().all(|(id, _)| id.is_empty()));
     more(&mut load, 100).await?;
 
-    scale(cluster, 1)?;
+    scale(cluster, REPLICAS)?;
     serving(ns.client()).await?;
     held.wait("ready, in the mesh", RETRIED, |pod| {
         in_mesh(pod) && has_condition(pod, "Ready", "True")

@@ -11,6 +11,9 @@ use kube::api::{DeleteParams, DynamicObject};
 
 use shop::{AMBIENT, GATEWAY_API, SOON, START, WAYPOINT_PODS, bind, through_waypoint};
 
+/// Services that are made and named one after another.
+const NEW_BACKENDS: u32 = 100;
+
 /// Header `x-user: beta` goes to v2, the rest by these weights.
 fn route(v1: u32, v2: u32) -> String {
     format!(
@@ -65,6 +68,58 @@ async fn routes_take_effect_and_change_live() -> Result<()> {
         unharmed("routes that came, changed and went", load).await
     })
     .await
+}
+
+/// What is named comes before what names it: no request finds a backend that its waypoint does not know yet.
+#[tokio::test]
+#[ignore = "needs the cluster: make e2e"]
+async fn a_hundred_new_backends_get_their_share_without_an_error() -> Result<()> {
+    in_the_shop(async |ns, client| {
+        bind(ns, client).await?;
+        ns.apply(&route(100, 0)).await?;
+        resolved(ns).await?;
+        let load = client.load("http://web/", 50).await?;
+        for number in 1..=NEW_BACKENDS {
+            ns.apply(&new_backend(number)).await?;
+        }
+        // The last one has its share, so all before it had.
+        let route = |object: &DynamicObject| {
+            let generation = object.metadata.generation;
+            let of = |one: &serde_json::Value| one["observedGeneration"].as_i64();
+            let told = object.data["status"]["parents"][0]["conditions"].as_array();
+            told.is_some_and(|all| !all.is_empty() && all.iter().all(|one| of(one) == generation))
+        };
+        let routes = dynamic(ns.client(), GATEWAY_API, "HTTPRoute", Some(ns.name())).await?;
+        wait_until(routes, "split", "judged as it is now", SOON, route).await?;
+        let share = eventually("10 percent to the newest", SOON, async || {
+            share_of_v2(client, "http://web/", 90, 10).await
+        });
+        println!("the newest backend: {:.1} %", share.await?);
+        unharmed("a hundred new backends", load).await
+    })
+    .await
+}
+
+/// A Service that was not there before, and at once a tenth of the requests for it.
+fn new_backend(number: u32) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {{name: new-{number}}}
+spec:
+  selector: {{app: web, version: v2}}
+  ports: [{{port: 80, targetPort: 8080, appProtocol: http}}]
+---
+apiVersion: {GATEWAY_API}
+kind: HTTPRoute
+metadata: {{name: split}}
+spec:
+  parentRefs: [{{group: "", kind: Service, name: web, port: 80}}]
+  rules:
+  - backendRefs: [{{name: web-v1, port: 80, weight: 90}}, {{name: new-{number}, port: 80, weight: 10}}]
+"#
+    )
 }
 
 #[tokio::test]

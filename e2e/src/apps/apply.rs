@@ -109,7 +109,8 @@ async fn place(
     ))
 }
 
-fn documents(yaml: &str) -> Result<Vec<Value>> {
+/// Every object in a YAML text.
+pub(crate) fn documents(yaml: &str) -> Result<Vec<Value>> {
     let options = serde_saphyr::options! { strict_booleans: true };
     let all: Vec<Value> =
         serde_saphyr::from_multiple_with_options(yaml, options).context("YAML")?;

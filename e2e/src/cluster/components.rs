@@ -159,13 +159,16 @@ fn gateway_api_folder() -> anyhow::Result<PathBuf> {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway-api");
     let go = programs::go()
         .args(["mod", "download", "-json", GATEWAY_API])
+        // The module wants a newer Go than Kubernetes does; an older one fetches that by itself, if it may.
+        .env("GOTOOLCHAIN", "auto")
         .current_dir(module)
         .output();
     let output = go.context("running go, which fetches the Gateway API")?;
     if !output.status.success() {
         bail!(
-            "fetching the Gateway API: {}",
-            String::from_utf8_lossy(&output.stdout)
+            "fetching the Gateway API: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
         );
     }
     let found: Module = serde_json::from_slice(&output.stdout).context("reading go's answer")?;

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -280,6 +280,31 @@ impl Machine {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Does something in the machine's network: sockets made there belong to it, and stay usable here.
+    pub fn in_network<T: Send>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        let network = fs::File::open(format!("/proc/{}/ns/net", self.init.pid))
+            .context("the machine's network")?;
+        // A thread of its own, because it stays in the other network.
+        let done = std::thread::scope(|scope| {
+            let entered = || {
+                setns(&network, CloneFlags::CLONE_NEWNET)?;
+                work()
+            };
+            scope.spawn(entered).join()
+        });
+        let done =
+            done.map_err(|_| anyhow::anyhow!("work in the network of {} died", self.name))?;
+        done.with_context(|| format!("in the network of {}", self.name))
+    }
+
+    /// Listens on a loopback port of the machine. Until somebody accepts, callers wait.
+    pub fn listen(&self, port: u16) -> anyhow::Result<TcpListener> {
+        self.in_network(|| TcpListener::bind(("127.0.0.1", port)))
     }
 
     /// A path on this machine, as it can be opened from here.

@@ -16,6 +16,8 @@ use super::programs;
 pub(crate) const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// The image that holds a pod's namespaces.
 pub(crate) const PAUSE_IMAGE: &str = "docker.io/ambit/pause:local";
+/// Where a worker's kubelet looks for pods that nobody asked the API server for.
+pub const STATIC_PODS: &str = "/etc/kubernetes/manifests";
 /// The CNI plugins of the lab.
 const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 /// What `statfs` calls an overlay.
@@ -162,6 +164,8 @@ fn kubelet(pki: &Pki, plan: Plan, worker: &Worker) -> Value {
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": pki.path(&format!("{}-serving.crt", worker.name)),
         "tlsPrivateKeyFile": pki.path(&format!("{}-serving.key", worker.name)),
+        "staticPodPath": STATIC_PODS,
+        "fileCheckFrequency": "1s",
         "clusterDomain": "cluster.local",
         "clusterDNS": [plan.dns_service()],
         "resolvConf": "/etc/resolv.conf",

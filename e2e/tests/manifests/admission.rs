@@ -1,0 +1,217 @@
+//! The controller's account may write waypoints, and nothing else that its Role would let it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use e2e::apps::{EchoServer, Namespace, dynamic};
+use e2e::mesh::SYSTEM_NAMESPACE;
+use e2e::probe::{eventually, has_condition, wait_until};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::{Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// A pod's start, its image being there, on a busy machine.
+const START: Duration = Duration::from_secs(90);
+/// What goes over the API server and the controller.
+const SOON: Duration = Duration::from_secs(45);
+const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+const GATEWAY: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint}
+spec:
+  gatewayClassName: ambit-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+";
+
+#[tokio::test]
+#[ignore = "needs the cluster: make e2e"]
+async fn the_controller_writes_waypoints_and_nothing_else() -> Result<()> {
+    let (cluster, client) = e2e::mesh::installed().await?;
+    let user = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:ambit-controller");
+    let as_controller = cluster.client_as(&user, &[]).await?;
+    Namespace::within(&client, "admission", &[], async |ns| {
+        ns.apply(GATEWAY).await?;
+        let gateways = dynamic(&client, GATEWAY_API, "Gateway", Some(ns.name())).await?;
+        wait_until(gateways, "waypoint", "programmed", START, |gateway| {
+            has_condition(gateway, "Programmed", "True")
+        })
+        .await?;
+        ns.deploy(&EchoServer::new("web", "v1")).await?;
+        Box::pin(others_objects(&as_controller, ns)).await?;
+        Box::pin(of_its_waypoint(&as_controller, ns)).await?;
+        Box::pin(by_name(&as_controller, ns)).await
+    })
+    .await
+}
+
+async fn others_objects(as_controller: &Client, ns: &Namespace) -> Result<()> {
+    let deployments: Api<Deployment> = Api::namespaced(as_controller.clone(), ns.name());
+    let scaled = json!({"spec": {"replicas": 0}});
+    // The policy is new to an API server that has just been told of it.
+    eventually("a foreign Deployment is refused", SOON, async || {
+        refused(patch(&deployments, "web-v1", &scaled).await, "label")
+    })
+    .await?;
+    let taken = json!({"metadata": {"labels": {
+        "gateway.istio.io/managed": "ambit.mesh-waypoint-controller"}}});
+    refused(patch(&deployments, "web-v1", &taken).await, "label")?;
+    refused(delete(&deployments, "web-v1").await, "label")?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(as_controller.clone(), ns.name());
+    let pulled = json!({"imagePullSecrets": [{"name": "stolen"}]});
+    refused(patch(&accounts, "web", &pulled).await, "label")?;
+    // Nobody else is asked.
+    let mine = ns.api::<Deployment>();
+    patch(&mine, "web-v1", &scaled)
+        .await
+        .context("a user's own patch")
+}
+
+async fn of_its_waypoint(as_controller: &Client, ns: &Namespace) -> Result<()> {
+    let deployments: Api<Deployment> = Api::namespaced(as_controller.clone(), ns.name());
+    let name = "waypoint";
+    let harmless = json!({"metadata": {"annotations": {"touched": "by the controller"}}});
+    let allowed = patch(&deployments, name, &harmless).await;
+    allowed.context("its own waypoint")?;
+    let container = |with: Value| {
+        let mut container = json!({"name": "waypoint"});
+        for (key, value) in with.as_object().into_iter().flatten() {
+            container[key] = value.clone();
+        }
+        json!({"spec": {"template": {"spec": {"containers": [container]}}}})
+    };
+    let pod = |with: Value| json!({"spec": {"template": {"spec": with}}});
+    for (change, why) in [
+        (
+            container(json!({"image": "docker.io/evil/anything:1"})),
+            "image",
+        ),
+        (container(json!({"command": ["/bin/sh"]})), "command"),
+        (
+            container(json!({"envFrom": [{"secretRef": {"name": "theirs"}}]})),
+            "command",
+        ),
+        (
+            pod(
+                json!({"initContainers": [{"name": "first", "image": "docker.io/evil/anything:1"}]}),
+            ),
+            "image",
+        ),
+        (pod(json!({"serviceAccountName": "web"})), "account"),
+        (pod(json!({"hostNetwork": true})), "namespaces of its own"),
+        (
+            pod(json!({"volumes": [{"name": "host", "hostPath": {"path": "/"}}]})),
+            "mounts",
+        ),
+        (
+            pod(json!({"volumes": [{"name": "theirs", "secret": {"secretName": "theirs"}}]})),
+            "mounts",
+        ),
+        (json!({"metadata": {"ownerReferences": null}}), "owns"),
+        (
+            json!({"metadata": {"labels": {"gateway.istio.io/managed": null}}}),
+            "label",
+        ),
+    ] {
+        let tried = patch(&deployments, name, &change).await;
+        refused(tried, why).with_context(|| change.to_string())?;
+    }
+    Ok(())
+}
+
+/// Where RBAC can bind a create to no name, this does.
+async fn by_name(as_controller: &Client, ns: &Namespace) -> Result<()> {
+    let rbac = "rbac.authorization.k8s.io/v1";
+    let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+        "name": "ambit-controller"});
+    let named = |version: &str, kind: &str, name: &str, namespace: Option<&str>| {
+        json!({"apiVersion": version, "kind": kind,
+            "metadata": {"name": name, "namespace": namespace}})
+    };
+    let system = Some(SYSTEM_NAMESPACE);
+    let mut binding = named(rbac, "ClusterRoleBinding", "mine", None);
+    binding["roleRef"] = role.clone();
+    binding["subjects"] =
+        json!([{"kind": "ServiceAccount", "name": "web", "namespace": ns.name()}]);
+    let mut class = named(GATEWAY_API, "GatewayClass", "another", None);
+    class["spec"] = json!({"controllerName": "ambit.mesh/waypoint"});
+    for (object, why) in [
+        (
+            named("v1", "ConfigMap", "theirs", Some(ns.name())),
+            "ConfigMaps",
+        ),
+        (named("v1", "Secret", "theirs", system), "Secret"),
+        (
+            named("coordination.k8s.io/v1", "Lease", "theirs", system),
+            "Lease",
+        ),
+        (binding, "role"),
+        (class, "classes"),
+    ] {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        let version = object["apiVersion"].as_str().unwrap_or_default();
+        let namespace = object["metadata"]["namespace"].as_str();
+        let api = dynamic(as_controller, version, kind, namespace).await?;
+        let what = serde_json::from_value(object.clone())?;
+        let how = kube::api::PostParams {
+            dry_run: true,
+            ..Default::default()
+        };
+        let tried = api.create(&how, &what).await.map(drop);
+        refused(tried.map_err(Into::into), why).with_context(|| object.to_string())?;
+    }
+    let allowed = named("v1", "ConfigMap", "ambit-accepted", Some(ns.name()));
+    let api = dynamic(as_controller, "v1", "ConfigMap", Some(ns.name())).await?;
+    let how = kube::api::PostParams {
+        dry_run: true,
+        ..Default::default()
+    };
+    let made = api.create(&how, &serde_json::from_value(allowed)?).await?;
+    ensure!(made.name_any() == "ambit-accepted");
+    Ok(())
+}
+
+/// Nothing is really changed.
+async fn patch<K>(api: &Api<K>, name: &str, change: &Value) -> Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+{
+    let how = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    api.patch(name, &how, &Patch::Strategic(change)).await?;
+    Ok(())
+}
+
+async fn delete<K>(api: &Api<K>, name: &str) -> Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let how = DeleteParams {
+        dry_run: true,
+        ..DeleteParams::default()
+    };
+    api.delete(name, &how).await?;
+    Ok(())
+}
+
+/// Refused by the policy for this reason, and not by RBAC.
+fn refused(tried: Result<()>, why: &str) -> Result<()> {
+    match tried {
+        Ok(()) => bail!("it was let through, and should be refused: {why}"),
+        Err(error) => {
+            let said = format!("{error:#}");
+            let by_policy = said.contains("ValidatingAdmissionPolicy 'ambit-controller'");
+            ensure!(
+                by_policy && said.contains(why),
+                "not refused for {why:?}: {said}"
+            );
+            Ok(())
+        }
+    }
+}
