@@ -52,7 +52,7 @@ impl Snapshot {
         let mut any = false;
         for endpoint in self.endpoints(&service.id, port) {
             any = true;
-            if !endpoint.workload.healthy && !service.publish_not_ready {
+            if !endpoint.healthy && !service.publish_not_ready {
                 continue;
             }
             let addresses = &endpoint.workload.addresses;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hbone::SpiffeId;
 
-use crate::names::ServiceName;
+use crate::names::{Network, ServiceName};
 use crate::proto::workload as wire;
 use crate::workload::{self, InvalidWorkload, WaypointRef};
 
@@ -16,8 +16,8 @@ pub struct Service {
     pub id: ServiceName,
     /// The short name.
     pub name: Arc<str>,
-    /// Its own addresses; none where it is headless.
-    pub vips: Vec<IpAddr>,
+    /// Its own addresses, each with its network, the cluster's own first; none where it is headless.
+    pub vips: Box<[(Network, IpAddr)]>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Who must be asked instead of its endpoints.
@@ -64,6 +64,14 @@ impl Service {
     pub fn port(&self, port: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.port == port)
     }
+
+    /// Its host name is that of a Kubernetes Service of its namespace, so the cluster has given it its addresses.
+    pub(crate) fn is_kubernetes(&self) -> bool {
+        let rest = self.id.hostname.strip_prefix(&*self.name);
+        let rest = rest.and_then(|rest| rest.strip_prefix('.'));
+        let rest = rest.and_then(|rest| rest.strip_prefix(&*self.id.namespace));
+        rest.is_some_and(|rest| rest.starts_with(".svc."))
+    }
 }
 
 impl TryFrom<wire::Service> for Service {
@@ -74,7 +82,7 @@ impl TryFrom<wire::Service> for Service {
         Ok(Self {
             id: format!("{}/{}", from.namespace, from.hostname).parse()?,
             name: from.name.into(),
-            vips: from.addresses.iter().map(vip).collect::<Result<_, _>>()?,
+            vips: vips(&from.addresses)?.into(),
             ports: from.ports.iter().map(port).collect::<Result<_, _>>()?,
             waypoint: from.waypoint.map(workload::waypoint).transpose()?,
             publish_not_ready: balancing.health_policy()
@@ -88,12 +96,17 @@ impl TryFrom<wire::Service> for Service {
     }
 }
 
-fn vip(from: &wire::NetworkAddress) -> Result<IpAddr, InvalidWorkload> {
+fn vips(all: &[wire::NetworkAddress]) -> Result<Vec<(Network, IpAddr)>, InvalidWorkload> {
+    let vips: Result<Vec<_>, _> = all.iter().map(vip).collect();
+    Ok(workload::distinct(vips?))
+}
+
+fn vip(from: &wire::NetworkAddress) -> Result<(Network, IpAddr), InvalidWorkload> {
     let ip = workload::address(&from.address)?;
     let whole = if ip.is_ipv4() { 32 } else { 128 };
     match from.length {
         Some(length) if length != whole => Err(InvalidWorkload::Network(format!("{ip}/{length}"))),
-        _ => Ok(ip),
+        _ => Ok((from.network.as_str().into(), ip)),
     }
 }
 

@@ -1,21 +1,26 @@
 //! A proxy's copy of the mesh: one writer, and snapshots that any thread reads without a lock.
 
 mod apply;
+mod claims;
 mod routes;
 
-use std::net::IpAddr;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use self::claims::Owners;
 use self::routes::Routes;
 pub use crate::balance::{Family, NoEndpoint};
 use crate::enrolment::{Enrolment, PodUid};
-use crate::names::{ServiceName, Uid};
+use crate::intern::Interner;
+use crate::names::{Network, ServiceName, Uid};
 use crate::route::RouteTable;
 use crate::service::Service;
-use crate::workload::Workload;
+use crate::workload::{Standing, Workload};
 use crate::xds::{Rejected, Update};
 
 /// The mesh as it is known now, for readers. Cheap to clone.
@@ -30,17 +35,19 @@ pub struct World {
 pub struct WorldWriter {
     now: Arc<ArcSwap<Snapshot>>,
     generation: watch::Sender<u64>,
+    interner: Interner,
 }
 
 /// The mesh at one moment. A clone shares what it does not change.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    workloads: imbl::HashMap<Uid, Arc<Workload>>,
-    /// Addresses are used again: for a moment two pods may claim one.
-    by_address: imbl::HashMap<IpAddr, Vec<Arc<Workload>>>,
+    /// The network that this proxy is in: its addresses are of no other.
+    local: Network,
+    workloads: imbl::OrdSet<ByUid>,
     services: imbl::HashMap<ServiceName, Arc<Service>>,
-    by_vip: imbl::HashMap<IpAddr, Vec<Arc<Service>>>,
-    behind: imbl::HashMap<ServiceName, imbl::OrdMap<Uid, Arc<Workload>>>,
+    /// By network: who has which address.
+    owners: imbl::OrdMap<Network, Owners>,
+    behind: imbl::HashMap<ServiceName, imbl::OrdSet<ByUid>>,
     routes: Routes,
     enrolments: imbl::OrdMap<PodUid, Arc<Enrolment>>,
     namespaces: imbl::OrdSet<Arc<str>>,
@@ -54,15 +61,31 @@ pub struct Endpoint {
     pub workload: Arc<Workload>,
     /// Where it serves that port.
     pub target: u16,
+    /// It may receive traffic for that service.
+    pub healthy: bool,
 }
 
-/// An empty mesh.
+/// A workload that is found by its uid. Ordered sets of them are dense; a key of its own would be most of an entry.
+#[derive(Clone, Debug)]
+struct ByUid(Arc<Workload>);
+
+/// An empty mesh, for a proxy in the network without a name.
 pub fn world() -> (WorldWriter, World) {
-    let now = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let (say, generation) = watch::channel(0);
+    world_in(Network::default())
+}
+
+/// An empty mesh, for a proxy in network `local`.
+pub fn world_in(local: Network) -> (WorldWriter, World) {
+    let empty = Snapshot {
+        local,
+        ..Snapshot::default()
+    };
+    let now = Arc::new(ArcSwap::from_pointee(empty));
+    let (generation_tx, generation) = watch::channel(0);
     let writer = WorldWriter {
         now: now.clone(),
-        generation: say,
+        generation: generation_tx,
+        interner: Interner::default(),
     };
     (writer, World { now, generation })
 }
@@ -92,7 +115,9 @@ impl WorldWriter {
     /// Takes an update whole, or refuses it whole and says what is wrong with which of its resources.
     pub fn apply(&mut self, update: &Update) -> Result<(), Rejected> {
         let mut next = Snapshot::clone(&self.now.load());
-        next.apply(update)?;
+        let applied = next.apply(update, &mut self.interner);
+        self.interner.tidy();
+        applied?;
         self.now.store(Arc::new(next));
         self.generation.send_modify(|generation| *generation += 1);
         Ok(())
@@ -102,20 +127,22 @@ impl WorldWriter {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// The workload with this address, never one in its node's network. Of two the one that may receive traffic.
+    /// The workload with this address of our network. It has one owner, whoever else claims it: a pod first, then
+    /// nobody if a node has it, then the rest; of equals one in the mesh, then one that may receive traffic.
     pub fn workload_at(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
-        let claim = self.by_address.get(&ip.to_canonical())?;
-        claim.iter().rev().find(|w| w.healthy).or(claim.last())
+        self.owners.get(&self.local)?.workload(ip)
     }
 
     /// By its uid.
     pub fn workload(&self, uid: &Uid) -> Option<&Arc<Workload>> {
-        self.workloads.get(uid)
+        let ByUid(workload) = self.workloads.get(uid)?;
+        Some(workload)
     }
 
-    /// The service with this address.
-    pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<Service>> {
-        self.by_vip.get(&vip.to_canonical())?.first()
+    /// The service with this address of our network and this port; where none of those with the address has the
+    /// port, the first of them. A pod's address is never a service's, nor are a node's other ports.
+    pub fn service_at(&self, vip: SocketAddr) -> Option<&Arc<Service>> {
+        self.owners.get(&self.local)?.service(vip)
     }
 
     /// By its name.
@@ -123,18 +150,26 @@ impl Snapshot {
         self.services.get(name)
     }
 
-    /// All workloads that serve a port of a service, in a stable order, healthy or not.
+    /// Whether addresses of this network can be dialled from here.
+    pub fn is_local(&self, network: &Network) -> bool {
+        self.local == *network
+    }
+
+    /// All workloads of our network that serve a port of a service, in a stable order, healthy or not.
     pub fn endpoints(
         &self,
         service: &ServiceName,
         port: u16,
     ) -> impl Iterator<Item = Endpoint> + use<'_> {
-        let name = self.behind.get_key_value(service);
-        name.into_iter().flat_map(move |(name, workloads)| {
-            workloads.values().filter_map(move |workload| {
+        let behind = self.behind.get_key_value(service);
+        let owners = self.owners.get(&self.local);
+        behind.into_iter().flat_map(move |(name, workloads)| {
+            let here = move |workload: &&ByUid| self.is_local(&workload.0.location.network);
+            workloads.iter().filter(here).filter_map(move |each| {
                 Some(Endpoint {
-                    target: workload.target(name, port)?,
-                    workload: Arc::clone(workload),
+                    target: each.0.target(name, port)?,
+                    healthy: each.0.healthy,
+                    workload: Arc::clone(meant(&each.0, owners)),
                 })
             })
         })
@@ -163,5 +198,43 @@ impl Snapshot {
     /// The controller says that the mesh is being uninstalled. A controller that never mentions it says no.
     pub fn uninstalling(&self) -> bool {
         self.uninstalling
+    }
+}
+
+/// Who is meant by an endpoint: what only says that it is at a pod's address is that pod, with its identity and tunnel.
+fn meant<'a>(said: &'a Arc<Workload>, owners: Option<&'a Owners>) -> &'a Arc<Workload> {
+    if said.standing() != Standing::Said {
+        return said;
+    }
+    let mut addresses = said.addresses.iter();
+    let pod = owners.and_then(|owners| addresses.find_map(|ip| owners.pod(*ip)));
+    pod.unwrap_or(said)
+}
+
+// === impl ByUid ===
+
+impl Borrow<Uid> for ByUid {
+    fn borrow(&self) -> &Uid {
+        &self.0.uid
+    }
+}
+
+impl PartialEq for ByUid {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.uid == other.0.uid
+    }
+}
+
+impl Eq for ByUid {}
+
+impl PartialOrd for ByUid {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByUid {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.uid.cmp(&other.0.uid)
     }
 }

@@ -1,116 +1,19 @@
 //! A proxy's copy of the mesh: updates in, answers out.
 
-use std::net::IpAddr;
+#[path = "support/mesh.rs"]
+mod told;
 
 use bytes::Bytes;
 use mesh::balance::{Family, NoEndpoint};
 use mesh::names::{ServiceName, Uid};
 use mesh::proto::{node, waypoint, workload as wds};
 use mesh::workload::{Tunnel, WaypointRef};
-use mesh::world::{World, WorldWriter, world};
 use mesh::xds::{
     ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_NAME, MESH_STATE_TYPE,
-    ROUTE_TYPE, Rejected, Update,
+    ROUTE_TYPE, Update,
 };
 use prost::Message;
-
-struct Mesh {
-    writer: WorldWriter,
-    world: World,
-}
-
-impl Mesh {
-    fn new() -> Self {
-        let (writer, world) = world();
-        Self { writer, world }
-    }
-
-    fn tell(
-        &mut self,
-        type_url: &'static str,
-        updated: Vec<(String, Bytes)>,
-    ) -> Result<(), Rejected> {
-        let removed = vec![];
-        self.writer.apply(&Update {
-            type_url,
-            updated,
-            removed,
-        })
-    }
-
-    fn forget(&mut self, type_url: &'static str, name: &str) {
-        let (updated, removed) = (vec![], vec![name.to_owned()]);
-        let update = Update {
-            type_url,
-            updated,
-            removed,
-        };
-        self.writer.apply(&update).unwrap();
-    }
-}
-
-fn octets(ip: &str) -> Vec<u8> {
-    match ip.parse().unwrap() {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn pod(name: &str, ips: &[&str], change: impl FnOnce(&mut wds::Workload)) -> (String, Bytes) {
-    let ports = [(80, 8080), (81, 8081)].map(|(service_port, target_port)| wds::Port {
-        service_port,
-        target_port,
-        ..Default::default()
-    });
-    let mut workload = wds::Workload {
-        uid: format!("c//Pod/ns/{name}"),
-        name: name.into(),
-        namespace: "ns".into(),
-        addresses: ips.iter().map(|ip| octets(ip).into()).collect(),
-        services: [(
-            "ns/shop.ns.svc.cluster.local".into(),
-            wds::PortList {
-                ports: ports.into(),
-            },
-        )]
-        .into(),
-        ..Default::default()
-    };
-    change(&mut workload);
-    let name = workload.uid.clone();
-    let address = wds::Address {
-        r#type: Some(wds::address::Type::Workload(workload)),
-    };
-    (name, address.encode_to_vec().into())
-}
-
-fn service(name: &str, vip: &str, change: impl FnOnce(&mut wds::Service)) -> (String, Bytes) {
-    let mut service = wds::Service {
-        name: name.into(),
-        namespace: "ns".into(),
-        hostname: format!("{name}.ns.svc.cluster.local"),
-        addresses: vec![wds::NetworkAddress {
-            address: octets(vip),
-            ..Default::default()
-        }],
-        ports: vec![wds::Port {
-            service_port: 80,
-            target_port: 0,
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    change(&mut service);
-    let name = format!("ns/{}", service.hostname);
-    let address = wds::Address {
-        r#type: Some(wds::address::Type::Service(service)),
-    };
-    (name, address.encode_to_vec().into())
-}
+use told::{Mesh, addr, ip, octets, pod, service};
 
 fn shop() -> ServiceName {
     "ns/shop.ns.svc.cluster.local".parse().unwrap()
@@ -132,7 +35,7 @@ fn workloads_and_services_are_found_where_they_are() {
     mesh.world.look(|world| {
         for text in ["10.0.0.1", "fd00::1", "::ffff:10.0.0.1"] {
             let found = world.workload_at(ip(text)).unwrap();
-            assert_eq!(&*found.name, "a");
+            assert_eq!(found.name(), "a");
             assert_eq!(found.protocol, Tunnel::Hbone);
             let id = found.identity().to_string();
             assert_eq!(id, "spiffe://cluster.local/ns/ns/sa/default");
@@ -140,7 +43,7 @@ fn workloads_and_services_are_found_where_they_are() {
         // Its address is its node's.
         assert!(world.workload_at(ip("10.0.0.2")).is_none());
         assert!(world.workload(&Uid::pod("c", "ns", "b")).is_some());
-        assert_eq!(world.service_at(ip("10.96.0.1")).unwrap().id, shop());
+        assert_eq!(world.service_at(addr("10.96.0.1:80")).unwrap().id, shop());
         let targets: Vec<u16> = world.endpoints(&shop(), 81).map(|e| e.target).collect();
         assert_eq!(targets, [8081, 8081]);
         assert_eq!(world.endpoints(&shop(), 82).count(), 0);
@@ -149,7 +52,7 @@ fn workloads_and_services_are_found_where_they_are() {
     mesh.forget(ADDRESS_TYPE, "ns/shop.ns.svc.cluster.local");
     mesh.world.look(|world| {
         assert!(world.workload_at(ip("fd00::1")).is_none());
-        assert!(world.service_at(ip("10.96.0.1")).is_none());
+        assert!(world.service_at(addr("10.96.0.1:80")).is_none());
         assert!(world.service(&shop()).is_none());
         // Endpoints outlive their service, and are there before it is.
         assert_eq!(world.endpoints(&shop(), 80).count(), 1);
@@ -166,7 +69,7 @@ fn an_address_that_is_used_again_belongs_to_the_living() {
         .unwrap();
     let at = |mesh: &Mesh| {
         mesh.world
-            .look(|w| w.workload_at(ip("10.0.0.1")).map(|w| w.name.to_string()))
+            .look(|w| w.workload_at(ip("10.0.0.1")).map(|w| w.name().to_string()))
     };
     assert_eq!(at(&mesh).as_deref(), Some("new"));
     mesh.forget(ADDRESS_TYPE, "c//Pod/ns/old");
@@ -193,7 +96,7 @@ fn picks_only_what_may_receive_traffic_and_prefers_the_family() {
             let service = world.service(&shop()).unwrap();
             world
                 .pick(service, 80, family)
-                .map(|e| e.workload.name.to_string())
+                .map(|e| e.workload.name().to_string())
         })
     };
     for _ in 0..50 {
@@ -303,10 +206,13 @@ fn waypoints_are_named_by_service_or_address() {
     mesh.tell(ADDRESS_TYPE, told).unwrap();
     mesh.world.look(|world| {
         let pod = world.workload_at(ip("10.0.0.1")).unwrap();
-        assert_eq!(pod.waypoint, Some(WaypointRef::Service(shop(), 15008)));
-        let web = world.service_at(ip("10.96.0.2")).unwrap();
-        let address = "[fd96::1]:15008".parse().unwrap();
-        assert_eq!(web.waypoint, Some(WaypointRef::Address(address)));
+        assert_eq!(
+            pod.template.waypoint,
+            Some(WaypointRef::Service(shop(), 15008))
+        );
+        let web = world.service_at(addr("10.96.0.2:80")).unwrap();
+        let address = WaypointRef::Address("".into(), addr("[fd96::1]:15008"));
+        assert_eq!(web.waypoint, Some(address));
     });
 }
 
@@ -337,6 +243,55 @@ fn routes_belong_to_ports() {
     assert!(has(&mesh, 82) && !has(&mesh, 80) && !has(&mesh, 81));
     mesh.forget(ROUTE_TYPE, "ns/one");
     assert!(!has(&mesh, 82));
+}
+
+#[test]
+fn a_routes_table_is_right_however_many_routes_come_at_once() {
+    let route = |name: &str, services: &[&str]| {
+        let parent = |service: &&str| waypoint::Parent {
+            namespace: "ns".into(),
+            hostname: format!("{service}.ns.svc.cluster.local"),
+            port: 80,
+        };
+        let route = waypoint::Route {
+            namespace: "ns".into(),
+            name: name.into(),
+            parents: services.iter().map(parent).collect(),
+            rules: vec![waypoint::Rule::default()],
+            ..Default::default()
+        };
+        (format!("ns/{name}"), Bytes::from(route.encode_to_vec()))
+    };
+    let mut mesh = Mesh::new();
+    let has = |mesh: &Mesh, service: &str| {
+        let name: ServiceName = format!("ns/{service}.ns.svc.cluster.local")
+            .parse()
+            .unwrap();
+        mesh.world.look(|w| w.routes(&name, 80).is_some())
+    };
+    let told = vec![
+        route("one", &["a", "b"]),
+        route("two", &["b"]),
+        route("three", &["c"]),
+    ];
+    mesh.tell(ROUTE_TYPE, told).unwrap();
+    assert!(["a", "b", "c"].iter().all(|s| has(&mesh, s)));
+    // One moves, one goes, in one message.
+    mesh.writer
+        .apply(&Update {
+            type_url: ROUTE_TYPE,
+            updated: vec![route("one", &["c", "d"])],
+            removed: vec!["ns/three".into()],
+        })
+        .unwrap();
+    let known: Vec<&str> = ["a", "b", "c", "d"]
+        .into_iter()
+        .filter(|s| has(&mesh, s))
+        .collect();
+    assert_eq!(known, ["b", "c", "d"]);
+    mesh.forget(ROUTE_TYPE, "ns/two");
+    mesh.forget(ROUTE_TYPE, "ns/one");
+    assert!(!["a", "b", "c", "d"].iter().any(|s| has(&mesh, s)));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use mesh::process::metrics::registry;
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
 use mesh::process::telemetry;
-use mesh::world::{World, world};
+use mesh::world::{World, world_in};
 use mesh::xds::client::{self, Client};
 use mesh::xds::node::NodeInfo;
 use mesh::xds::{ADDRESS_TYPE, ROUTE_TYPE};
@@ -105,7 +105,7 @@ fn household(
 ) -> anyhow::Result<Household> {
     let mut registry = registry("waypoint");
     let metrics = Metrics::register(&mut registry);
-    let (mut writer, world) = world();
+    let (mut writer, world) = world_in(config.network.clone());
     let (discovery, stream) = Client::new(discovery(config), move |update| writer.apply(update));
     discovery.metrics().register(&mut registry);
     let authority = CertificateClient::new(
@@ -223,7 +223,11 @@ fn discovery(config: &Config) -> client::Config {
             node_name: config.node.clone(),
             ip: config.ip,
             cluster: config.cluster.clone(),
-            metadata: [("GATEWAY_NAME".to_owned(), config.gateway.clone())].into(),
+            metadata: [
+                ("GATEWAY_NAME".to_owned(), config.gateway.clone()),
+                ("NETWORK".to_owned(), config.network.to_string()),
+            ]
+            .into(),
         },
         types: vec![ADDRESS_TYPE, ROUTE_TYPE],
     }

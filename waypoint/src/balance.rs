@@ -52,12 +52,12 @@ pub(crate) fn pick(
     let fresh = |workload: &Workload| !asking.avoid.contains(&workload.uid);
     let (workload, ip, port) = match to {
         To::Service { service, port } => {
-            let may = |workload: &Workload| {
-                (workload.healthy || service.publish_not_ready) && fresh(workload)
+            let may = |endpoint: &Endpoint| {
+                (endpoint.healthy || service.publish_not_ready) && fresh(&endpoint.workload)
             };
             let candidates = world
                 .endpoints(&service.id, *port)
-                .filter(|endpoint| may(&endpoint.workload))
+                .filter(may)
                 .filter_map(|endpoint| Some((address(&endpoint.workload, asking.like)?, endpoint)));
             let load = |(_, endpoint): &(IpAddr, Endpoint)| asking.load.of(&endpoint.workload.uid);
             let (ip, endpoint) = choose(candidates, load, roll)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hbone::{SpiffeId, TrustDomain};
-use mesh::names::{CLUSTER_DOMAIN, ServiceName};
+use mesh::names::{CLUSTER_DOMAIN, Network, ServiceName};
 use mesh::process::telemetry::LogFormat;
 
 /// More threads than this are a mistake.
@@ -35,6 +35,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// `CLUSTER_ID` (Kubernetes)
     pub cluster: String,
+    /// `NETWORK` (empty): the network whose addresses this waypoint can dial.
+    pub network: Network,
     /// `CLUSTER_DOMAIN` (cluster.local)
     pub cluster_domain: String,
     /// `XDS_ADDRESS`
@@ -103,6 +105,7 @@ impl Config {
             node: env.required("NODE_NAME")?,
             ip: env.required("POD_IP").and_then(|ip| parse("POD_IP", &ip))?,
             cluster: env.or("CLUSTER_ID", "Kubernetes"),
+            network: env.or("NETWORK", "").as_str().into(),
             cluster_domain: env.or("CLUSTER_DOMAIN", CLUSTER_DOMAIN),
             ca_address: env.or("CA_ADDRESS", &xds_address),
             root: env

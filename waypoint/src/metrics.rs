@@ -361,34 +361,36 @@ fn common(
     let identity = upstream.map(|workload| workload.identity().to_string());
     let service = to.service();
     let app = source(
-        |workload| &workload.canonical_name,
+        |workload| &workload.template.canonical_name,
         said.service_name.as_ref(),
     );
     let version = source(
-        |workload| &workload.canonical_revision,
+        |workload| &workload.template.canonical_revision,
         said.service_version.as_ref(),
     );
     Common {
         reporter: "waypoint",
         source_workload: source(
-            |workload| &workload.workload_name,
+            |workload| &workload.template.workload_name,
             said.workload_name.as_ref(),
         ),
-        source_workload_namespace: source(|workload| &workload.namespace, said.namespace.as_ref()),
+        source_workload_namespace: source(|workload| workload.namespace(), said.namespace.as_ref()),
         source_canonical_service: app.clone(),
         source_canonical_revision: version.clone(),
         source_principal: client.id.to_string(),
         source_app: app,
         source_version: version,
-        source_cluster: source(|workload| &workload.cluster, said.cluster.as_ref()),
-        destination_workload: destination(|workload| &workload.workload_name),
-        destination_workload_namespace: destination(|workload| &workload.namespace),
-        destination_canonical_service: destination(|workload| &workload.canonical_name),
-        destination_canonical_revision: destination(|workload| &workload.canonical_revision),
+        source_cluster: source(|workload| &workload.location.cluster, said.cluster.as_ref()),
+        destination_workload: destination(|workload| &workload.template.workload_name),
+        destination_workload_namespace: destination(|workload| workload.namespace()),
+        destination_canonical_service: destination(|workload| &workload.template.canonical_name),
+        destination_canonical_revision: destination(|workload| {
+            &workload.template.canonical_revision
+        }),
         destination_principal: known(identity.as_deref()),
-        destination_app: destination(|workload| &workload.canonical_name),
-        destination_version: destination(|workload| &workload.canonical_revision),
-        destination_cluster: destination(|workload| &workload.cluster),
+        destination_app: destination(|workload| &workload.template.canonical_name),
+        destination_version: destination(|workload| &workload.template.canonical_revision),
+        destination_cluster: destination(|workload| &workload.location.cluster),
         destination_service: known(service.map(|service| &*service.id.hostname)),
         destination_service_name: known(service.map(|service| &*service.name)),
         destination_service_namespace: known(service.map(|service| &*service.id.namespace)),

@@ -74,7 +74,7 @@ impl To {
     pub(crate) fn host(&self) -> String {
         match self {
             Self::Service { service, port } => format!("{}:{port}", service.id.hostname),
-            Self::Workload { workload, port } => format!("{}:{port}", workload.name),
+            Self::Workload { workload, port } => format!("{}:{port}", workload.name()),
         }
     }
 

@@ -21,7 +21,7 @@ use mesh::{
         shutdown::{Signals, Supervisor},
         telemetry::{self, FilterHandle},
     },
-    world::{World, world},
+    world::{World, world_in},
     xds::{
         ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_TYPE,
         client::{self, Client, Handle, State},
@@ -175,7 +175,7 @@ fn follow_controller(
     registry: &mut Registry,
     supervisor: &mut Supervisor,
 ) -> (World, Handle) {
-    let (mut writer, world) = world();
+    let (mut writer, world) = world_in(config.network.clone());
     let config = client::Config {
         control: control(config, &config.xds_address),
         node: NodeInfo {
@@ -185,7 +185,7 @@ fn follow_controller(
             node_name: config.node.to_string(),
             ip: config.pod_ip,
             cluster: config.cluster.to_string(),
-            metadata: [("NETWORK".to_owned(), String::new())].into(),
+            metadata: [("NETWORK".to_owned(), config.network.to_string())].into(),
         },
         types: vec![
             ADDRESS_TYPE,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hbone::TrustDomain;
-use mesh::process::telemetry::LogFormat;
+use mesh::{names::Network, process::telemetry::LogFormat};
 
 /// The exit code of a program that was told nonsense (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;
@@ -32,6 +32,8 @@ pub struct Config {
     pub token: PathBuf,
     /// `CLUSTER_ID` (default `Kubernetes`): the cluster's name in workload uids and metrics.
     pub cluster: Arc<str>,
+    /// `NETWORK` (default: the one without a name): the network whose addresses this node's pods can dial.
+    pub network: Network,
     /// `TRUST_DOMAIN` (default `cluster.local`): what the identities of this node's pods begin with.
     pub trust_domain: TrustDomain,
     /// `LOG_FORMAT` (`plain` or `json`, default `plain`).
@@ -106,6 +108,7 @@ impl Config {
             root_ca: env.path("XDS_ROOT_CA", "/var/run/secrets/ambit/root/root-cert.pem"),
             token: env.path("AUTH_TOKEN", "/var/run/secrets/tokens/istio-token"),
             cluster: env.text("CLUSTER_ID").unwrap_or("Kubernetes").into(),
+            network: env.text("NETWORK").unwrap_or_default().into(),
             trust_domain: env.parsed("TRUST_DOMAIN")?.unwrap_or_default(),
             log_format: env.parsed("LOG_FORMAT")?.unwrap_or_default(),
             log_filter: env.text("RUST_LOG").unwrap_or("info").to_owned(),

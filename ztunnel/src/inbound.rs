@@ -184,8 +184,7 @@ fn forwarded_service(
 ) -> Option<Arc<mesh::service::Service>> {
     let host = incoming.request.forwarded.as_ref()?.host.as_ref()?;
     let (name, _) = record?
-        .services
-        .iter()
+        .services()
         .find(|(name, _)| name.hostname == *host)?;
     proxy
         .shared

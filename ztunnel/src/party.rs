@@ -33,17 +33,18 @@ pub struct Party {
 impl Party {
     /// What the mesh says of a workload; its identity is claimed here only if the caller has proven it.
     pub fn of(workload: &Workload) -> Self {
+        let (template, location) = (&workload.template, &workload.location);
         Self {
-            name: some(&workload.name),
-            namespace: some(&workload.namespace),
+            name: some(&workload.name().into()),
+            namespace: some(&template.namespace),
             identity: None,
-            workload: some(&workload.workload_name),
-            kind: Some(kind(workload.workload_type)),
-            app: some(&workload.canonical_name),
-            version: some(&workload.canonical_revision),
-            cluster: some(&workload.cluster),
-            region: some(&workload.region),
-            zone: some(&workload.zone),
+            workload: some(&template.workload_name),
+            kind: Some(kind(template.workload_type)),
+            app: some(&template.canonical_name),
+            version: some(&template.canonical_revision),
+            cluster: some(&location.cluster),
+            region: some(&location.region),
+            zone: some(&location.zone),
         }
     }
 

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use hbone::{InvalidSpiffeId, SpiffeId, TrustDomain};
 
-use super::{PortMap, Tunnel, WaypointRef, Workload, WorkloadType};
+use super::{Location, PortMap, Template, Tunnel, WaypointRef, Workload, WorkloadType};
+use crate::intern::Interner;
 use crate::names::{InvalidServiceName, ServiceName, Uid};
 use crate::proto::workload as wire;
 
@@ -34,59 +35,89 @@ pub enum InvalidWorkload {
     Service(#[from] InvalidServiceName),
 }
 
-impl TryFrom<wire::Workload> for Workload {
-    type Error = InvalidWorkload;
-
-    fn try_from(from: wire::Workload) -> Result<Self, Self::Error> {
-        let trust_domain: TrustDomain = match from.trust_domain.as_str() {
-            "" => TrustDomain::default(),
-            given => given.parse()?,
+impl Workload {
+    /// Reads a workload; what it has in common with others is taken from `interner`.
+    pub(crate) fn decode(
+        from: wire::Workload,
+        interner: &mut Interner,
+    ) -> Result<Self, InvalidWorkload> {
+        let uid = Uid::from(present("uid", &from.uid)?);
+        let name = (uid.last_segment() != from.name).then(|| from.name.as_str().into());
+        let protocol = match known("tunnel protocol", from.tunnel_protocol)? {
+            wire::TunnelProtocol::Hbone => Tunnel::Hbone,
+            // A sidecar's own mutual TLS is not ours to speak; it takes plaintext, too.
+            wire::TunnelProtocol::None | wire::TunnelProtocol::LegacyIstioMtls => Tunnel::None,
         };
-        let namespace = present("namespace", &from.namespace)?;
-        let service_account = match from.service_account.as_str() {
-            "" => "default",
-            given => given,
-        };
-        let locality = from.locality.unwrap_or_default();
+        let host_network = known::<wire::NetworkMode>("network mode", from.network_mode)?
+            == wire::NetworkMode::HostNetwork;
+        let healthy =
+            known::<wire::WorkloadStatus>("status", from.status)? == wire::WorkloadStatus::Healthy;
+        let addresses = addresses(&from.addresses)?;
+        let location = location(&from, interner);
+        let template = template(from, interner)?;
         Ok(Self {
-            identity: SpiffeId::for_service_account(&trust_domain, namespace, service_account)?,
-            uid: Uid::from(present("uid", &from.uid)?),
-            namespace: namespace.into(),
-            service_account: service_account.into(),
-            trust_domain,
-            addresses: addresses(&from.addresses)?,
-            protocol: match known("tunnel protocol", from.tunnel_protocol)? {
-                wire::TunnelProtocol::Hbone => Tunnel::Hbone,
-                // A sidecar's own mutual TLS is not ours to speak; it takes plaintext, too.
-                wire::TunnelProtocol::None | wire::TunnelProtocol::LegacyIstioMtls => Tunnel::None,
-            },
-            host_network: known::<wire::NetworkMode>("network mode", from.network_mode)?
-                == wire::NetworkMode::HostNetwork,
-            workload_type: match known("workload type", from.workload_type)? {
-                wire::WorkloadType::Deployment => WorkloadType::Deployment,
-                wire::WorkloadType::Cronjob => WorkloadType::CronJob,
-                wire::WorkloadType::Job => WorkloadType::Job,
-                wire::WorkloadType::Pod => WorkloadType::Pod,
-            },
-            healthy: known::<wire::WorkloadStatus>("status", from.status)?
-                == wire::WorkloadStatus::Healthy,
-            waypoint: from.waypoint.map(waypoint).transpose()?,
-            services: from
-                .services
-                .into_iter()
-                .map(|(name, list)| Ok((name.parse()?, ports(&list.ports)?)))
-                .collect::<Result<_, InvalidWorkload>>()?,
-            name: from.name.into(),
-            native_tunnel: from.native_tunnel,
-            node: from.node.into(),
-            canonical_name: from.canonical_name.into(),
-            canonical_revision: from.canonical_revision.into(),
-            workload_name: from.workload_name.into(),
-            cluster: from.cluster_id.into(),
-            region: locality.region.into(),
-            zone: locality.zone.into(),
+            uid,
+            addresses: distinct(addresses).into(),
+            protocol,
+            host_network,
+            healthy,
+            template: interner.template(template),
+            location: interner.location(location),
+            name,
         })
     }
+}
+
+fn location(from: &wire::Workload, interner: &mut Interner) -> Location {
+    let (region, zone) = match &from.locality {
+        Some(locality) => (&*locality.region, &*locality.zone),
+        None => ("", ""),
+    };
+    Location {
+        cluster: interner.text(&from.cluster_id),
+        network: interner.text(&from.network).into(),
+        node: interner.text(&from.node),
+        region: interner.text(region),
+        zone: interner.text(zone),
+    }
+}
+
+fn template(from: wire::Workload, interner: &mut Interner) -> Result<Template, InvalidWorkload> {
+    let trust_domain = match from.trust_domain.as_str() {
+        "" => TrustDomain::default(),
+        given => given.parse()?,
+    };
+    let namespace = present("namespace", &from.namespace)?;
+    let service_account = match from.service_account.as_str() {
+        "" => "default",
+        given => given,
+    };
+    let services = from.services.iter().map(|(name, list)| {
+        let name: ServiceName = name.parse()?;
+        let name = ServiceName {
+            namespace: interner.text(&name.namespace),
+            hostname: interner.text(&name.hostname),
+        };
+        Ok((name, ports(&list.ports)?))
+    });
+    Ok(Template {
+        services: services.collect::<Result<_, InvalidWorkload>>()?,
+        identity: SpiffeId::for_service_account(&trust_domain, namespace, service_account)?,
+        namespace: interner.text(namespace),
+        service_account: interner.text(service_account),
+        trust_domain,
+        native_tunnel: from.native_tunnel,
+        waypoint: from.waypoint.map(waypoint).transpose()?,
+        canonical_name: interner.text(&from.canonical_name),
+        canonical_revision: interner.text(&from.canonical_revision),
+        workload_name: interner.text(&from.workload_name),
+        workload_type: match known("workload type", from.workload_type)? {
+            wire::WorkloadType::Deployment => WorkloadType::Deployment,
+            wire::WorkloadType::Cronjob => WorkloadType::CronJob,
+            wire::WorkloadType::Job => WorkloadType::Job,
+            wire::WorkloadType::Pod => WorkloadType::Pod,
+        },
+    })
 }
 
 fn present<'a>(what: &'static str, text: &'a str) -> Result<&'a str, InvalidWorkload> {
@@ -100,7 +131,7 @@ fn known<T: TryFrom<i32>>(what: &'static str, number: i32) -> Result<T, InvalidW
     T::try_from(number).map_err(|_| InvalidWorkload::Unknown(what, number))
 }
 
-fn ports(ports: &[wire::Port]) -> Result<Vec<PortMap>, InvalidWorkload> {
+fn ports(ports: &[wire::Port]) -> Result<Box<[PortMap]>, InvalidWorkload> {
     let map = |p: &wire::Port| {
         Ok(PortMap {
             service: port(p.service_port)?,
@@ -119,6 +150,17 @@ pub(crate) fn port(number: u32) -> Result<u16, InvalidWorkload> {
 
 pub(crate) fn addresses<B: AsRef<[u8]>>(all: &[B]) -> Result<Vec<IpAddr>, InvalidWorkload> {
     all.iter().map(|bytes| address(bytes.as_ref())).collect()
+}
+
+/// Each address once, where it stands first.
+pub(crate) fn distinct<T: PartialEq>(all: Vec<T>) -> Vec<T> {
+    let mut distinct = Vec::with_capacity(all.len());
+    for one in all {
+        if !distinct.contains(&one) {
+            distinct.push(one);
+        }
+    }
+    distinct
 }
 
 pub(crate) fn address(bytes: &[u8]) -> Result<IpAddr, InvalidWorkload> {
@@ -142,10 +184,10 @@ pub(crate) fn waypoint(from: wire::GatewayAddress) -> Result<WaypointRef, Invali
             };
             Ok(WaypointRef::Service(service, port))
         }
-        Some(Destination::Address(at)) => Ok(WaypointRef::Address(SocketAddr::new(
-            address(&at.address)?,
-            port,
-        ))),
+        Some(Destination::Address(at)) => Ok(WaypointRef::Address(
+            at.network.as_str().into(),
+            SocketAddr::new(address(&at.address)?, port),
+        )),
         None => Err(InvalidWorkload::Missing("waypoint's destination")),
     }
 }

@@ -1,15 +1,17 @@
 //! One update of the controller: decoded whole, then put in its places.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::hash::Hash;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::Snapshot;
+use super::claims::Owners;
+use super::{ByUid, Snapshot};
 use crate::enrolment::{Enrolment, PodUid};
-use crate::names::{ServiceName, Uid};
+use crate::intern::Interner;
+use crate::names::{Network, ServiceName, Uid};
 use crate::proto::{node, waypoint, workload as wds};
 use crate::route::Route;
 use crate::service::Service;
@@ -31,11 +33,15 @@ enum Resource {
 
 impl Snapshot {
     /// Takes an update; after a refusal the snapshot is as before.
-    pub(super) fn apply(&mut self, update: &Update) -> Result<(), Rejected> {
+    pub(super) fn apply(
+        &mut self,
+        update: &Update,
+        interner: &mut Interner,
+    ) -> Result<(), Rejected> {
         let mut decoded = Vec::with_capacity(update.updated.len());
         let mut rejected = Vec::new();
         for (name, bytes) in &update.updated {
-            match decode(update.type_url, name, bytes) {
+            match decode(update.type_url, name, bytes, interner) {
                 Ok(resource) => decoded.push((name, resource)),
                 Err(reason) => rejected.push((name.clone(), reason)),
             }
@@ -45,16 +51,19 @@ impl Snapshot {
                 resources: rejected,
             });
         }
+        let mut routed = BTreeSet::new();
         for name in &update.removed {
-            self.remove(update.type_url, name);
+            self.remove(update.type_url, name, &mut routed);
         }
         for (name, resource) in decoded {
-            self.put(name, resource);
+            self.put(name, resource, &mut routed);
         }
+        self.routes.rebuild(routed);
         Ok(())
     }
 
-    fn put(&mut self, name: &str, resource: Resource) {
+    /// The services whose routes are others now are added to `routed`.
+    fn put(&mut self, name: &str, resource: Resource, routed: &mut BTreeSet<ServiceName>) {
         match resource {
             Resource::Workload(workload) => {
                 self.remove_workload(&workload.uid);
@@ -64,7 +73,7 @@ impl Snapshot {
                 self.remove_service(&service.id);
                 self.put_service(service);
             }
-            Resource::Route(route) => self.routes.put(name, route),
+            Resource::Route(route) => self.routes.put(name, route, routed),
             Resource::Enrolment(enrolment) => {
                 self.enrolments.insert(enrolment.uid.clone(), enrolment);
             }
@@ -75,7 +84,7 @@ impl Snapshot {
         }
     }
 
-    fn remove(&mut self, type_url: &str, name: &str) {
+    fn remove(&mut self, type_url: &str, name: &str, routed: &mut BTreeSet<ServiceName>) {
         match type_url {
             // A removal does not say which of the two it was.
             ADDRESS_TYPE => {
@@ -84,7 +93,7 @@ impl Snapshot {
                     self.remove_service(&service);
                 }
             }
-            ROUTE_TYPE => self.routes.remove(name),
+            ROUTE_TYPE => self.routes.remove(name, routed),
             ENROLMENT_TYPE => drop(self.enrolments.remove(&PodUid::from(name))),
             ENROLLED_NAMESPACE_TYPE => drop(self.namespaces.remove(name)),
             MESH_STATE_TYPE if name == MESH_STATE_NAME => self.uninstalling = false,
@@ -93,31 +102,24 @@ impl Snapshot {
     }
 
     fn put_workload(&mut self, workload: Arc<Workload>) {
-        if !workload.host_network {
-            for ip in &workload.addresses {
-                self.by_address
-                    .entry(*ip)
-                    .or_default()
-                    .push(workload.clone());
-            }
-        }
-        for (service, _) in &workload.services {
+        let network = &workload.location.network;
+        self.owned(network, |owners| owners.put_workload(&workload));
+        for (service, _) in workload.services() {
             self.behind
                 .entry(service.clone())
                 .or_default()
-                .insert(workload.uid.clone(), workload.clone());
+                .insert(ByUid(Arc::clone(&workload)));
         }
-        self.workloads.insert(workload.uid.clone(), workload);
+        self.workloads.insert(ByUid(workload));
     }
 
     fn remove_workload(&mut self, uid: &Uid) {
-        let Some(workload) = self.workloads.remove(uid) else {
+        let Some(ByUid(workload)) = self.workloads.remove(uid) else {
             return;
         };
-        for ip in &workload.addresses {
-            forget(&mut self.by_address, ip, |other| other.uid == *uid);
-        }
-        for (service, _) in &workload.services {
+        let network = &workload.location.network;
+        self.owned(network, |owners| owners.remove_workload(&workload));
+        for (service, _) in workload.services() {
             if let Some(behind) = self.behind.get_mut(service) {
                 behind.remove(uid);
                 if behind.is_empty() {
@@ -128,8 +130,8 @@ impl Snapshot {
     }
 
     fn put_service(&mut self, service: Arc<Service>) {
-        for vip in &service.vips {
-            self.by_vip.entry(*vip).or_default().push(service.clone());
+        for (network, vip) in &service.vips {
+            self.owned(network, |owners| owners.put_vip(*vip, &service));
         }
         self.services.insert(service.id.clone(), service);
     }
@@ -138,31 +140,32 @@ impl Snapshot {
         let Some(service) = self.services.remove(id) else {
             return;
         };
-        for vip in &service.vips {
-            forget(&mut self.by_vip, vip, |other| other.id == *id);
+        for (network, vip) in &service.vips {
+            self.owned(network, |owners| owners.remove_vip(*vip, &service));
+        }
+    }
+
+    /// Changes who owns what in a network.
+    fn owned(&mut self, network: &Network, change: impl FnOnce(&mut Owners)) {
+        let owners = self.owners.entry(network.clone()).or_default();
+        change(owners);
+        if owners.is_empty() {
+            self.owners.remove(network);
         }
     }
 }
 
-/// Takes what `gone` accepts out of the list of `key`.
-fn forget<K: Hash + Eq + Clone, V: Clone>(
-    lists: &mut imbl::HashMap<K, Vec<V>>,
-    key: &K,
-    gone: impl Fn(&V) -> bool,
-) {
-    if let Some(list) = lists.get_mut(key) {
-        list.retain(|v| !gone(v));
-        if list.is_empty() {
-            lists.remove(key);
-        }
-    }
-}
-
-fn decode(type_url: &str, name: &str, bytes: &Bytes) -> Result<Resource, String> {
+fn decode(
+    type_url: &str,
+    name: &str,
+    bytes: &Bytes,
+    interner: &mut Interner,
+) -> Result<Resource, String> {
     match type_url {
         ADDRESS_TYPE => match message::<wds::Address>(bytes)?.r#type {
             Some(wds::address::Type::Workload(workload)) => {
-                let workload: Workload = whole(workload)?;
+                let workload = Workload::decode(workload, interner);
+                let workload = workload.map_err(|error| error.to_string())?;
                 named(name, workload.uid.as_str())?;
                 Ok(Resource::Workload(workload.into()))
             }

@@ -10,6 +10,8 @@ use crate::route::{Route, RouteTable};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Routes {
     all: imbl::OrdMap<Arc<str>, Arc<Route>>,
+    /// The same, by each service that they are attached to.
+    attached: imbl::HashMap<ServiceName, imbl::OrdMap<Arc<str>, Arc<Route>>>,
     tables: imbl::HashMap<ServiceName, Arc<Tables>>,
 }
 
@@ -29,21 +31,41 @@ impl Routes {
         named.map(|(_, table)| table).or(tables.every.as_ref())
     }
 
-    pub(super) fn put(&mut self, name: &str, route: Arc<Route>) {
-        let mut touched = services(&route);
-        if let Some(before) = self.all.insert(name.into(), route) {
-            touched.extend(services(&before));
+    /// Adds the services whose tables must be built again to `touched`.
+    pub(super) fn put(
+        &mut self,
+        name: &str,
+        route: Arc<Route>,
+        touched: &mut BTreeSet<ServiceName>,
+    ) {
+        self.remove(name, touched);
+        let name: Arc<str> = name.into();
+        for service in services(&route) {
+            let attached = self.attached.entry(service.clone()).or_default();
+            attached.insert(name.clone(), route.clone());
+            touched.insert(service);
         }
-        self.rebuild(touched);
+        self.all.insert(name, route);
     }
 
-    pub(super) fn remove(&mut self, name: &str) {
-        if let Some(before) = self.all.remove(name) {
-            self.rebuild(services(&before));
+    /// Adds the services whose tables must be built again to `touched`.
+    pub(super) fn remove(&mut self, name: &str, touched: &mut BTreeSet<ServiceName>) {
+        let Some(before) = self.all.remove(name) else {
+            return;
+        };
+        for service in services(&before) {
+            if let Some(attached) = self.attached.get_mut(&service) {
+                attached.remove(name);
+                if attached.is_empty() {
+                    self.attached.remove(&service);
+                }
+            }
+            touched.insert(service);
         }
     }
 
-    fn rebuild(&mut self, touched: BTreeSet<ServiceName>) {
+    /// Builds the tables of these services again: once per update, however many of its routes are theirs.
+    pub(super) fn rebuild(&mut self, touched: BTreeSet<ServiceName>) {
         for service in touched {
             match self.build(&service) {
                 Some(tables) => self.tables.insert(service, tables.into()),
@@ -57,12 +79,8 @@ impl Routes {
             let ours = route.parents().filter(|(name, _)| *name == service);
             ours.map(|(_, port)| port).collect()
         };
-        let attached: Vec<_> = self
-            .all
-            .values()
-            .map(|route| (ports(route), route))
-            .filter(|(ports, _)| !ports.is_empty())
-            .collect();
+        let attached = self.attached.get(service)?.values();
+        let attached: Vec<_> = attached.map(|route| (ports(route), route)).collect();
         let of = |wanted: Option<u16>| {
             attached
                 .iter()
@@ -77,14 +95,13 @@ impl Routes {
             .copied()
             .collect();
         let every = of(None);
-        let tables = Tables {
+        Some(Tables {
             named: named
                 .into_iter()
                 .map(|port| (port, RouteTable::new(of(Some(port)))))
                 .collect(),
             every: (!every.is_empty()).then(|| RouteTable::new(every)),
-        };
-        (!attached.is_empty()).then_some(tables)
+        })
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn admit(
     lately: impl Fn(&ServiceName) -> bool,
 ) -> Result<Admitted, NotAdmitted> {
     let (service, port) = match target {
-        Target::Addr(addr) => match world.service_at(addr.ip().to_canonical()) {
+        Target::Addr(addr) => match world.service_at(*addr) {
             Some(service) => (service, addr.port()),
             None => return workload(world, me, target, addr.ip().to_canonical(), addr.port()),
         },
@@ -91,13 +91,14 @@ fn workload(
         .workload_at(ip)
         .ok_or_else(|| NotAdmitted::Unknown(target.clone()))?;
     if !workload
+        .template
         .waypoint
         .as_ref()
         .is_some_and(|at| is_me(world, me, at))
     {
         return Err(NotAdmitted::NotBound(Arc::from(workload.uid.to_string())));
     }
-    let http = workload.services.iter().any(|(name, ports)| {
+    let http = workload.services().any(|(name, ports)| {
         let service = world.service(name);
         let served = ports.iter().filter(|map| map.target == port);
         service.is_some_and(|service| {
@@ -135,12 +136,11 @@ fn is_http(declared: AppProtocol) -> bool {
 fn is_me(world: &Snapshot, me: &Me, at: &WaypointRef) -> bool {
     match at {
         WaypointRef::Service(name, _) => *name == me.service,
-        WaypointRef::Address(addr) => {
-            let ip = addr.ip().to_canonical();
-            me.address == Some(ip)
-                || world
-                    .service_at(ip)
-                    .is_some_and(|service| service.id == me.service)
+        WaypointRef::Address(network, addr) => {
+            let service = world.service_at(*addr);
+            world.is_local(network)
+                && (me.address == Some(addr.ip().to_canonical())
+                    || service.is_some_and(|service| service.id == me.service))
         }
     }
 }

@@ -86,8 +86,7 @@ fn by_host(
 ) -> Option<(SocketAddr, Option<Arc<Service>>)> {
     let record: &Workload = world.workload(&pod.workload)?;
     let (name, ports) = record
-        .services
-        .iter()
+        .services()
         .find(|(name, _)| &*name.hostname == host)?;
     let target = ports.iter().find(|p| p.service == port)?.target;
     Some((SocketAddr::new(local, target), world.service(name).cloned()))

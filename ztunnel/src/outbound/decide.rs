@@ -78,7 +78,7 @@ pub(crate) fn decide(
     if ports::is_ours(addr.port()) && source.pod.owns(addr.ip()) {
         return Err(Refusal::OwnProxy(addr));
     }
-    if let Some(service) = world.service_at(addr.ip()) {
+    if let Some(service) = world.service_at(addr) {
         return to_service(source, addr, service, world, tried);
     }
     match world.workload_at(addr.ip()) {
@@ -134,7 +134,7 @@ fn to_workload(
     world: &Snapshot,
     tried: &[Uid],
 ) -> Result<Route, Refusal> {
-    if let Some(waypoint) = &workload.waypoint {
+    if let Some(waypoint) = &workload.template.waypoint {
         let behind = || format!("workload {}", workload.uid);
         if let Some(route) = through(source, waypoint, addr, world, tried, behind)? {
             return Ok(route);
@@ -155,7 +155,7 @@ fn direct(
 ) -> Route {
     let own = source.pod.owns(addr.ip());
     let tunnels_itself =
-        source.record.is_some_and(|r| r.native_tunnel) && addr.port() == hbone::PORT;
+        source.record.is_some_and(|r| r.template.native_tunnel) && addr.port() == hbone::PORT;
     let hop = match (workload.protocol, expect) {
         (Tunnel::Hbone, Some(expect)) if !own && !tunnels_itself => NextHop::Tunnel {
             destination: Destination {
@@ -193,7 +193,8 @@ fn through(
             }
             instance(service, *port, addr.ip(), world, tried)?
         }
-        WaypointRef::Address(at) => match (world.service_at(at.ip()), world.workload_at(at.ip())) {
+        WaypointRef::Address(network, _) if !world.is_local(network) => return Err(unknown()),
+        WaypointRef::Address(_, at) => match (world.service_at(*at), world.workload_at(at.ip())) {
             (Some(service), _) => {
                 if is_instance(source, service) {
                     return Ok(None);
@@ -253,7 +254,7 @@ fn any_instance(
 fn is_instance(source: Source<'_>, waypoint: &Service) -> bool {
     source
         .record
-        .is_some_and(|record| record.services.iter().any(|(name, _)| *name == waypoint.id))
+        .is_some_and(|record| record.services().any(|(name, _)| *name == waypoint.id))
 }
 
 /// The mesh chooses; an endpoint that has just failed is chosen again only if the mesh has no other.
@@ -271,7 +272,7 @@ fn pick(
     }
     world
         .endpoints(&service.id, port)
-        .find(|e| e.workload.healthy && !tried.contains(&e.workload.uid))
+        .find(|e| e.healthy && !tried.contains(&e.workload.uid))
         .or(Some(first))
 }
 
@@ -289,8 +290,7 @@ fn address(workload: &Workload, like: IpAddr) -> Option<IpAddr> {
 /// For logs and metrics only: the service a pod was probably dialled for.
 fn guess_service(workload: &Workload, port: u16, world: &Snapshot) -> Option<Arc<Service>> {
     let (name, _) = workload
-        .services
-        .iter()
+        .services()
         .find(|(_, ports)| ports.iter().any(|p| p.target == port))?;
     world.service(name).cloned()
 }
@@ -298,7 +298,7 @@ fn guess_service(workload: &Workload, port: u16, world: &Snapshot) -> Option<Arc
 fn waypoint_text(waypoint: &WaypointRef) -> String {
     match waypoint {
         WaypointRef::Service(name, port) => format!("{name}:{port}"),
-        WaypointRef::Address(addr) => addr.to_string(),
+        WaypointRef::Address(_, addr) => addr.to_string(),
     }
 }
 

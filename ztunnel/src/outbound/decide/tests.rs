@@ -125,6 +125,59 @@ fn every_destination_has_one_way() {
     }
 }
 
+/// As an EndpointSlice says it, whatever its author wrote.
+fn slice(w: &mut wds::Workload, service: &str, target: u16) {
+    w.uid = format!("Kubernetes/discovery.k8s.io/EndpointSlice/evil/{service}/x");
+    w.namespace = "evil".into();
+    w.services.clear();
+    serves(w, service, 80, target);
+}
+
+#[test]
+fn whoever_claims_a_pods_address_takes_nobody_out_of_the_mesh() {
+    let claimed = || {
+        mesh()
+            .service("grab", "10.96.0.8", |_| ())
+            .pod("zz-grab", "10.0.0.2", |w| slice(w, "grab", 5432))
+            // An address of a service that is a pod's, or its node's.
+            .service("grab-pod", "10.0.0.2", |s| {
+                s.ports = vec![port(8080, 8080)];
+            })
+            .service("lb", "10.0.0.50", |_| ())
+            .pod("kubelet-like", "10.0.0.50", |w| {
+                w.set_network_mode(wds::NetworkMode::HostNetwork);
+            })
+            .pod("lb-0", "10.0.0.3", |w| serves(w, "lb", 80, 8080))
+    };
+    let shop = id("shop-0");
+    let tunnel = |port: u16| format!("tunnel 10.0.0.2:15008 {shop} for 10.0.0.2:{port}");
+    for (dst, expected) in [
+        ("10.0.0.2:8080", tunnel(8080)),
+        ("10.96.0.1:80", tunnel(8080)),
+        // The service of the slice means the pod: its tunnel, its identity.
+        ("10.96.0.8:80", tunnel(5432)),
+        ("10.0.0.50:80", "plain 10.0.0.3:8080".into()),
+        ("10.0.0.50:22", "plain 10.0.0.50:22".into()),
+    ] {
+        assert_eq!(decided(claimed(), &client(), dst), expected, "{dst}");
+    }
+}
+
+#[test]
+fn a_waypoint_in_another_network_is_not_known_here() {
+    let sample = mesh().service("far", "10.96.0.8", |s| {
+        s.waypoint = behind_address("10.96.9.9");
+        let Some(waypoint) = &mut s.waypoint else {
+            return;
+        };
+        if let Some(wds::gateway_address::Destination::Address(at)) = &mut waypoint.destination {
+            at.network = "west".into();
+        }
+    });
+    let refused = decided(sample, &client(), "10.96.0.8:80");
+    assert_eq!(refused, "refused: unknown_waypoint");
+}
+
 /// One that leaves still serves; one that comes up refuses at once. Past them there is no way.
 #[test]
 fn where_no_waypoint_instance_is_healthy_each_is_tried_once() {
