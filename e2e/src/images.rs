@@ -1,5 +1,7 @@
 //! The images of the lab: which there are, what is in them, and how they get onto its nodes.
 
+pub mod previous;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -202,11 +204,16 @@ fn echo_certificate() -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
     Ok((fs::read(&certificate)?, fs::read(&key)?))
 }
 
+/// This workspace's folder.
+fn workspace() -> anyhow::Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace")
+}
+
 /// Builds static binaries and returns the folder with them.
 fn compile() -> anyhow::Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the workspace")?;
+    let workspace = workspace()?;
     let quick = match std::env::var("AMBIT_IMAGE_PROFILE").as_deref() {
         Err(_) | Ok("release") => false,
         Ok("dev" | "debug") => true,

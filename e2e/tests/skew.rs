@@ -1,0 +1,168 @@
+//! Programs of the previous build beside today's: proxies under a newer controller, and a controller under newer proxies.
+
+mod shop;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::apps::{EchoClient, Namespace};
+use e2e::cluster::Cluster;
+use e2e::images::previous;
+use e2e::mesh::{SYSTEM_NAMESPACE, kubectl, serving};
+use e2e::probe::{PodRef, eventually, has_condition};
+use k8s_openapi::api::core::v1::Pod;
+
+use shop::{AMBIENT, GATEWAY_API, SOON, START, WAYPOINT_PODS};
+
+/// A pod that is new to a mesh of two versions.
+const IN: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+#[ignore = "needs the previous build: make skew"]
+async fn the_previous_build_serves_with_this_one() -> Result<()> {
+    let commit = std::env::var("AMBIT_PREVIOUS").context("which commit? `make skew` says")?;
+    let previous = tokio::task::spawn_blocking(move || previous::build(&commit)).await??;
+    let (cluster, client) = e2e::mesh::installed().await?;
+    previous.bring(&cluster)?;
+    // What an upgrade leaves behind: a proxy of that build asks Kubernetes whether it is deleted for good.
+    let role = previous.source.join("manifests/base/rbac-ztunnel.yaml");
+    let role = role.display().to_string();
+    let worked = Namespace::within(&client, "skew", &[AMBIENT], async |ns| {
+        kubectl(&cluster, &["-n", SYSTEM_NAMESPACE, "apply", "-f", &role])?;
+        let asks = shop::open(ns).await?;
+        let load = asks.load("http://web/", 50).await?;
+        let tag = previous::TAG;
+
+        waypoints_run(&cluster, &format!("ambit/waypoint:{tag}"))?;
+        run(
+            &cluster,
+            "daemonset/ztunnel",
+            &format!("ztunnel=ambit/ztunnel:{tag}"),
+        )?;
+        serving(&client).await?;
+        shop::bind(ns, &asks).await?;
+        works(ns, &asks, "previous proxies", &format!("waypoint:{tag}")).await?;
+
+        waypoints_run(&cluster, "ambit/waypoint:local")?;
+        serving(&client).await?;
+        kubectl(
+            &cluster,
+            &[
+                "-n",
+                ns.name(),
+                "rollout",
+                "status",
+                "deployment/waypoint",
+                "--timeout=120s",
+            ],
+        )?;
+        run(&cluster, "daemonset/ztunnel", "ztunnel=ambit/ztunnel:local")?;
+        serving(&client).await?;
+        run(
+            &cluster,
+            "deployment/ambit-controller",
+            &format!("controller=ambit/controller:{tag}"),
+        )?;
+        // There was one of it.
+        let scale = ["scale", "deployment/ambit-controller", "--replicas=1"];
+        kubectl(&cluster, &[&["-n", SYSTEM_NAMESPACE][..], &scale].concat())?;
+        serving(&client).await?;
+        works(ns, &asks, "the previous controller", "waypoint:local").await?;
+
+        let load = load.stop().await?;
+        println!(
+            "two builds at once: {} requests, {} failed, slowest {:.0} ms",
+            load.sent, load.failed, load.latency_max_ms
+        );
+        ensure!(load.failed == 0 && load.ok == load.sent, "{load:?}");
+        Ok(())
+    })
+    .await;
+    // Whatever failed, what comes after this finds today's build.
+    kubectl(
+        &cluster,
+        &[
+            "-n",
+            SYSTEM_NAMESPACE,
+            "delete",
+            "--ignore-not-found",
+            "-f",
+            &role,
+        ],
+    )?;
+    e2e::mesh::install(&cluster).await?;
+    worked
+}
+
+fn run(cluster: &Cluster, what: &str, image: &str) -> Result<()> {
+    kubectl(
+        cluster,
+        &["-n", SYSTEM_NAMESPACE, "set", "image", what, image],
+    )
+    .map(drop)
+}
+
+/// Which image waypoints run, for controllers made from now on; those that are there are replaced.
+fn waypoints_run(cluster: &Cluster, image: &str) -> Result<()> {
+    let patch = format!("{{\"data\":{{\"waypointImage\":\"{image}\"}}}}");
+    let system = ["-n", SYSTEM_NAMESPACE];
+    let settings = [
+        "patch",
+        "configmap/ambit-settings",
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    kubectl(cluster, &[&system[..], &settings].concat())?;
+    let restart = ["rollout", "restart", "deployment/ambit-controller"];
+    kubectl(cluster, &[&system[..], &restart].concat()).map(drop)
+}
+
+/// What is changed takes effect, what is new gets in, and it is the waypoint of that build that serves.
+async fn works(ns: &Namespace, asks: &PodRef, what: &str, image: &str) -> Result<()> {
+    for version in ["v1", "v2", "v1"] {
+        ns.apply(&route(version)).await?;
+        eventually(what, SOON, async || {
+            let answers = asks.ask(&["http://web/", "--count=20"]).await?;
+            let others = answers
+                .iter()
+                .any(|one| one.field("ServiceVersion") != Some(version));
+            ensure!(!others, "not all from {version}");
+            Ok(())
+        })
+        .await?;
+    }
+    let name = format!("late-{}", image.replace([':', '/'], "-"));
+    let late = ns.run(&EchoClient::new(&name), START).await?;
+    late.wait("in the mesh", IN, |pod: &Pod| {
+        has_condition(pod, "ambit.mesh/InMesh", "True")
+    })
+    .await?;
+    eventually("an answer", SOON, async || {
+        late.ask_once("http://web/").await
+    })
+    .await?;
+    for pod in ns.pods(WAYPOINT_PODS).await? {
+        let spec = pod.get().await?.spec.unwrap_or_default();
+        let runs = spec.containers.first().and_then(|one| one.image.clone());
+        ensure!(
+            runs.as_ref().is_some_and(|runs| runs.ends_with(image)),
+            "it runs {runs:?}"
+        );
+    }
+    println!("{what}: routes take effect, a new pod gets in");
+    Ok(())
+}
+
+fn route(version: &str) -> String {
+    format!(
+        r#"
+apiVersion: {GATEWAY_API}
+kind: HTTPRoute
+metadata: {{name: split}}
+spec:
+  parentRefs: [{{group: "", kind: Service, name: web, port: 80}}]
+  rules: [{{backendRefs: [{{name: web-{version}, port: 80}}]}}]
+"#
+    )
+}
