@@ -30,7 +30,7 @@ use crate::reconcile;
 use crate::server;
 use crate::status::{Order, Writer};
 use crate::uninstall::Installation;
-use crate::watch::{self as kinds, Told};
+use crate::watch as watches;
 use crate::waypoint::render::Mesh;
 use crate::waypoint::{self, Deployer, Task};
 
@@ -45,7 +45,7 @@ const WITHDRAW: Duration = Duration::from_secs(20);
 
 /// What others are told through.
 struct Channels {
-    told: mpsc::Sender<Told>,
+    told: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     roots: watch::Receiver<BTreeSet<Arc<str>>>,
     state: watch::Receiver<IndexState>,
@@ -193,7 +193,7 @@ fn join(
         "watch accounts",
         waypoint::watch_children::<ServiceAccount>(client.clone(), work.clone()),
     );
-    kinds::all(client, &told, tasks);
+    watches::all(client, &config.settings(), &told, tasks);
     tasks.must_live(
         "desired state",
         reconcile::distribute(desired.subscribe(), orders, work, roots),
@@ -305,7 +305,7 @@ fn uninstaller(
 
 /// On a signal: leaves things as they are, unless the mesh is being deleted.
 async fn wind_down(
-    told: mpsc::Sender<Told>,
+    told: mpsc::Sender<Input>,
     (installation, mut done): (Option<Installation>, watch::Receiver<bool>),
 ) {
     let Some(installation) = installation else {
@@ -315,7 +315,7 @@ async fn wind_down(
         return;
     }
     // The index may have seen it already; saying it twice does no harm.
-    let _ = told.send(Told::Input(Input::Leave)).await;
+    let _ = told.send(Input::Leave).await;
     let finished = async { done.wait_for(|done| *done).await.is_ok() };
     if tokio::time::timeout(UNINSTALL, finished).await != Ok(true) {
         tracing::error!("the mesh could not be withdrawn in time");

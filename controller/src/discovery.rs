@@ -21,7 +21,6 @@ use crate::index::Input;
 use crate::index::changes::Role;
 use crate::index::names::Key;
 use crate::metrics::Metrics;
-use crate::watch::Told;
 
 /// Resources in one response: enough that a large mesh needs few, small enough that one is decoded in a blink.
 const MAX_RESOURCES: usize = 5000;
@@ -38,7 +37,7 @@ pub struct Discovery {
     /// What there is to see.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Where reports go.
-    pub index: mpsc::Sender<Told>,
+    pub index: mpsc::Sender<Input>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -50,7 +49,7 @@ struct Stream {
     session: ControllerSession,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     out: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-    index: mpsc::Sender<Told>,
+    index: mpsc::Sender<Input>,
     metrics: Metrics,
 }
 
@@ -216,10 +215,10 @@ impl Stream {
             match EnrolmentReport::decode(&*any.value) {
                 Ok(report) => {
                     tracing::debug!(%node, uid = report.uid, state = ?report.state(), reason = report.reason, "report");
-                    let input = Told::Input(Input::Report {
+                    let input = Input::Report {
                         node: node.clone(),
                         report,
-                    });
+                    };
                     self.index
                         .send(input)
                         .await

@@ -1,6 +1,5 @@
 //! The one task that owns the index: what is told goes in, what changed goes out to those who act on it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +12,7 @@ use tokio::time::Instant;
 use crate::desired::DesiredState;
 use crate::discovery::snapshot::Snapshot;
 use crate::index::changes::Changes;
-use crate::index::{Index, Settings};
-use crate::watch::{KINDS, Told};
+use crate::index::{Index, Input, Settings};
 
 /// Changes that follow one another this fast are published as one. The first is published at once.
 const COALESCE_WINDOW: Duration = Duration::from_millis(10);
@@ -48,7 +46,6 @@ pub struct IndexState {
 /// Owns the index.
 pub struct Hub {
     index: Index,
-    whole: HashSet<&'static str>,
     pending: Option<Pending>,
     snapshot: Snapshot,
     desired: DesiredState,
@@ -62,7 +59,6 @@ impl Hub {
     pub fn new(settings: Settings, pending: Pending, out: Outputs) -> Self {
         Self {
             index: Index::new(settings),
-            whole: HashSet::new(),
             pending: Some(pending),
             snapshot: Snapshot::default(),
             desired: DesiredState::default(),
@@ -71,34 +67,25 @@ impl Hub {
     }
 
     /// Runs until nobody tells anything any more.
-    pub async fn run(mut self, mut told: mpsc::Receiver<Told>) {
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         let mut last: Option<Instant> = None;
-        while let Some(first) = told.recv().await {
-            self.take(first);
+        while let Some(first) = inputs.recv().await {
+            self.index.apply(first);
             if let Some(last) = last
                 && last.elapsed() < COALESCE_WINDOW
             {
                 tokio::time::sleep_until(last + COALESCE_WINDOW).await;
             }
             for _ in 0..MAX_BATCH {
-                let Ok(next) = told.try_recv() else { break };
-                self.take(next);
+                let Ok(next) = inputs.try_recv() else { break };
+                self.index.apply(next);
             }
-            if self.whole.len() < KINDS {
+            if !self.index.synced() {
                 continue;
             }
             let changes = self.index.settle(&now());
             self.publish(changes);
             last = Some(Instant::now());
-        }
-    }
-
-    fn take(&mut self, told: Told) {
-        match told {
-            Told::Input(input) => self.index.apply(input),
-            Told::Whole(kind) => {
-                self.whole.insert(kind);
-            }
         }
     }
 

@@ -11,6 +11,7 @@
 //!                   ╰▶ waypoint, Gateway status
 //! ```
 //!
+//! Each kind is a file that implements [`kinds::Watched`] and stands in the registry of [`kinds`].
 //! An object that arrives marks what looks at it; [`Index::settle`] computes what is marked and tells the differences.
 //! How Kubernetes should be is a table of desired state: an entry is put in when an object is not as it should be, taken
 //! out when it is seen to have become so, and not told again while nothing changes.
@@ -20,13 +21,16 @@ pub mod changes;
 mod condition;
 mod endpoints;
 mod enrolment;
+pub mod event;
 mod gateways;
-mod intake;
+pub mod kinds;
 pub mod names;
 mod namespaces;
 mod nodes;
+mod output;
 pub mod placement;
 mod pods;
+mod reports;
 mod routes;
 mod services;
 mod tables;
@@ -34,31 +38,20 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::DynamicObject;
-use mesh::proto::node::{EnrolledNamespace, EnrolmentReport};
-use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded};
 use serde_json::Value;
 
-use self::changes::{
-    Changes, Kind, PodPlacement, Published, Scope, Source, Target, WaypointPlan, Write,
-};
-use self::endpoints::Slice;
-use self::enrolment::Report;
-use self::gateways::{Class, Gateway, Waypoint};
+use self::changes::{Changes, WaypointPlan};
+pub use self::event::{Input, WatchEvent};
+use self::gateways::Waypoint;
+use self::kinds::{Tables, Watched};
 use self::names::{CLASSES, Key};
-use self::namespaces::Namespace;
-use self::nodes::Node;
+use self::output::Output;
 use self::placement::NodeProxyRule;
-use self::pods::Pod;
-use self::routes::Route;
-use self::services::Service;
-use self::tables::{Dirty, Table};
+use self::reports::Reports;
 use crate::desired::{Entry, Item, Wanted};
 
 /// What the index is told once.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Of the identities.
     pub trust_domain: String,
@@ -74,57 +67,12 @@ pub struct Settings {
     pub node_proxies: Vec<NodeProxyRule>,
 }
 
-/// One kind of object, as the watch tells it.
-#[derive(Debug)]
-pub enum Event<K> {
-    /// It is there, or changed.
-    Apply(Box<K>),
-    /// It is gone.
-    Delete(Key),
-    /// These are all there are.
-    Reset(Vec<K>),
-}
-
-/// What the index takes in.
-#[derive(Debug)]
-pub enum Input {
-    /// v1
-    Namespace(Event<core::Namespace>),
-    /// v1
-    Node(Event<core::Node>),
-    /// v1
-    Pod(Event<core::Pod>),
-    /// v1
-    Service(Event<core::Service>),
-    /// discovery.k8s.io/v1
-    EndpointSlice(Event<EndpointSlice>),
-    /// gateway.networking.k8s.io/v1
-    GatewayClass(Event<DynamicObject>),
-    /// gateway.networking.k8s.io/v1
-    Gateway(Event<DynamicObject>),
-    /// gateway.networking.k8s.io/v1
-    HttpRoute(Event<DynamicObject>),
-    /// What a node says about one of its pods.
-    Report {
-        /// Whose ztunnel it is.
-        node: Arc<str>,
-        /// What it says.
-        report: EnrolmentReport,
-    },
-    /// The mesh is being uninstalled: everything is to be as if it had never been.
-    Leave,
-}
-
 /// The join.
 #[derive(Debug)]
 pub struct Index {
     state: State,
-    published: Published,
-    /// How Kubernetes should be, where it is not; without the times.
-    desired: BTreeMap<Item, Entry>,
-    /// How many statuses stand there.
-    outstanding: usize,
-    placements: HashMap<Key, (Arc<str>, PodPlacement)>,
+    output: Output,
+    /// Where the roots are to be readable.
     roots: BTreeSet<Arc<str>>,
 }
 
@@ -133,25 +81,14 @@ pub struct Index {
 struct State {
     settings: Settings,
     leaving: bool,
-    namespaces: Table<Namespace>,
-    nodes: Table<Node>,
-    pods: Table<Pod>,
-    services: Table<Service>,
-    slices: Table<Slice>,
-    classes: Table<Class>,
-    gateways: Table<Gateway>,
-    routes: Table<Route>,
+    tables: Tables,
     /// Pods by UID.
     uids: HashMap<Arc<str>, Key>,
-    /// By pod UID.
-    reports: HashMap<Arc<str>, Report>,
-    /// Of pods that the watch has not shown yet, with the node that spoke.
-    early: HashMap<Arc<str>, (Arc<str>, Report)>,
+    reports: Reports,
     /// The Gateways that are ours, as the bound see them.
     waypoints: BTreeMap<Key, Waypoint>,
     /// What runs for them.
     plans: BTreeMap<Key, WaypointPlan>,
-    dirty: Dirty,
 }
 
 // === impl Index ===
@@ -159,34 +96,23 @@ struct State {
 impl Index {
     /// Knows nothing yet.
     pub fn new(settings: Settings) -> Self {
+        let mut tables = Tables::default();
+        // Ours are missing until they are seen.
+        tables
+            .classes
+            .mark_each(CLASSES.map(|name| Key::new("", name)));
         let state = State {
             settings,
             leaving: false,
-            namespaces: Table::default(),
-            nodes: Table::default(),
-            pods: Table::default(),
-            services: Table::default(),
-            slices: Table::default(),
-            classes: Table::default(),
-            gateways: Table::default(),
-            routes: Table::default(),
+            tables,
             uids: HashMap::new(),
-            reports: HashMap::new(),
-            early: HashMap::new(),
+            reports: Reports::default(),
             waypoints: BTreeMap::new(),
             plans: BTreeMap::new(),
-            // Ours are missing until they are seen.
-            dirty: Dirty {
-                classes: CLASSES.map(Into::into).into(),
-                ..Dirty::default()
-            },
         };
         Self {
             state,
-            published: Published::default(),
-            desired: BTreeMap::new(),
-            outstanding: 0,
-            placements: HashMap::new(),
+            output: Output::default(),
             roots: BTreeSet::new(),
         }
     }
@@ -195,39 +121,16 @@ impl Index {
     pub fn apply(&mut self, input: Input) {
         let state = &mut self.state;
         match input {
-            Input::Namespace(event) => state.each(
-                event,
-                |s| s.namespaces.keys().cloned().collect(),
-                State::namespace,
-            ),
-            Input::Node(event) => {
-                state.each(event, |s| s.nodes.keys().cloned().collect(), State::node);
-            }
-            Input::Pod(event) => {
-                state.each(event, |s| s.pods.keys().cloned().collect(), State::pod);
-            }
-            Input::Service(event) => state.each(
-                event,
-                |s| s.services.keys().cloned().collect(),
-                State::service,
-            ),
-            Input::EndpointSlice(event) => {
-                state.each(event, |s| s.slices.keys().cloned().collect(), State::slice);
-            }
-            Input::GatewayClass(event) => {
-                state.each(event, |s| s.classes.keys().cloned().collect(), State::class);
-            }
-            Input::Gateway(event) => state.each(
-                event,
-                |s| s.gateways.keys().cloned().collect(),
-                State::gateway,
-            ),
-            Input::HttpRoute(event) => {
-                state.each(event, |s| s.routes.keys().cloned().collect(), State::route);
-            }
+            Input::Object(event) => event.apply(state),
             Input::Report { node, report } => state.report(&node, &report),
+            Input::NodeGone { node } => state.node_gone(&node),
             Input::Leave => state.leave(),
         }
+    }
+
+    /// Whether every kind has listed all of its objects once.
+    pub fn synced(&self) -> bool {
+        self.state.tables.listed()
     }
 
     /// Whether the mesh is being uninstalled.
@@ -237,199 +140,45 @@ impl Index {
 
     /// Whether every status is seen to be as it should be.
     pub fn writes_settled(&self) -> bool {
-        self.outstanding == 0
+        self.output.outstanding() == 0
     }
 
     /// For people: how much of each kind is known.
     pub fn summary(&self) -> Value {
         let state = &self.state;
-        let pending = self.desired.keys().map_while(|item| match item {
-            Item::Status(target) => Some(format!("{:?} {}", target.kind, target.key)),
-            _ => None,
-        });
+        let pending = self.output.outstanding_targets().take(20);
+        let pending = pending.map(|target| format!("{:?} {}", target.kind, target.key));
         serde_json::json!({
-            "namespaces": state.namespaces.len(),
-            "nodes": state.nodes.len(),
-            "pods": state.pods.len(),
-            "services": state.services.len(),
-            "endpointSlices": state.slices.len(),
-            "gateways": state.gateways.len(),
+            "objects": state.tables.summary(),
             "waypoints": state.waypoints.len(),
-            "routes": state.routes.len(),
             "reports": state.reports.len(),
-            "pendingWrites": self.outstanding,
-            "firstPendingWrites": pending.take(20).collect::<Vec<_>>(),
+            "pendingWrites": self.output.outstanding(),
+            "firstPendingWrites": pending.collect::<Vec<_>>(),
             "leaving": state.leaving,
         })
     }
 
     /// Computes what is marked. `now` goes into the conditions that flip.
     pub fn settle(&mut self, now: &str) -> Changes {
-        let mut changes = Changes::default();
-        self.settle_gateways(now, &mut changes);
-        let services = std::mem::take(&mut self.state.dirty.services);
-        for key in services {
-            self.publish(
-                Source::Service(key.clone()),
-                self.state.service_resources(&key),
-                &mut changes,
-            );
-            self.want(
-                Kind::Service,
-                &key,
-                self.state.service_status(&key),
-                now,
-                &mut changes,
-            );
-            self.state.touch_routes_of(&key);
-        }
-        for key in std::mem::take(&mut self.state.dirty.slices) {
-            self.publish(
-                Source::Slice(key.clone()),
-                self.state.slice_resources(&key),
-                &mut changes,
-            );
-        }
-        for key in std::mem::take(&mut self.state.dirty.pods) {
-            self.publish(
-                Source::Pod(key.clone()),
-                self.state.pod_resources(&key),
-                &mut changes,
-            );
-            self.want(
-                Kind::Pod,
-                &key,
-                self.state.pod_status(&key),
-                now,
-                &mut changes,
-            );
-            self.settle_placement(&key, &mut changes);
-        }
-        for key in std::mem::take(&mut self.state.dirty.routes) {
-            self.publish(
-                Source::Route(key.clone()),
-                self.state.route_resources(&key),
-                &mut changes,
-            );
-            self.want(
-                Kind::HttpRoute,
-                &key,
-                self.state.route_status(&key),
-                now,
-                &mut changes,
-            );
-            self.tell(&key, now, &mut changes);
-        }
-        for name in std::mem::take(&mut self.state.dirty.namespaces) {
-            self.settle_namespace(&name, now, &mut changes);
-        }
-        self.settle_roots(now, &mut changes);
-        changes
+        self.output.begin(now);
+        self.settle_kinds();
+        self.settle_roots();
+        self.output.take_changes()
     }
 
-    fn settle_gateways(&mut self, now: &str, changes: &mut Changes) {
-        if !self.state.dirty.classes.is_empty() {
-            for name in CLASSES {
-                let missing = self.state.missing_class(name).then_some(Wanted::Class);
-                self.desire(
-                    Item::Class(name.into()),
-                    missing.map(Entry::leader),
-                    now,
-                    changes,
-                );
-            }
-        }
-        for name in std::mem::take(&mut self.state.dirty.classes) {
-            let key = Key {
-                namespace: "".into(),
-                name: name.clone(),
-            };
-            let write = self
-                .state
-                .classes
-                .get(&key)
-                .filter(|_| !self.state.leaving)
-                .and_then(|class| class.status(&name));
-            self.want(Kind::GatewayClass, &key, write, now, changes);
-        }
-        for key in std::mem::take(&mut self.state.dirty.gateways) {
-            let before = self.state.plans.remove(&key);
-            let plan = self.state.waypoint_plan(&key, before.as_ref());
-            if let Some(plan) = &plan {
-                self.state.plans.insert(key.clone(), plan.clone());
-            }
-            let item = Item::Waypoint(key.clone());
-            let wanted = match plan {
-                Some(plan) => Some(Wanted::Waypoint(plan)),
-                None => self.unwanted_waypoint(&item, &key),
-            };
-            self.desire(item, wanted.map(Entry::leader), now, changes);
-            let waypoint = self.state.waypoint(&key);
-            if self.state.waypoints.get(&key) != waypoint.as_ref() {
-                match waypoint {
-                    Some(waypoint) => self.state.waypoints.insert(key.clone(), waypoint),
-                    None => self.state.waypoints.remove(&key),
-                };
-                self.state.touch_bound(&key);
-            }
-            self.want(
-                Kind::Gateway,
-                &key,
-                self.state.gateway_status(&key),
-                now,
-                changes,
-            );
+    fn settle_kind<T: Watched>(&mut self) {
+        for key in T::table_mut(&mut self.state).take_marked() {
+            T::derive(&mut self.state, &key, &mut self.output);
+            let resources = T::resources(&self.state, &key);
+            self.output.publish(T::KIND, &key, resources);
+            let write = T::status(&self.state, &key);
+            self.output.want(T::KIND, &key, write);
         }
     }
 
-    fn settle_namespace(&mut self, name: &Arc<str>, now: &str, changes: &mut Changes) {
-        let mut resources = BTreeMap::new();
-        if self.state.enrolled_namespace(name) {
-            let message = EnrolledNamespace {
-                name: name.to_string(),
-            };
-            resources.insert(
-                (Scope::Namespaces, name.clone()),
-                Encoded::new(ENROLLED_NAMESPACE_TYPE, &message),
-            );
-        }
-        self.publish(Source::Namespace(name.clone()), resources, changes);
-        let key = Key {
-            namespace: "".into(),
-            name: name.clone(),
-        };
-        let write = self
-            .state
-            .namespaces
-            .get(&key)
-            .and_then(|namespace| namespace.status(name, self.state.leaving));
-        self.want(Kind::Namespace, &key, write, now, changes);
-        if self.state.namespaces.get(&key).is_none() && !self.roots.contains(name) {
-            self.desire(Item::Roots(name.clone()), None, now, changes);
-        }
-    }
-
-    /// What was made for a Gateway that is gone goes with it: it is the owner. One that stays and is no longer ours is to
-    /// lose it.
-    fn unwanted_waypoint(&self, item: &Item, key: &Key) -> Option<Wanted> {
-        let gateway = self.state.gateways.get(key)?;
-        let made_for = match &self.desired.get(item)?.wanted {
-            Wanted::Waypoint(plan) => &plan.uid,
-            Wanted::NoWaypoint { gateway_uid } => gateway_uid,
-            _ => return None,
-        };
-        (*made_for == gateway.uid).then(|| Wanted::NoWaypoint {
-            gateway_uid: made_for.clone(),
-        })
-    }
-
-    fn settle_roots(&mut self, now: &str, changes: &mut Changes) {
-        let mut roots: BTreeSet<Arc<str>> = self
-            .state
-            .plans
-            .keys()
-            .map(|key| key.namespace.clone())
-            .collect();
+    fn settle_roots(&mut self) {
+        let namespaces = self.state.plans.keys().map(|key| key.namespace.clone());
+        let mut roots: BTreeSet<Arc<str>> = namespaces.collect();
         // Proxies of the system itself wait for them.
         roots.insert(self.state.settings.system_namespace.as_str().into());
         if roots == self.roots {
@@ -440,79 +189,42 @@ impl Index {
             let wanted = if roots.contains(namespace) {
                 Some(Wanted::Roots)
             } else {
-                let there = self.state.namespaces.get(&Key::new("", namespace));
+                let there = self.state.tables.namespaces.named("", namespace);
                 there.map(|_| Wanted::NoRoots)
             };
             let item = Item::Roots(namespace.clone());
-            self.desire(item, wanted.map(Entry::leader), now, changes);
+            self.output.desire(item, wanted.map(Entry::leader));
         }
     }
+}
 
-    fn publish(
-        &mut self,
-        source: Source,
-        now: BTreeMap<(Scope, Arc<str>), Encoded>,
-        changes: &mut Changes,
-    ) {
-        self.published.replace(source, now, &mut changes.resources);
-    }
+// === impl State ===
 
-    fn want(
-        &mut self,
-        kind: Kind,
-        key: &Key,
-        write: Option<Write>,
-        now: &str,
-        changes: &mut Changes,
-    ) {
-        let item = Item::Status(Target::new(kind, key));
-        let entry = write.map(|write| Entry::leader(Wanted::Status(write)));
-        self.desire(item, entry, now, changes);
-    }
-
-    /// Puts an entry into the table of desired state, or takes it out, and says so if that is a difference.
-    fn desire(&mut self, item: Item, entry: Option<Entry>, now: &str, changes: &mut Changes) {
-        let status = usize::from(matches!(item, Item::Status(_)));
-        let before = self.desired.get(&item);
-        match entry {
-            None => {
-                if self.desired.remove(&item).is_some() {
-                    self.outstanding -= status;
-                    changes.desired.push((item, None));
-                }
+impl State {
+    /// Takes one object in, there or gone: the same again is nothing.
+    fn put<T: Watched>(&mut self, key: &Key, object: Option<T>) {
+        let before = T::table(self).get(key).cloned();
+        let now = object.map(|mut now| {
+            if let Some(before) = &before {
+                now.inherit(before);
             }
-            Some(entry) if before.is_some_and(|before| before.asks_the_same(&entry)) => {}
-            Some(entry) => {
-                let published = entry.stamped(now);
-                if self.desired.insert(item.clone(), entry).is_none() {
-                    self.outstanding += status;
-                }
-                changes.desired.push((item, Some(published)));
-            }
-        }
-    }
-
-    fn settle_placement(&mut self, key: &Key, changes: &mut Changes) {
-        let now = self.state.placement(key);
-        if self.placements.get(key) == now.as_ref() {
+            now
+        });
+        if before.as_deref() == now.as_ref() {
+            T::table_mut(self).see(key);
             return;
         }
-        if let Some((uid, _)) = self.placements.remove(key) {
-            changes.placements.push((uid, None));
-        }
-        if let Some((uid, placement)) = now {
-            changes
-                .placements
-                .push((uid.clone(), Some(placement.clone())));
-            self.placements.insert(key.clone(), (uid, placement));
-        }
+        let now = now.map(Arc::new);
+        let table = T::table_mut(self);
+        table.put(key, now.as_ref());
+        table.mark(key.clone());
+        T::touch(self, key, before.as_deref(), now.as_deref());
     }
 
-    /// A refusal that has no status to stand in.
-    fn tell(&mut self, key: &Key, now: &str, changes: &mut Changes) {
-        let notice = self.state.route_notice(key);
-        let item = Item::Events(Target::new(Kind::HttpRoute, key));
-        let entry = notice.map(|notice| Entry::leader(Wanted::Events(vec![notice])));
-        self.desire(item, entry, now, changes);
+    /// From now on everything is to be as if the mesh had never been.
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.leaving, true) {
+            self.tables.mark_all();
+        }
     }
 }

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::gateway_api::GROUP;
-use crate::index::changes::{How, Kind, Notice, Target, Write};
+use crate::index::changes::{How, Notice, Target, Write};
 use crate::metrics::Metrics;
 
 /// Whose fields ours are, in every object we write to.
@@ -199,23 +198,7 @@ async fn attempt(client: Client, target: &Target, write: &Write) -> Outcome {
 }
 
 fn api(client: Client, target: &Target) -> Api<DynamicObject> {
-    let (api_version, kind) = target.kind.api();
-    let plural = match target.kind {
-        Kind::Namespace => "namespaces",
-        Kind::Pod => "pods",
-        Kind::Service => "services",
-        Kind::GatewayClass => "gatewayclasses",
-        Kind::Gateway => "gateways",
-        Kind::HttpRoute => "httproutes",
-    };
-    let group = if api_version == "v1" { "" } else { GROUP };
-    let resource = ApiResource {
-        group: group.to_owned(),
-        version: "v1".to_owned(),
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    };
+    let resource = target.kind.api().resource();
     if target.key.namespace.is_empty() {
         Api::all_with(client, &resource)
     } else {
@@ -224,11 +207,11 @@ fn api(client: Client, target: &Target) -> Api<DynamicObject> {
 }
 
 fn event(notice: &Notice) -> (Event, ObjectReference) {
-    let (api_version, kind) = notice.target.kind.api();
+    let api = notice.target.kind.api();
     let key = &notice.target.key;
     let object = ObjectReference {
-        api_version: Some(api_version.to_owned()),
-        kind: Some(kind.to_owned()),
+        api_version: Some(api.api_version()),
+        kind: Some(api.kind.to_owned()),
         name: Some(key.name.to_string()),
         namespace: (!key.namespace.is_empty()).then(|| key.namespace.to_string()),
         uid: Some(notice.uid.to_string()),

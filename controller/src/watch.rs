@@ -29,7 +29,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use self::backoff::Backoff;
-pub use self::kinds::{KINDS, Told, all};
+pub use self::kinds::all;
+pub use crate::index::event::WatchEvent;
 use crate::index::names::Key;
 use crate::kubernetes::{is_late, retry_after};
 
@@ -45,36 +46,6 @@ const WATCH_SECONDS: std::ops::RangeInclusive<u32> = 240..=290;
 pub const SILENT_BEFORE_RELIST: u32 = 3;
 /// So many refused watches in a row: perhaps the server does not know this version (it came back from a backup).
 pub const REFUSED_BEFORE_RELIST: u32 = 5;
-
-/// What one watch says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WatchEvent<K> {
-    /// All objects follow, as items. A list that breaks off is begun again by another of these.
-    Begin,
-    /// One that is there.
-    Item(K),
-    /// Those were all: what was not among them since the last [`Self::Begin`] is gone.
-    End {
-        /// As of this version.
-        version: String,
-    },
-    /// New, or changed.
-    Apply(K),
-    /// Gone.
-    Delete {
-        /// Which.
-        key: Key,
-        /// At this version.
-        version: String,
-    },
-    /// Nothing more happened up to this version.
-    Progress {
-        /// The version.
-        version: String,
-    },
-    /// The API server does not have this kind, and never had: there is nothing. It is looked for again.
-    Absent,
-}
 
 /// What is watched.
 #[derive(Debug, Clone)]

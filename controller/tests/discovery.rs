@@ -17,7 +17,6 @@ use controller::index::Input;
 use controller::index::names::Key;
 use controller::metrics::Metrics;
 use controller::server;
-use controller::watch::Told;
 use hbone::{SpiffeId, TrustDomain};
 use mesh::ca::{CaError, Caller as Asks, CertificateClient, obtain};
 use mesh::control::Control;
@@ -56,7 +55,7 @@ impl Authenticate for Tokens {
 struct Controller {
     world: World,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    said: mpsc::Receiver<Told>,
+    said: mpsc::Receiver<Input>,
     address: SocketAddr,
     files: TempDir,
 }
@@ -243,7 +242,7 @@ async fn a_nodes_report_reaches_the_index_under_its_own_name() {
     let said = timeout(LONG, controller.said.recv())
         .await
         .expect("in time");
-    let Some(Told::Input(Input::Report { node, report })) = said else {
+    let Some(Input::Report { node, report }) = said else {
         panic!("{said:?}")
     };
     assert_eq!(

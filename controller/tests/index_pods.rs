@@ -2,7 +2,6 @@
 
 mod support;
 
-use controller::index::Input;
 use controller::index::changes::{Changes, Kind, PodPlacement, Role};
 use mesh::proto::node::Capture;
 use mesh::proto::node::enrolment_report::State;
@@ -396,14 +395,13 @@ fn what_does_not_matter_is_silent() {
 }
 
 #[test]
-fn a_reset_takes_away_what_is_no_longer_there() {
+fn a_list_takes_away_what_is_no_longer_there() {
     let mut world = World::new();
     world.apply([
         pod("shop", "a", "10.0.0.1", json!({})),
         pod("shop", "b", "10.0.0.2", json!({})),
     ]);
-    let left = serde_json::from_value(pod("shop", "b", "10.0.0.2", json!({}))).expect("a pod");
-    let changes = world.input(Input::Pod(controller::index::Event::Reset(vec![left])));
+    let changes = world.list(Kind::Pod, [pod("shop", "b", "10.0.0.2", json!({}))]);
     assert!(world.workload("Pod/shop/a").is_none());
     assert!(world.workload("Pod/shop/b").is_some());
     assert_eq!(changes.placements.len(), 1);

@@ -5,7 +5,6 @@ mod support;
 use controller::desired::{Item, Wanted};
 use controller::index::changes::Kind;
 use controller::index::names::Key;
-use controller::index::{Event, Input};
 use mesh::proto::workload::{TunnelProtocol, gateway_address::Destination};
 use serde_json::json;
 
@@ -89,9 +88,7 @@ fn a_service_is_bound_when_its_waypoint_is_ready_and_stays_so() {
         Some("gate.shop.svc.cluster.local")
     );
 
-    world.input(Input::Gateway(controller::index::Event::Delete(Key::new(
-        "shop", "gate",
-    ))));
+    world.delete(Kind::Gateway, "shop", "gate");
     assert_eq!(bound_to(&world, "cart"), None);
 }
 
@@ -224,8 +221,8 @@ fn classes_of_others_are_left_alone() {
     assert!(changes.writes().is_empty() && changes.waypoints().is_empty());
     // Ours are made anew when they go.
     world.apply([our_class()]);
-    let gone = Input::GatewayClass(Event::Delete(Key::new("", "ambit-waypoint")));
-    assert_eq!(world.input(gone).missing_classes(), ["ambit-waypoint"]);
+    let changes = world.delete(Kind::GatewayClass, "", "ambit-waypoint");
+    assert_eq!(changes.missing_classes(), ["ambit-waypoint"]);
 }
 
 #[test]
@@ -290,10 +287,9 @@ fn what_was_made_for_a_gateway_that_stays_and_is_no_longer_ours_is_unwanted() {
     world.apply([ours]);
     assert!(matches!(world.desired[&item].wanted, Wanted::Waypoint(_)));
     assert_eq!(world.desired[&roots].wanted, Wanted::Roots);
-    let gone = Event::Delete(Key::new("shop", "gate"));
-    world.input(Input::Gateway(gone));
+    world.delete(Kind::Gateway, "shop", "gate");
     assert!(!world.desired.contains_key(&item));
     assert_eq!(world.desired[&roots].wanted, Wanted::NoRoots);
-    world.input(Input::Namespace(Event::Delete(Key::new("", "shop"))));
+    world.delete(Kind::Namespace, "", "shop");
     assert!(!world.desired.contains_key(&roots));
 }

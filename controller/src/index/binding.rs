@@ -52,7 +52,7 @@ impl State {
         if let Some(gateway) = named(labels) {
             return Some((gateway, false));
         }
-        let namespace = self.namespaces.get(&Key::new("", namespace))?;
+        let namespace = self.tables.namespaces.named("", namespace)?;
         named(&namespace.labels).map(|gateway| (gateway, true))
     }
 
@@ -107,8 +107,9 @@ impl State {
             Allowed::Same => *gateway.namespace == *namespace,
             Allowed::All => true,
             Allowed::Selected(selector) => self
+                .tables
                 .namespaces
-                .get(&Key::new("", namespace))
+                .named("", namespace)
                 .is_some_and(|namespace| selector.matches(&namespace.labels)),
         }
     }

@@ -7,10 +7,10 @@ use mesh::xds::Encoded;
 use serde_json::{Value, json};
 
 use super::condition;
+pub use super::kinds::Kind;
 use super::names::Key;
 pub use super::placement::{PodPlacement, Role};
 use crate::desired::{Entry, Item};
-use crate::gateway_api::API_VERSION;
 
 /// Everything that became different since the last time.
 #[derive(Debug, Default)]
@@ -45,23 +45,6 @@ pub struct ResourceChange {
     pub name: Arc<str>,
     /// Its content.
     pub resource: Option<Encoded>,
-}
-
-/// The kinds of object whose status we write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// v1
-    Namespace,
-    /// v1
-    Pod,
-    /// v1
-    Service,
-    /// gateway.networking.k8s.io/v1
-    GatewayClass,
-    /// gateway.networking.k8s.io/v1
-    Gateway,
-    /// gateway.networking.k8s.io/v1
-    HttpRoute,
 }
 
 /// An object whose status we write.
@@ -121,19 +104,42 @@ pub struct WaypointPlan {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// What proxies are told because of one object, ordered by who gets it and its name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Resources(Vec<Resource>);
+
+type Resource = (Scope, Arc<str>, Encoded);
+
 /// Where resources come from: when a source says anew what it stands for, what it no longer names is removed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Source {
-    Namespace(Arc<str>),
-    Pod(Key),
-    Service(Key),
-    Slice(Key),
-    Route(Key),
+pub(super) struct Source {
+    pub(super) kind: Kind,
+    pub(super) key: Key,
 }
 
 /// What the proxies have been given, by source.
 #[derive(Debug, Default)]
-pub(super) struct Published(HashMap<Source, BTreeMap<(Scope, Arc<str>), Encoded>>);
+pub(super) struct Published(HashMap<Source, Box<[Resource]>>);
+
+// === impl Resources ===
+
+impl Resources {
+    /// One that had the same name there is replaced.
+    pub(super) fn insert(&mut self, scope: Scope, name: Arc<str>, resource: Encoded) {
+        match self.find(&scope, &name) {
+            Ok(at) => self.0[at].2 = resource,
+            Err(at) => self.0.insert(at, (scope, name, resource)),
+        }
+    }
+
+    fn find(&self, scope: &Scope, name: &str) -> Result<usize, usize> {
+        find(&self.0, scope, name)
+    }
+}
+
+fn find(resources: &[Resource], scope: &Scope, name: &str) -> Result<usize, usize> {
+    resources.binary_search_by(|(at, called, _)| (at, &**called).cmp(&(scope, name)))
+}
 
 // === impl Published ===
 
@@ -141,30 +147,33 @@ impl Published {
     pub(super) fn replace(
         &mut self,
         source: Source,
-        now: BTreeMap<(Scope, Arc<str>), Encoded>,
+        now: Resources,
         out: &mut Vec<ResourceChange>,
     ) {
-        let before = self.0.remove(&source).unwrap_or_default();
-        for ((scope, name), resource) in &now {
-            if before.get(&(scope.clone(), name.clone())) != Some(resource) {
+        let before = if now.0.is_empty() {
+            self.0.remove(&source)
+        } else {
+            self.0.insert(source, now.0.clone().into_boxed_slice())
+        };
+        let before = before.unwrap_or_default();
+        for (scope, name, _) in &before {
+            if now.find(scope, name).is_err() {
                 out.push(ResourceChange {
                     scope: scope.clone(),
                     name: name.clone(),
-                    resource: Some(resource.clone()),
-                });
-            }
-        }
-        for ((scope, name), _) in before {
-            if !now.contains_key(&(scope.clone(), name.clone())) {
-                out.push(ResourceChange {
-                    scope,
-                    name,
                     resource: None,
                 });
             }
         }
-        if !now.is_empty() {
-            self.0.insert(source, now);
+        for (scope, name, resource) in now.0 {
+            let same = find(&before, &scope, &name).is_ok_and(|at| before[at].2 == resource);
+            if !same {
+                out.push(ResourceChange {
+                    scope,
+                    name,
+                    resource: Some(resource),
+                });
+            }
         }
     }
 }
@@ -185,24 +194,8 @@ impl Target {
         if !self.key.namespace.is_empty() {
             metadata["namespace"] = json!(&*self.key.namespace);
         }
-        let (version, kind) = self.kind.api();
-        json!({"apiVersion": version, "kind": kind, "metadata": metadata, "status": {}})
-    }
-}
-
-// === impl Kind ===
-
-impl Kind {
-    /// `apiVersion` and `kind`.
-    pub fn api(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Namespace => ("v1", "Namespace"),
-            Self::Pod => ("v1", "Pod"),
-            Self::Service => ("v1", "Service"),
-            Self::GatewayClass => (API_VERSION, "GatewayClass"),
-            Self::Gateway => (API_VERSION, "Gateway"),
-            Self::HttpRoute => (API_VERSION, "HTTPRoute"),
-        }
+        let api = self.kind.api();
+        json!({"apiVersion": api.api_version(), "kind": api.kind, "metadata": metadata, "status": {}})
     }
 }
 

@@ -11,7 +11,8 @@ use mesh::proto::workload::{
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
 use super::State;
-use super::changes::Scope;
+use super::changes::{Resources, Scope};
+use super::kinds::{ApiKind, Watched};
 use super::names::{Key, SERVICE_NAME};
 use super::pods::{Pod, wire_port};
 use super::services::{Service, ServicePort, octets};
@@ -35,9 +36,12 @@ struct Endpoint {
 
 // === impl Slice ===
 
-impl Slice {
+impl Watched for Slice {
+    type Object = discovery::EndpointSlice;
+    const API: ApiKind = ApiKind::of_group("discovery.k8s.io", "EndpointSlice", "endpointslices");
+
     /// `None`: it belongs to no Service, or names its endpoints by DNS name.
-    pub(super) fn parse(object: &discovery::EndpointSlice) -> Option<Self> {
+    fn parse(object: &discovery::EndpointSlice) -> Option<Self> {
         let service = object.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
         if object.address_type == "FQDN" {
             return None;
@@ -58,6 +62,18 @@ impl Slice {
         })
     }
 
+    fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
+        for slice in [before, now].into_iter().flatten() {
+            state.touch_slice_targets(key, slice);
+        }
+    }
+
+    fn resources(state: &State, key: &Key) -> Resources {
+        state.slice_resources(key)
+    }
+}
+
+impl Slice {
     pub(super) fn has_any(&self, ips: &[IpAddr]) -> bool {
         ips.iter().any(|ip| self.endpoints.contains_key(ip))
     }
@@ -98,6 +114,7 @@ impl State {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
         for (_, slice) in self
+            .tables
             .slices
             .within(&key.namespace)
             .filter(|(_, slice)| slice.has_any(&pod.ips))
@@ -110,6 +127,7 @@ impl State {
                 continue;
             }
             let Some((service, spec)) = self
+                .tables
                 .services
                 .within(&key.namespace)
                 .find(|(key, _)| **key == service)
@@ -127,9 +145,9 @@ impl State {
     }
 
     /// Endpoints that are no pods are workloads of their own.
-    pub(super) fn slice_resources(&self, key: &Key) -> BTreeMap<(Scope, Arc<str>), Encoded> {
-        let mut out = BTreeMap::new();
-        let Some(slice) = self.slices.get(key) else {
+    fn slice_resources(&self, key: &Key) -> Resources {
+        let mut out = Resources::default();
+        let Some(slice) = self.tables.slices.get(key) else {
             return out;
         };
         let service_key = Key {
@@ -157,6 +175,7 @@ impl State {
                 WorkloadStatus::Unhealthy
             };
             let of_node = self
+                .tables
                 .nodes
                 .iter()
                 .any(|(_, node)| node.addresses.contains(ip));
@@ -190,30 +209,20 @@ impl State {
             let address = wire::Address {
                 r#type: Some(address::Type::Workload(workload)),
             };
-            out.insert(
-                (Scope::Addresses, uid.into()),
-                Encoded::new(ADDRESS_TYPE, &address),
-            );
+            let resource = Encoded::new(ADDRESS_TYPE, &address);
+            out.insert(Scope::Addresses, uid.into(), resource);
         }
         out
     }
 
-    /// Marks everything that looks at a slice.
-    pub(super) fn touch_slice(&mut self, key: &Key) {
-        self.touch_slice_targets(key);
-        self.dirty.slices.insert(key.clone());
-    }
-
     /// Marks the pods whose addresses a slice without a selector names.
-    pub(super) fn touch_slice_targets(&mut self, key: &Key) {
-        let Some(slice) = self.slices.get(key) else {
-            return;
-        };
+    pub(super) fn touch_slice_targets(&mut self, key: &Key, slice: &Slice) {
         let service = Key {
             namespace: key.namespace.clone(),
             name: slice.service.clone(),
         };
         if self
+            .tables
             .services
             .get(&service)
             .is_some_and(|service| service.selector.is_some())
@@ -221,16 +230,18 @@ impl State {
             return;
         }
         let pods: Vec<Key> = self
+            .tables
             .pods
             .within(&key.namespace)
             .filter(|(_, pod)| slice.has_any(&pod.ips))
             .map(|(key, _)| key.clone())
             .collect();
-        self.dirty.pods.extend(pods);
+        self.tables.pods.mark_each(pods);
     }
 
     fn pod_at(&self, namespace: &str, ip: IpAddr) -> bool {
-        self.pods
+        self.tables
+            .pods
             .within(namespace)
             .any(|(_, pod)| !pod.finished && !pod.host_network && pod.ips.contains(&ip))
     }

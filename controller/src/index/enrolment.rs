@@ -1,54 +1,18 @@
 //! Who is in the mesh: what labels ask for, what the node reports, what the pod's status says of it.
 
-use mesh::proto::node::{Capture, Enrolment, EnrolmentReport, enrolment_report};
+use mesh::proto::node::{Capture, Enrolment};
 use serde_json::json;
 
 use super::State;
 use super::binding::{Binding, Traffic};
-use super::changes::{How, Kind, Notice, Target, Write};
+use super::changes::{How, Notice, Target, Write};
 use super::condition::{self, Condition};
+use super::kinds::Kind;
 use super::names::{IN_MESH, Key, REDIRECTION, USE_WAYPOINT, WAYPOINT_BOUND};
 use super::namespaces::{Mode, unknown_mode};
 use super::pods::Pod;
+use super::reports::Report;
 use super::services::octets;
-
-/// What the node last said about a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Report {
-    Enrolled,
-    Removed,
-    Failed { reason: String, message: String },
-}
-
-// === impl Report ===
-
-impl Report {
-    /// `None`: a state this controller does not know says nothing.
-    pub(super) fn parse(report: &EnrolmentReport) -> Option<Self> {
-        match report.state() {
-            enrolment_report::State::Unspecified => None,
-            enrolment_report::State::Enrolled => Some(Self::Enrolled),
-            enrolment_report::State::Removed => Some(Self::Removed),
-            enrolment_report::State::Failed => Some(Self::Failed {
-                reason: word(&report.reason),
-                message: report.message.clone(),
-            }),
-        }
-    }
-}
-
-/// A condition's reason must be one word.
-fn word(reason: &str) -> String {
-    let fits = reason.starts_with(|c: char| c.is_ascii_alphabetic())
-        && reason
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if fits {
-        reason.to_owned()
-    } else {
-        "EnrolmentFailed".to_owned()
-    }
-}
 
 // === impl State ===
 
@@ -86,14 +50,15 @@ impl State {
 
     /// A namespace that is being deleted keeps its pods enrolled to their end.
     fn ambient(&self, namespace: &str) -> bool {
-        self.namespaces
-            .get(&Key::new("", namespace))
+        self.tables
+            .namespaces
+            .named("", namespace)
             .is_some_and(|namespace| namespace.mode == Mode::Ambient)
     }
 
     /// Whether redirection is in place, as far as the node, or the pod's status from before our start, says.
     fn redirected(&self, pod: &Pod) -> bool {
-        match self.reports.get(&pod.uid) {
+        match self.reports.of(pod) {
             Some(report) => *report == Report::Enrolled,
             None => condition::holds(&pod.conditions, IN_MESH),
         }
@@ -144,7 +109,7 @@ impl State {
         if self.redirected(pod) {
             return Some(enrolled);
         }
-        Some(match self.reports.get(&pod.uid) {
+        Some(match self.reports.of(pod) {
             Some(Report::Failed { reason, message }) => {
                 Condition::no(IN_MESH, reason.clone(), message.clone())
             }
@@ -175,7 +140,7 @@ impl State {
     }
 
     pub(super) fn pod_status(&self, key: &Key) -> Option<Write> {
-        let pod = self.pods.get(key)?;
+        let pod = self.tables.pods.get(key)?;
         if pod.finished && !self.leaving {
             return None;
         }

@@ -10,9 +10,12 @@ use kube::core::{DynamicObject, Selector};
 use serde_json::{Value, json};
 
 use super::State;
-use super::changes::{How, Kind, Notice, Target, WaypointPlan, Write};
+use super::changes::{How, Notice, Target, WaypointPlan, Write};
 use super::condition::{self, Condition};
-use super::names::{CONTROLLER_NAME, HBONE_PORT, Key, WAYPOINT_FOR};
+use super::kinds::{ApiKind, Kind, Watched};
+use super::names::{CLASSES, CONTROLLER_NAME, HBONE_PORT, Key, WAYPOINT_FOR};
+use super::output::Output;
+use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api::{self, GatewayClassSpec, GatewaySpec, Listener};
 
 /// What matters of a GatewayClass.
@@ -28,7 +31,7 @@ pub(super) struct Class {
 /// What matters of a Gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gateway {
-    pub(super) uid: Arc<str>,
+    uid: Arc<str>,
     generation: Option<i64>,
     spec: Result<GatewaySpec, String>,
     waypoint_for: Option<String>,
@@ -69,24 +72,46 @@ struct Refusal {
 
 // === impl Class ===
 
-impl Class {
-    pub(super) fn parse(object: &DynamicObject) -> Self {
-        Self {
+impl Watched for Class {
+    type Object = DynamicObject;
+    const API: ApiKind = ApiKind::gateway("GatewayClass", "gatewayclasses");
+
+    fn parse(object: &DynamicObject) -> Option<Self> {
+        Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             generation: object.metadata.generation,
             spec: gateway_api::read(&object.data["spec"]).map_err(|error| error.to_string()),
             waypoint_for: label(object, WAYPOINT_FOR),
             conditions: object.data["status"]["conditions"].clone(),
+        })
+    }
+
+    fn touch(state: &mut State, key: &Key, _before: Option<&Self>, _now: Option<&Self>) {
+        state.touch_class(&key.name);
+    }
+
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        if CLASSES.contains(&&*key.name) {
+            let missing = state.missing_class(&key.name).then_some(Wanted::Class);
+            let item = Item::Class(key.name.clone());
+            output.desire(item, missing.map(Entry::leader));
         }
     }
 
+    fn status(state: &State, key: &Key) -> Option<Write> {
+        let class = state.tables.classes.get(key)?;
+        class.status(key).filter(|_| !state.leaving)
+    }
+}
+
+impl Class {
     pub(super) fn ours(&self) -> bool {
         self.spec
             .as_ref()
             .is_ok_and(|spec| spec.controller_name == CONTROLLER_NAME)
     }
 
-    pub(super) fn status(&self, name: &Arc<str>) -> Option<Write> {
+    fn status(&self, key: &Key) -> Option<Write> {
         let spec = self.spec.as_ref().ok().filter(|_| self.ours())?;
         let condition = match spec.parameters_ref {
             None => Condition::yes(
@@ -104,13 +129,7 @@ impl Class {
         if condition::find(&self.conditions, "Accepted") == Some(&wanted) {
             return None;
         }
-        let target = Target {
-            kind: Kind::GatewayClass,
-            key: Key {
-                namespace: "".into(),
-                name: name.clone(),
-            },
-        };
+        let target = Target::new(Kind::GatewayClass, key);
         let mut body = target.patch(&self.uid);
         body["status"]["conditions"] = json!([wanted]);
         let notices = if condition.on {
@@ -128,18 +147,42 @@ impl Class {
 
 // === impl Gateway ===
 
-impl Gateway {
-    pub(super) fn parse(object: &DynamicObject) -> Self {
-        Self {
+impl Watched for Gateway {
+    type Object = DynamicObject;
+    const API: ApiKind = ApiKind::gateway("Gateway", "gateways");
+
+    fn parse(object: &DynamicObject) -> Option<Self> {
+        Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             generation: object.metadata.generation,
             spec: gateway_api::read(&object.data["spec"]).map_err(|error| error.to_string()),
             waypoint_for: label(object, WAYPOINT_FOR),
             deleting: object.metadata.deletion_timestamp.is_some(),
             status: object.data["status"].clone(),
+        })
+    }
+
+    // Whoever looks at a Gateway looks at what is derived from it.
+    fn touch(_state: &mut State, _key: &Key, _before: Option<&Self>, _now: Option<&Self>) {}
+
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        state.plan(key, output);
+        let waypoint = state.waypoint(key);
+        if state.waypoints.get(key) != waypoint.as_ref() {
+            match waypoint {
+                Some(waypoint) => state.waypoints.insert(key.clone(), waypoint),
+                None => state.waypoints.remove(key),
+            };
+            state.touch_bound(key);
         }
     }
 
+    fn status(state: &State, key: &Key) -> Option<Write> {
+        state.gateway_status(key)
+    }
+}
+
+impl Gateway {
     /// The class that it names, even if the rest of it cannot be read.
     pub(super) fn class(&self) -> Option<&str> {
         self.spec
@@ -268,19 +311,17 @@ impl Serves {
 
 impl State {
     /// The Gateway's class, if it is ours.
-    fn our_class(&self, gateway: &Gateway) -> Option<&Class> {
-        self.classes
-            .get(&Key::new("", gateway.class()?))
+    fn our_class(&self, gateway: &Gateway) -> Option<&Arc<Class>> {
+        self.tables
+            .classes
+            .named("", gateway.class()?)
             .filter(|class| class.ours())
     }
 
     /// What is to run for a Gateway. A Gateway that has become wrong keeps what it has.
-    pub(super) fn waypoint_plan(
-        &self,
-        key: &Key,
-        before: Option<&WaypointPlan>,
-    ) -> Option<WaypointPlan> {
+    fn waypoint_plan(&self, key: &Key, before: Option<&WaypointPlan>) -> Option<WaypointPlan> {
         let gateway = self
+            .tables
             .gateways
             .get(key)
             .filter(|gateway| !gateway.deleting && !self.leaving)?;
@@ -301,9 +342,39 @@ impl State {
         })
     }
 
+    /// Keeps the plan, and the table of desired state, as the Gateway says.
+    fn plan(&mut self, key: &Key, output: &mut Output) {
+        let before = self.plans.remove(key);
+        let plan = self.waypoint_plan(key, before.as_ref());
+        if let Some(plan) = &plan {
+            self.plans.insert(key.clone(), plan.clone());
+        }
+        let item = Item::Waypoint(key.clone());
+        let wanted = match plan {
+            Some(plan) => Some(Wanted::Waypoint(plan)),
+            None => self.unwanted_waypoint(key, output.desired(&item)),
+        };
+        output.desire(item, wanted.map(Entry::leader));
+    }
+
+    /// What was made for a Gateway that is gone goes with it: it is the owner. One that stays and is no longer ours is to
+    /// lose it.
+    fn unwanted_waypoint(&self, key: &Key, before: Option<&Wanted>) -> Option<Wanted> {
+        let gateway = self.tables.gateways.get(key)?;
+        let made_for = match before? {
+            Wanted::Waypoint(plan) => &plan.uid,
+            Wanted::NoWaypoint { gateway_uid } => gateway_uid,
+            _ => return None,
+        };
+        (*made_for == gateway.uid).then(|| Wanted::NoWaypoint {
+            gateway_uid: made_for.clone(),
+        })
+    }
+
     /// What those who are bound to it see.
-    pub(super) fn waypoint(&self, key: &Key) -> Option<Waypoint> {
+    fn waypoint(&self, key: &Key) -> Option<Waypoint> {
         let gateway = self
+            .tables
             .gateways
             .get(key)
             .filter(|gateway| !gateway.deleting && !self.leaving)?;
@@ -343,7 +414,12 @@ impl State {
 
     /// The addresses of a waypoint that has a Service and a ready pod.
     fn addresses(&self, key: &Key) -> Vec<Value> {
-        let Some(service) = self.services.get(key).filter(|_| self.ready_pods(key) > 0) else {
+        let Some(service) = self
+            .tables
+            .services
+            .get(key)
+            .filter(|_| self.ready_pods(key) > 0)
+        else {
             return Vec::new();
         };
         if service.vips.is_empty() {
@@ -359,7 +435,8 @@ impl State {
     }
 
     fn ready_pods(&self, gateway: &Key) -> usize {
-        self.pods
+        self.tables
+            .pods
             .within(&gateway.namespace)
             .filter(|(_, pod)| {
                 pod.healthy
@@ -370,42 +447,44 @@ impl State {
             .count()
     }
 
-    /// Marks everything that looks at a class: its Gateways, and itself.
-    pub(super) fn touch_class(&mut self, name: &Arc<str>) {
+    /// Marks everything that looks at a class: its Gateways.
+    fn touch_class(&mut self, name: &Arc<str>) {
         let of_class = self
+            .tables
             .gateways
             .iter()
             .filter(|(_, gateway)| gateway.class() == Some(name));
         let gateways: Vec<Key> = of_class.map(|(key, _)| key.clone()).collect();
-        self.dirty.gateways.extend(gateways);
-        self.dirty.classes.insert(name.clone());
+        self.tables.gateways.mark_each(gateways);
     }
 
     /// Marks everything that is bound, or asks to be, to a Gateway.
-    pub(super) fn touch_bound(&mut self, gateway: &Key) {
+    fn touch_bound(&mut self, gateway: &Key) {
         let asks = |namespace: &str, labels: &BTreeMap<String, String>| {
             self.asked(namespace, labels)
                 .is_some_and(|(asked, _)| asked == *gateway)
         };
         let services: Vec<Key> = self
+            .tables
             .services
             .iter()
             .filter(|(key, service)| asks(&key.namespace, &service.labels))
             .map(|(key, _)| key.clone())
             .collect();
         let pods: Vec<Key> = self
+            .tables
             .pods
             .iter()
             .filter(|(key, pod)| asks(&key.namespace, &pod.labels))
             .map(|(key, _)| key.clone())
             .collect();
-        self.dirty.services.extend(services);
-        self.dirty.pods.extend(pods);
+        self.tables.services.mark_each(services);
+        self.tables.pods.mark_each(pods);
     }
 
     /// Whether this class of ours does not exist; one of its name with another controller is left alone.
-    pub(super) fn missing_class(&self, name: &str) -> bool {
-        !self.leaving && self.classes.get(&Key::new("", name)).is_none()
+    fn missing_class(&self, name: &str) -> bool {
+        !self.leaving && self.tables.classes.named("", name).is_none()
     }
 }
 

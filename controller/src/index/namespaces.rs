@@ -4,11 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
+use mesh::proto::node::EnrolledNamespace;
+use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded};
 use serde_json::{Value, json};
 
-use super::changes::{How, Kind, Notice, Target, Write};
+use super::State;
+use super::changes::{How, Notice, Resources, Scope, Target, Write};
 use super::condition::{self, Condition};
+use super::kinds::{ApiKind, Kind, Watched};
 use super::names::{DATAPLANE_MODE, IN_MESH, Key};
+use super::output::Output;
+use crate::desired::Item;
 
 /// What a `istio.io/dataplane-mode` label asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +55,11 @@ impl Mode {
 
 // === impl Namespace ===
 
-impl Namespace {
-    pub(super) fn parse(object: &core::Namespace) -> Self {
+impl Watched for Namespace {
+    type Object = core::Namespace;
+    const API: ApiKind = ApiKind::core("Namespace", "namespaces");
+
+    fn parse(object: &core::Namespace) -> Option<Self> {
         let labels = object.metadata.labels.clone().unwrap_or_default();
         let conditions = object
             .status
@@ -60,25 +69,57 @@ impl Namespace {
             .into_iter()
             .flatten()
             .filter(|condition| condition.type_ == IN_MESH);
-        Self {
+        Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             mode: Mode::of(&labels),
             labels,
             terminating: object.metadata.deletion_timestamp.is_some(),
             conditions: ours.map(|condition| json!(condition)).collect(),
+        })
+    }
+
+    fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
+        if before.map(|before| &before.labels) != now.map(|now| &now.labels) {
+            state.tables.pods.mark_within(&key.name);
+            state.tables.services.mark_within(&key.name);
+        }
+        let system = *key.name == *state.settings.system_namespace;
+        if system && now.is_some_and(|now| now.terminating) {
+            state.leave();
         }
     }
 
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        // The roots go with their namespace.
+        let named = state.plans.keys().any(|plan| plan.namespace == key.name);
+        let system = *key.name == *state.settings.system_namespace;
+        if state.tables.namespaces.get(key).is_none() && !named && !system {
+            output.desire(Item::Roots(key.name.clone()), None);
+        }
+    }
+
+    fn resources(state: &State, key: &Key) -> Resources {
+        let mut resources = Resources::default();
+        if state.enrolled_namespace(&key.name) {
+            let message = EnrolledNamespace {
+                name: key.name.to_string(),
+            };
+            let resource = Encoded::new(ENROLLED_NAMESPACE_TYPE, &message);
+            resources.insert(Scope::Namespaces, key.name.clone(), resource);
+        }
+        resources
+    }
+
+    fn status(state: &State, key: &Key) -> Option<Write> {
+        let namespace = state.tables.namespaces.get(key)?;
+        namespace.status(key, state.leaving)
+    }
+}
+
+impl Namespace {
     /// The condition is there only to say that a label means nothing.
-    pub(super) fn status(&self, name: &Arc<str>, leaving: bool) -> Option<Write> {
-        let key = Key {
-            namespace: "".into(),
-            name: name.clone(),
-        };
-        let target = Target {
-            kind: Kind::Namespace,
-            key,
-        };
+    fn status(&self, key: &Key, leaving: bool) -> Option<Write> {
+        let target = Target::new(Kind::Namespace, key);
         let mut body = target.patch(&self.uid);
         let unknown = match &self.mode {
             Mode::Unknown(value) if !leaving => Some(value),

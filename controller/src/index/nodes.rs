@@ -5,6 +5,10 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use mesh::proto::workload::Locality;
 
+use super::State;
+use super::kinds::{ApiKind, Watched};
+use super::names::Key;
+
 /// What matters of a Node.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
@@ -14,8 +18,11 @@ pub(super) struct Node {
 
 // === impl Node ===
 
-impl Node {
-    pub(super) fn parse(object: &core::Node) -> Self {
+impl Watched for Node {
+    type Object = core::Node;
+    const API: ApiKind = ApiKind::core("Node", "nodes");
+
+    fn parse(object: &core::Node) -> Option<Self> {
         let label = |name: &str| {
             object
                 .metadata
@@ -34,7 +41,7 @@ impl Node {
             .status
             .as_ref()
             .and_then(|status| status.addresses.as_ref());
-        Self {
+        Some(Self {
             locality: (locality != Locality::default()).then_some(locality),
             addresses: addresses
                 .into_iter()
@@ -42,6 +49,16 @@ impl Node {
                 // Hostnames stand in the same list.
                 .filter_map(|address| address.address.parse().ok())
                 .collect(),
-        }
+        })
+    }
+
+    fn touch(state: &mut State, key: &Key, _before: Option<&Self>, _now: Option<&Self>) {
+        let pods = state.tables.pods.iter();
+        let pods: Vec<Key> = pods
+            .filter(|(_, pod)| pod.node == key.name)
+            .map(|(key, _)| key.clone())
+            .collect();
+        state.tables.pods.mark_each(pods);
+        state.tables.slices.mark_all();
     }
 }

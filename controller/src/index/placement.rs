@@ -126,6 +126,7 @@ impl State {
     /// Where a pod runs and what it is, by its UID, until it has ended.
     pub(super) fn placement(&self, key: &Key) -> Option<(Arc<str>, PodPlacement)> {
         let pod = self
+            .tables
             .pods
             .get(key)
             .filter(|pod| !pod.finished && !pod.node.is_empty())?;

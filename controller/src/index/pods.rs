@@ -13,11 +13,13 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::binding::{Binding, Traffic};
-use super::changes::Scope;
+use super::changes::{Resources, Scope, Write};
+use super::kinds::{ApiKind, Watched};
 use super::names::{
     BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, MIRROR, REDIRECTION,
     SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
 };
+use super::output::Output;
 use super::services::{Service, ServicePort, TargetPort, octets};
 
 /// What matters of a Pod.
@@ -57,8 +59,11 @@ pub(super) struct Controller {
 
 // === impl Pod ===
 
-impl Pod {
-    pub(super) fn parse(object: &core::Pod) -> Self {
+impl Watched for Pod {
+    type Object = core::Pod;
+    const API: ApiKind = ApiKind::core("Pod", "pods");
+
+    fn parse(object: &core::Pod) -> Option<Self> {
         let spec = object.spec.clone().unwrap_or_default();
         let status = object.status.clone().unwrap_or_default();
         let labels = object.metadata.labels.clone().unwrap_or_default();
@@ -78,7 +83,7 @@ impl Pod {
             .filter(|one| one.type_ == IN_MESH || one.type_ == WAYPOINT_BOUND)
             .map(|one| json!(one))
             .collect();
-        Self {
+        Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             ips: addresses(status.pod_ips, status.pod_ip),
             node: spec.node_name.as_deref().unwrap_or_default().into(),
@@ -99,9 +104,37 @@ impl Pod {
             conditions: ours,
             redirected: annotation(REDIRECTION).is_some_and(|value| value == "enabled"),
             labels,
-        }
+        })
     }
 
+    fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
+        if let Some(before) = before
+            && now.is_none_or(|now| now.uid != before.uid)
+        {
+            state.reports.vanished(before);
+            state.uids.remove(&before.uid);
+        }
+        if let Some(now) = now {
+            state.uids.insert(now.uid.clone(), key.clone());
+            state.reports.appeared(now);
+        }
+        state.touch_pod(key, [before, now]);
+    }
+
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        output.place(key, state.placement(key));
+    }
+
+    fn resources(state: &State, key: &Key) -> Resources {
+        state.pod_resources(key)
+    }
+
+    fn status(state: &State, key: &Key) -> Option<Write> {
+        state.pod_status(key)
+    }
+}
+
+impl Pod {
     /// The service account that is its identity.
     pub(super) fn identity(&self) -> Option<&Arc<str>> {
         self.service_account.as_ref().filter(|_| !self.mirror)
@@ -209,14 +242,14 @@ fn owner(
 // === impl State ===
 
 impl State {
-    pub(super) fn pod_resources(&self, key: &Key) -> BTreeMap<(Scope, Arc<str>), Encoded> {
-        let mut out = BTreeMap::new();
-        let Some(pod) = self.pods.get(key).filter(|pod| !pod.finished) else {
+    fn pod_resources(&self, key: &Key) -> Resources {
+        let mut out = Resources::default();
+        let Some(pod) = self.tables.pods.get(key).filter(|pod| !pod.finished) else {
             return out;
         };
         if !pod.node.is_empty() {
             let enrolment = Encoded::new(ENROLMENT_TYPE, &self.enrolment(key, pod));
-            out.insert((Scope::Node(pod.node.clone()), pod.uid.clone()), enrolment);
+            out.insert(Scope::Node(pod.node.clone()), pod.uid.clone(), enrolment);
         }
         if !pod.ips.is_empty() {
             let workload = self.workload(key, pod);
@@ -224,10 +257,8 @@ impl State {
             let address = wire::Address {
                 r#type: Some(address::Type::Workload(workload)),
             };
-            out.insert(
-                (Scope::Addresses, uid),
-                Encoded::new(ADDRESS_TYPE, &address),
-            );
+            let resource = Encoded::new(ADDRESS_TYPE, &address);
+            out.insert(Scope::Addresses, uid, resource);
         }
         out
     }
@@ -260,10 +291,7 @@ impl State {
             "app.kubernetes.io/version",
             "version",
         ];
-        let node = Key {
-            namespace: "".into(),
-            name: pod.node.clone(),
-        };
+        let node = self.tables.nodes.named("", &pod.node);
         wire::Workload {
             uid: format!(
                 "{}//Pod/{}/{}",
@@ -290,7 +318,7 @@ impl State {
             services: self.pod_services(key, pod),
             status: health.into(),
             cluster_id: self.settings.cluster_id.clone(),
-            locality: self.nodes.get(&node).and_then(|node| node.locality.clone()),
+            locality: node.and_then(|node| node.locality.clone()),
             network_mode: network.into(),
             ..Default::default()
         }
@@ -332,18 +360,16 @@ impl State {
     pub(super) fn touch_pod(&mut self, key: &Key, pods: [Option<&Pod>; 2]) {
         for pod in pods.into_iter().flatten() {
             if let Some(gateway) = pod.names_gateway() {
-                self.dirty
-                    .gateways
-                    .insert(Key::new(&key.namespace, gateway));
+                self.tables.gateways.mark(Key::new(&key.namespace, gateway));
             }
             let slices = self
+                .tables
                 .slices
                 .within(&key.namespace)
                 .filter(|(_, slice)| slice.has_any(&pod.ips));
             let slices: BTreeSet<Key> = slices.map(|(key, _)| key.clone()).collect();
-            self.dirty.slices.extend(slices);
+            self.tables.slices.mark_each(slices);
         }
-        self.dirty.pods.insert(key.clone());
     }
 
     /// The wire's word for `cluster.local` is none at all.
@@ -357,8 +383,9 @@ impl State {
     }
 
     /// The service whose pods these are, as seen by a manual EndpointSlice.
-    pub(super) fn selectorless(&self, key: &Key) -> Option<&Service> {
-        self.services
+    pub(super) fn selectorless(&self, key: &Key) -> Option<&Arc<Service>> {
+        self.tables
+            .services
             .get(key)
             .filter(|service| service.selector.is_none() && !service.alias)
     }

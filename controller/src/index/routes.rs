@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 use self::compile::Unresolved;
 use super::State;
 use super::binding::Binding;
-use super::changes::{How, Kind, Notice, Scope, Target, Write};
+use super::changes::{How, Notice, Resources, Scope, Target, Write};
 use super::condition::{self, Condition};
+use super::kinds::{ApiKind, Kind, Watched};
 use super::names::{CONTROLLER_NAME, Key};
+use super::output::Output;
+use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api::{self, GROUP, HttpBackendRef, HttpRouteSpec, ParentRef};
 
 /// What matters of an HTTPRoute.
@@ -62,8 +65,11 @@ enum Attachment {
 
 // === impl Route ===
 
-impl Route {
-    pub(super) fn parse(object: &DynamicObject, before: Option<&Self>) -> Self {
+impl Watched for Route {
+    type Object = DynamicObject;
+    const API: ApiKind = ApiKind::gateway("HTTPRoute", "httproutes");
+
+    fn parse(object: &DynamicObject) -> Option<Self> {
         let spec = &object.data["spec"];
         let parents = spec["parentRefs"].as_array().cloned().unwrap_or_default();
         let read = |raw: Value| {
@@ -85,18 +91,13 @@ impl Route {
         });
         let generation = object.metadata.generation.unwrap_or(0);
         let uid: Arc<str> = object.metadata.uid.as_deref().unwrap_or_default().into();
-        let accepted = match &spec {
-            Ok(spec) => Some((generation, spec.clone())),
-            Err(_) => before
-                .filter(|before| before.uid == uid)
-                .and_then(|before| before.accepted.clone()),
-        };
+        let accepted = spec.as_ref().ok().map(|spec| (generation, spec.clone()));
         let created = object
             .metadata
             .creation_timestamp
             .as_ref()
             .map_or(0, |time| time.0.as_millisecond());
-        Self {
+        Some(Self {
             uid,
             generation,
             resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
@@ -108,9 +109,37 @@ impl Route {
                 .as_array()
                 .cloned()
                 .unwrap_or_default(),
+        })
+    }
+
+    /// The last accepted generation stays in force.
+    fn inherit(&mut self, before: &Self) {
+        if self.accepted.is_none() && self.uid == before.uid {
+            self.accepted.clone_from(&before.accepted);
         }
     }
 
+    // Nobody looks at a route.
+    fn touch(_state: &mut State, _key: &Key, _before: Option<&Self>, _now: Option<&Self>) {}
+
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        let item = Item::Events(Target::new(Kind::HttpRoute, key));
+        let wanted = state
+            .route_notice(key)
+            .map(|notice| Wanted::Events(vec![notice]));
+        output.desire(item, wanted.map(Entry::leader));
+    }
+
+    fn resources(state: &State, key: &Key) -> Resources {
+        state.route_resources(key)
+    }
+
+    fn status(state: &State, key: &Key) -> Option<Write> {
+        state.route_status(key)
+    }
+}
+
+impl Route {
     /// Whether this name appears as a parent or a backend; namespaces are not compared, so it may be true too often.
     pub(super) fn mentions(&self, key: &Key) -> bool {
         let parent = self
@@ -173,7 +202,7 @@ impl State {
             reason: "NoMatchingParent",
             message,
         };
-        let Some(service) = self.services.get(key) else {
+        let Some(service) = self.tables.services.get(key) else {
             return refused(format!("Service {key} does not exist"));
         };
         if service.alias || service.headless {
@@ -243,7 +272,12 @@ impl State {
                 message,
             })
         };
-        let Some(service) = self.services.get(&key).filter(|service| !service.alias) else {
+        let Some(service) = self
+            .tables
+            .services
+            .get(&key)
+            .filter(|service| !service.alias)
+        else {
             return missing(format!("backend Service {key} does not exist"));
         };
         let Some(number) = backend.port else {
@@ -273,9 +307,9 @@ impl State {
         (rules.unwrap_or_default(), unresolved)
     }
 
-    pub(super) fn route_resources(&self, key: &Key) -> BTreeMap<(Scope, Arc<str>), Encoded> {
-        let mut out = BTreeMap::new();
-        let Some(route) = self.routes.get(key) else {
+    fn route_resources(&self, key: &Key) -> Resources {
+        let mut out = Resources::default();
+        let Some(route) = self.tables.routes.get(key) else {
             return out;
         };
         let Some((_, spec)) = &route.accepted else {
@@ -307,16 +341,13 @@ impl State {
                 rules: rules.clone(),
             };
             let resource = Encoded::new(ROUTE_TYPE, &message);
-            out.insert(
-                (Scope::Waypoint(waypoint), key.to_string().into()),
-                resource,
-            );
+            out.insert(Scope::Waypoint(waypoint), key.to_string().into(), resource);
         }
         out
     }
 
-    pub(super) fn route_status(&self, key: &Key) -> Option<Write> {
-        let route = self.routes.get(key)?;
+    fn route_status(&self, key: &Key) -> Option<Write> {
+        let route = self.tables.routes.get(key)?;
         let (ours, others): (Vec<&Value>, Vec<&Value>) = route
             .status
             .iter()
@@ -379,8 +410,8 @@ impl State {
     }
 
     /// A route whose parents cannot be read has no status that could say so.
-    pub(super) fn route_notice(&self, key: &Key) -> Option<Notice> {
-        let route = self.routes.get(key)?;
+    fn route_notice(&self, key: &Key) -> Option<Notice> {
+        let route = self.tables.routes.get(key)?;
         let bad = route
             .parents
             .iter()
@@ -466,10 +497,11 @@ impl State {
     /// Marks the routes of a service whose waypoint changed.
     pub(super) fn touch_routes_of(&mut self, service: &Key) {
         let routes = self
+            .tables
             .routes
             .iter()
             .filter(|(_, route)| route.mentions(service));
         let routes: Vec<Key> = routes.map(|(key, _)| key.clone()).collect();
-        self.dirty.routes.extend(routes);
+        self.tables.routes.mark_each(routes);
     }
 }

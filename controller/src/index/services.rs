@@ -1,6 +1,6 @@
 //! Services: their addresses, their ports and what is spoken there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::binding::{Binding, Traffic};
-use super::changes::{How, Kind, Notice, Scope, Target, Write};
+use super::changes::{How, Notice, Resources, Scope, Target, Write};
 use super::condition::{self, Condition};
+use super::endpoints::Slice;
+use super::kinds::{ApiKind, Kind, Watched};
 use super::names::{Key, MANAGED, MANAGED_BY_US, WAYPOINT_BOUND};
+use super::output::Output;
 
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,8 +57,11 @@ pub(super) enum TargetPort {
 
 // === impl Service ===
 
-impl Service {
-    pub(super) fn parse(object: &core::Service) -> Self {
+impl Watched for Service {
+    type Object = core::Service;
+    const API: ApiKind = ApiKind::core("Service", "services");
+
+    fn parse(object: &core::Service) -> Option<Self> {
         let spec = object.spec.clone().unwrap_or_default();
         let conditions = object
             .status
@@ -69,7 +75,7 @@ impl Service {
         let vips = spec
             .cluster_ips
             .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
-        Self {
+        Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             labels: object.metadata.labels.clone().unwrap_or_default(),
             selector: spec.selector.filter(|selector| !selector.is_empty()),
@@ -87,9 +93,28 @@ impl Service {
             balancing,
             generation: object.metadata.generation,
             conditions: ours.map(|condition| json!(condition)).collect(),
-        }
+        })
     }
 
+    fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
+        state.touch_service(key, before, now);
+    }
+
+    fn derive(state: &mut State, key: &Key, _output: &mut Output) {
+        // Its waypoint may be another one.
+        state.touch_routes_of(key);
+    }
+
+    fn resources(state: &State, key: &Key) -> Resources {
+        state.service_resources(key)
+    }
+
+    fn status(state: &State, key: &Key) -> Option<Write> {
+        state.service_status(key)
+    }
+}
+
+impl Service {
     /// Whether a pod with these labels is behind it.
     pub(super) fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         self.selector.as_ref().is_some_and(|selector| {
@@ -205,9 +230,14 @@ impl State {
         self.binding(&key.namespace, &service.labels, Traffic::Service)
     }
 
-    pub(super) fn service_resources(&self, key: &Key) -> BTreeMap<(Scope, Arc<str>), Encoded> {
-        let mut out = BTreeMap::new();
-        let Some(service) = self.services.get(key).filter(|service| !service.alias) else {
+    fn service_resources(&self, key: &Key) -> Resources {
+        let mut out = Resources::default();
+        let Some(service) = self
+            .tables
+            .services
+            .get(key)
+            .filter(|service| !service.alias)
+        else {
             return out;
         };
         let waypoint = match self.service_binding(key, service) {
@@ -232,15 +262,13 @@ impl State {
         let address = wire::Address {
             r#type: Some(address::Type::Service(message)),
         };
-        out.insert(
-            (Scope::Addresses, self.service_name(key).into()),
-            Encoded::new(ADDRESS_TYPE, &address),
-        );
+        let resource = Encoded::new(ADDRESS_TYPE, &address);
+        out.insert(Scope::Addresses, self.service_name(key).into(), resource);
         out
     }
 
-    pub(super) fn service_status(&self, key: &Key) -> Option<Write> {
-        let service = self.services.get(key)?;
+    fn service_status(&self, key: &Key) -> Option<Write> {
+        let service = self.tables.services.get(key)?;
         let wanted = self.service_condition(key, service);
         let there = condition::find(&service.conditions, WAYPOINT_BOUND).is_some();
         let mut body = Target::new(Kind::Service, key).patch(&service.uid);
@@ -296,46 +324,49 @@ impl State {
         &'a self,
         namespace: &'a str,
         labels: &'a BTreeMap<String, String>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Service)> {
-        self.services
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Service>)> {
+        self.tables
+            .services
             .within(namespace)
             .filter(|(_, service)| service.selects(labels) && !service.alias)
     }
 
     /// Marks everything that looks at a service.
-    pub(super) fn touch_service(&mut self, key: &Key, before: Option<&Service>) {
-        let now = self.services.get(key);
+    fn touch_service(&mut self, key: &Key, before: Option<&Service>, now: Option<&Service>) {
         let behind = |labels: &BTreeMap<String, String>| {
             before.is_some_and(|service| service.selects(labels))
                 || now.is_some_and(|service| service.selects(labels))
         };
         let pods: Vec<Key> = self
+            .tables
             .pods
             .within(&key.namespace)
             .filter(|(_, pod)| behind(&pod.labels))
             .map(|(key, _)| key.clone())
             .collect();
-        let slices: BTreeSet<Key> = self
+        let slices: Vec<(Key, Arc<Slice>)> = self
+            .tables
             .slices
             .within(&key.namespace)
             .filter(|(_, slice)| slice.service == key.name)
-            .map(|(key, _)| key.clone())
+            .map(|(key, slice)| (key.clone(), slice.clone()))
             .collect();
-        for slice in &slices {
-            self.touch_slice_targets(slice);
+        for (key, slice) in &slices {
+            self.touch_slice_targets(key, slice);
         }
+        let slices = slices.into_iter().map(|(key, _)| key);
         let routes: Vec<Key> = self
+            .tables
             .routes
             .iter()
             .filter(|(_, route)| route.mentions(key))
             .map(|(key, _)| key.clone())
             .collect();
-        self.dirty.pods.extend(pods);
-        self.dirty.slices.extend(slices);
-        self.dirty.routes.extend(routes);
-        self.dirty.services.insert(key.clone());
-        if self.gateways.get(key).is_some() {
-            self.dirty.gateways.insert(key.clone());
+        self.tables.pods.mark_each(pods);
+        self.tables.slices.mark_each(slices);
+        self.tables.routes.mark_each(routes);
+        if self.tables.gateways.get(key).is_some() {
+            self.tables.gateways.mark(key.clone());
         }
     }
 }

@@ -1,68 +1,171 @@
-//! The parts of the cluster's objects that matter here, by key, with the sets of what must be looked at again.
+//! The objects of one kind, by key, with what must be looked at again and what finds them by something else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::names::Key;
+use super::names::{Key, Named};
 
 /// Objects of one kind.
 #[derive(Debug)]
-pub(super) struct Table<S>(BTreeMap<Key, S>);
+pub(super) struct Table<T: super::kinds::Stored> {
+    objects: BTreeMap<Key, Held<T>>,
+    dirty: BTreeSet<Key>,
+    lookup: T::Lookup,
+    /// Of the last list that began.
+    list: u32,
+    /// A list has ended once.
+    listed: bool,
+}
 
-/// What must be computed again.
-#[derive(Debug, Default)]
-pub(super) struct Dirty {
-    pub(super) namespaces: BTreeSet<Arc<str>>,
-    pub(super) classes: BTreeSet<Arc<str>>,
-    pub(super) gateways: BTreeSet<Key>,
-    pub(super) services: BTreeSet<Key>,
-    pub(super) slices: BTreeSet<Key>,
-    pub(super) pods: BTreeSet<Key>,
-    pub(super) routes: BTreeSet<Key>,
+/// An object, and the last list that began before it was told of: what the end of a later list has not seen is gone.
+#[derive(Debug)]
+struct Held<T> {
+    object: Arc<T>,
+    list: u32,
+}
+
+/// Finds objects of a kind by what they say; kept by their table.
+pub(super) trait SecondaryIndex<T>: Debug + Default + Send + Sync {
+    /// The object has come.
+    fn add(&mut self, key: &Key, object: &T);
+    /// The object has gone: exactly what was added.
+    fn remove(&mut self, key: &Key, object: &T);
 }
 
 // === impl Table ===
 
-impl<S> Default for Table<S> {
+impl<T: super::kinds::Stored> Default for Table<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self {
+            objects: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            lookup: T::Lookup::default(),
+            list: 0,
+            listed: false,
+        }
     }
 }
 
-impl<S> Table<S> {
-    pub(super) fn get(&self, key: &Key) -> Option<&S> {
-        self.0.get(key)
+impl<T: super::kinds::Stored> Table<T> {
+    pub(super) fn get(&self, key: &Key) -> Option<&Arc<T>> {
+        self.objects.get(key).map(|held| &held.object)
+    }
+
+    /// An object by its name, which costs no allocation.
+    pub(super) fn named(&self, namespace: &str, name: &str) -> Option<&Arc<T>> {
+        let held = self.objects.get(&(namespace, name) as &dyn Named)?;
+        Some(&held.object)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.objects.len()
     }
 
     /// Puts what is there now, and gives what was.
-    pub(super) fn put(&mut self, key: Key, value: Option<S>) -> Option<S> {
-        match value {
-            Some(value) => self.0.insert(key, value),
-            None => self.0.remove(&key),
+    pub(super) fn put(&mut self, key: &Key, now: Option<&Arc<T>>) -> Option<Arc<T>> {
+        let before = match now {
+            Some(now) => {
+                let held = Held {
+                    object: now.clone(),
+                    list: self.list,
+                };
+                self.objects.insert(key.clone(), held)
+            }
+            None => self.objects.remove(key),
+        };
+        let before = before.map(|held| held.object);
+        if let Some(before) = &before {
+            self.lookup.remove(key, before);
         }
+        if let Some(now) = now {
+            self.lookup.add(key, now);
+        }
+        before
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &S)> {
-        self.0.iter()
-    }
-
-    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.0.keys()
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<T>)> {
+        self.objects.iter().map(|(key, held)| (key, &held.object))
     }
 
     /// The objects of one namespace.
     pub(super) fn within<'a>(
         &'a self,
         namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a Key, &'a S)> {
-        let first = Key::new(namespace, "");
-        self.0
-            .range((Bound::Included(first), Bound::Unbounded))
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<T>)> {
+        let first = (namespace, "");
+        let first: Bound<&dyn Named> = Bound::Included(&first);
+        self.objects
+            .range::<dyn Named + '_, _>((first, Bound::Unbounded))
             .take_while(move |(key, _)| &*key.namespace == namespace)
+            .map(|(key, held)| (key, &held.object))
     }
+
+    /// It must be looked at again.
+    pub(super) fn mark(&mut self, key: Key) {
+        self.dirty.insert(key);
+    }
+
+    /// They must be looked at again.
+    pub(super) fn mark_each(&mut self, keys: impl IntoIterator<Item = Key>) {
+        self.dirty.extend(keys);
+    }
+
+    /// All objects of a namespace must be looked at again.
+    pub(super) fn mark_within(&mut self, namespace: &str) {
+        let keys: Vec<Key> = self.within(namespace).map(|(key, _)| key.clone()).collect();
+        self.mark_each(keys);
+    }
+
+    /// Everything must be looked at again.
+    pub(super) fn mark_all(&mut self) {
+        self.dirty.extend(self.objects.keys().cloned());
+    }
+
+    /// What must be looked at again, once.
+    pub(super) fn take_marked(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// A list begins.
+    pub(super) fn begin(&mut self) {
+        self.list = self.list.wrapping_add(1);
+    }
+
+    /// It is in the list, or was told of while it went on.
+    pub(super) fn see(&mut self, key: &Key) {
+        if let Some(held) = self.objects.get_mut(key) {
+            held.list = self.list;
+        }
+    }
+
+    /// The list has ended: these were there before it, and are not in it.
+    pub(super) fn end(&mut self) -> Vec<Key> {
+        self.listed = true;
+        let unseen = self
+            .objects
+            .iter()
+            .filter(|(_, held)| held.list != self.list);
+        unseen.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// There is no list, because there is no such kind. What is known from before stays: an API server that starts may
+    /// not know its kinds yet.
+    pub(super) fn absent(&mut self) {
+        self.listed = true;
+    }
+
+    /// Whether a list has ended once.
+    pub(super) fn listed(&self) -> bool {
+        self.listed
+    }
+}
+
+// === impl SecondaryIndex ===
+
+impl<T> SecondaryIndex<T> for () {
+    fn add(&mut self, _key: &Key, _object: &T) {}
+
+    fn remove(&mut self, _key: &Key, _object: &T) {}
 }

@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 
 use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Changes, Kind, Notice, Scope, Target, WaypointPlan, Write};
+use controller::index::event::ObjectEvent;
 use controller::index::names::Key;
 use controller::index::placement::NodeProxyRule;
-use controller::index::{Event, Index, Input, Settings};
+use controller::index::{Index, Input, Settings, WatchEvent};
 use mesh::proto::node::{Enrolment, EnrolmentReport, enrolment_report::State as Reported};
 use mesh::proto::waypoint::Route;
 use mesh::proto::workload::{Address, Service, Workload, address};
@@ -116,30 +117,36 @@ impl World {
     }
 
     fn put(&mut self, object: Value) {
-        fn read<K: serde::de::DeserializeOwned>(object: Value) -> Event<K> {
-            Event::Apply(Box::new(serde_json::from_value(object).expect("an object")))
-        }
-        let input = match object["kind"].as_str().expect("a kind") {
-            "Namespace" => Input::Namespace(read(self.remember(Kind::Namespace, object))),
-            "Pod" => Input::Pod(read(self.remember(Kind::Pod, object))),
-            "Service" => Input::Service(read(self.remember(Kind::Service, object))),
-            "GatewayClass" => Input::GatewayClass(read(self.remember(Kind::GatewayClass, object))),
-            "Gateway" => Input::Gateway(read(self.remember(Kind::Gateway, object))),
-            "HTTPRoute" => Input::HttpRoute(read(self.remember(Kind::HttpRoute, object))),
-            "Node" => Input::Node(read(object)),
-            "EndpointSlice" => Input::EndpointSlice(read(object)),
-            other => panic!("no such kind: {other}"),
-        };
-        self.index.apply(input);
+        let kind = kind(&object);
+        self.objects.insert((kind, key(&object)), object.clone());
+        self.index.apply(told(kind, WatchEvent::Apply(object)));
     }
 
-    fn remember(&mut self, kind: Kind, object: Value) -> Value {
-        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-        self.objects.insert(
-            (kind, Key::new(text("namespace"), text("name"))),
-            object.clone(),
-        );
-        object
+    /// Takes an object away.
+    pub fn delete(&mut self, kind: Kind, namespace: &str, name: &str) -> Changes {
+        let key = Key::new(namespace, name);
+        self.objects.remove(&(kind, key.clone()));
+        self.input(told(
+            kind,
+            WatchEvent::Delete {
+                key,
+                version: "1".to_owned(),
+            },
+        ))
+    }
+
+    /// These are all the objects of their kind that there are.
+    pub fn list(&mut self, kind: Kind, objects: impl IntoIterator<Item = Value>) -> Changes {
+        let items = objects.into_iter().map(WatchEvent::Item);
+        for event in std::iter::once(WatchEvent::Begin)
+            .chain(items)
+            .chain([WatchEvent::End {
+                version: "1".to_owned(),
+            }])
+        {
+            self.index.apply(told(kind, event));
+        }
+        self.settle()
     }
 
     pub fn input(&mut self, input: Input) -> Changes {
@@ -255,6 +262,21 @@ impl World {
         let status = &self.objects[&(Kind::HttpRoute, Key::new(namespace, route))]["status"];
         said(&status["parents"][parent]["conditions"], condition)
     }
+}
+
+/// What the watch of a kind tells.
+pub fn told(kind: Kind, event: WatchEvent<Value>) -> Input {
+    Input::Object(ObjectEvent::from_json(kind, event).expect("an object"))
+}
+
+pub fn kind(object: &Value) -> Kind {
+    let named = |kind: &&Kind| object["kind"] == kind.api().kind;
+    *Kind::ALL.iter().find(named).expect("a watched kind")
+}
+
+pub fn key(object: &Value) -> Key {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    Key::new(text("namespace"), text("name"))
 }
 
 fn said(conditions: &Value, kind: &str) -> String {

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::super::State;
-use super::super::changes::{How, Kind, Notice, Target, Write};
+use super::super::changes::{How, Notice, Target, Write};
 use super::super::condition::{self, Condition};
+use super::super::kinds::Kind;
 use super::super::names::Key;
 use super::{Class, Gateway, Refusal, accept, accept_listener, notice};
 use crate::gateway_api::Listener;
@@ -13,7 +14,11 @@ use crate::gateway_api::Listener;
 
 impl State {
     pub(in crate::index) fn gateway_status(&self, key: &Key) -> Option<Write> {
-        let gateway = self.gateways.get(key).filter(|gateway| !gateway.deleting)?;
+        let gateway = self
+            .tables
+            .gateways
+            .get(key)
+            .filter(|gateway| !gateway.deleting)?;
         let class = self.our_class(gateway)?;
         let target = Target::new(Kind::Gateway, key);
         let mut body = target.patch(&gateway.uid);
@@ -86,6 +91,7 @@ impl State {
         };
         let ready = self.ready_pods(key);
         let service = self
+            .tables
             .services
             .get(key)
             .is_some_and(|service| !service.vips.is_empty());

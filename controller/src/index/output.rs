@@ -1,0 +1,109 @@
+//! What has been told of the index's state, so that only differences go out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::changes::{Changes, PodPlacement, Published, Resources, Source, Target, Write};
+use super::kinds::Kind;
+use super::names::Key;
+use crate::desired::{Entry, Item, Wanted};
+
+/// The index's side of everybody who acts on it.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    published: Published,
+    /// How Kubernetes should be, where it is not; without the times.
+    desired: BTreeMap<Item, Entry>,
+    /// How many statuses stand there.
+    outstanding: usize,
+    placements: HashMap<Key, (Arc<str>, PodPlacement)>,
+    /// The time that goes into conditions that flip.
+    now: String,
+    changes: Changes,
+}
+
+// === impl Output ===
+
+impl Output {
+    /// What follows happens at this time.
+    pub(super) fn begin(&mut self, now: &str) {
+        now.clone_into(&mut self.now);
+    }
+
+    /// What became different since the last time.
+    pub(super) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// How many statuses are not as they should be.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// The objects whose status is not as it should be.
+    pub(super) fn outstanding_targets(&self) -> impl Iterator<Item = &Target> {
+        self.desired.keys().map_while(|item| match item {
+            Item::Status(target) => Some(target),
+            _ => None,
+        })
+    }
+
+    /// What stands in the table of desired state.
+    pub(super) fn desired(&self, item: &Item) -> Option<&Wanted> {
+        self.desired.get(item).map(|entry| &entry.wanted)
+    }
+
+    /// An object is the source of these resources, and of no others.
+    pub(super) fn publish(&mut self, kind: Kind, key: &Key, now: Resources) {
+        let source = Source {
+            kind,
+            key: key.clone(),
+        };
+        self.published
+            .replace(source, now, &mut self.changes.resources);
+    }
+
+    /// An object's status should be written so; `None`: it is as it should be.
+    pub(super) fn want(&mut self, kind: Kind, key: &Key, write: Option<Write>) {
+        let item = Item::Status(Target::new(kind, key));
+        self.desire(item, write.map(Wanted::Status).map(Entry::leader));
+    }
+
+    /// Puts an entry into the table of desired state, or takes it out.
+    pub(super) fn desire(&mut self, item: Item, entry: Option<Entry>) {
+        let status = usize::from(matches!(item, Item::Status(_)));
+        let before = self.desired.get(&item);
+        match entry {
+            None => {
+                if self.desired.remove(&item).is_some() {
+                    self.outstanding -= status;
+                    self.changes.desired.push((item, None));
+                }
+            }
+            Some(entry) if before.is_some_and(|before| before.asks_the_same(&entry)) => {}
+            Some(entry) => {
+                let published = entry.stamped(&self.now);
+                if self.desired.insert(item.clone(), entry).is_none() {
+                    self.outstanding += status;
+                }
+                self.changes.desired.push((item, Some(published)));
+            }
+        }
+    }
+
+    /// Where a pod runs, by its UID.
+    pub(super) fn place(&mut self, key: &Key, now: Option<(Arc<str>, PodPlacement)>) {
+        if self.placements.get(key) == now.as_ref() {
+            return;
+        }
+        if let Some((uid, _)) = self.placements.remove(key) {
+            self.changes.placements.push((uid, None));
+        }
+        if let Some((uid, placement)) = now {
+            self.changes
+                .placements
+                .push((uid.clone(), Some(placement.clone())));
+            self.placements.insert(key.clone(), (uid, placement));
+        }
+    }
+}

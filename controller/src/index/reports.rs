@@ -1,0 +1,162 @@
+//! What nodes say about their pods.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mesh::proto::node::{EnrolmentReport, enrolment_report};
+
+use super::State;
+use super::names::Key;
+use super::pods::Pod;
+
+/// Reports of one node that may wait for their pods to be seen: far more than start at once on a node.
+const MAX_EARLY: usize = 512;
+
+/// What the node last said about a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Report {
+    Enrolled,
+    Removed,
+    Failed { reason: String, message: String },
+}
+
+/// What the nodes say, by node and pod UID.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    nodes: HashMap<Arc<str>, NodeReports>,
+}
+
+/// What one node says.
+#[derive(Debug, Default)]
+struct NodeReports {
+    /// About pods that are seen to be there.
+    known: HashMap<Arc<str>, Report>,
+    /// About pods that the watch has not shown yet, the oldest first. A pod that never shows was gone before it was seen:
+    /// it is forgotten when as many others have been spoken of.
+    early: Vec<(Arc<str>, Report)>,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// `None`: a state this controller does not know says nothing.
+    fn parse(report: &EnrolmentReport) -> Option<Self> {
+        match report.state() {
+            enrolment_report::State::Unspecified => None,
+            enrolment_report::State::Enrolled => Some(Self::Enrolled),
+            enrolment_report::State::Removed => Some(Self::Removed),
+            enrolment_report::State::Failed => Some(Self::Failed {
+                reason: word(&report.reason),
+                message: report.message.clone(),
+            }),
+        }
+    }
+}
+
+/// A condition's reason must be one word.
+fn word(reason: &str) -> String {
+    let fits = reason.starts_with(|c: char| c.is_ascii_alphabetic())
+        && reason
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if fits {
+        reason.to_owned()
+    } else {
+        "EnrolmentFailed".to_owned()
+    }
+}
+
+// === impl Reports ===
+
+impl Reports {
+    /// What the pod's node last said about it.
+    pub(super) fn of(&self, pod: &Pod) -> Option<&Report> {
+        self.nodes.get(&pod.node)?.known.get(&pod.uid)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.values().map(|node| node.known.len()).sum()
+    }
+
+    /// The pod is there now, on its node: what its node said before counts from now on.
+    pub(super) fn appeared(&mut self, pod: &Pod) {
+        let Some(node) = self.nodes.get_mut(&pod.node) else {
+            return;
+        };
+        if let Some(at) = node.early.iter().position(|(uid, _)| *uid == pod.uid) {
+            let (uid, report) = node.early.remove(at);
+            node.known.insert(uid, report);
+        }
+    }
+
+    /// The pod is there no more.
+    pub(super) fn vanished(&mut self, pod: &Pod) {
+        let Some(node) = self.nodes.get_mut(&pod.node) else {
+            return;
+        };
+        node.known.remove(&pod.uid);
+        self.nodes
+            .retain(|_, node| !node.known.is_empty() || !node.early.is_empty());
+    }
+
+    /// Whether that is news.
+    fn say(&mut self, node: &Arc<str>, uid: Arc<str>, report: Report) -> bool {
+        let known = &mut self.nodes.entry(node.clone()).or_default().known;
+        if known.get(&uid) == Some(&report) {
+            return false;
+        }
+        known.insert(uid, report);
+        true
+    }
+
+    fn say_early(&mut self, node: &Arc<str>, uid: Arc<str>, report: Report) {
+        let early = &mut self.nodes.entry(node.clone()).or_default().early;
+        early.retain(|(other, _)| *other != uid);
+        if early.len() >= MAX_EARLY {
+            early.remove(0);
+        }
+        early.push((uid, report));
+    }
+
+    /// Forgets what a node said; about which pods that was.
+    fn forget(&mut self, node: &str) -> impl Iterator<Item = Arc<str>> + use<> {
+        let gone = self.nodes.remove(node).unwrap_or_default();
+        gone.known.into_keys()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Only the node on which a pod runs may speak of it.
+    pub(super) fn report(&mut self, node: &Arc<str>, report: &EnrolmentReport) {
+        let Some(parsed) = Report::parse(report) else {
+            return;
+        };
+        let uid: Arc<str> = report.uid.as_str().into();
+        let pod = self
+            .uids
+            .get(&uid)
+            .and_then(|key| Some((key.clone(), self.tables.pods.get(key)?)));
+        match pod {
+            Some((key, pod)) if pod.node == *node => {
+                if self.reports.say(node, uid, parsed) {
+                    self.tables.pods.mark(key);
+                }
+            }
+            Some((_, pod)) if !pod.node.is_empty() => {}
+            // The node was faster than the watch.
+            _ => self.reports.say_early(node, uid, parsed),
+        }
+    }
+
+    /// Nobody speaks for the node's pods here any more: what their conditions say counts.
+    pub(super) fn node_gone(&mut self, node: &str) {
+        let uids = self.reports.forget(node);
+        let keys: Vec<Key> = uids
+            .filter_map(|uid| self.uids.get(&uid).cloned())
+            .collect();
+        self.tables.pods.mark_each(keys);
+    }
+}
