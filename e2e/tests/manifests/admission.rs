@@ -144,6 +144,10 @@ async fn by_name(as_controller: &Client, ns: &Namespace) -> Result<()> {
             named("v1", "ConfigMap", "theirs", Some(ns.name())),
             "ConfigMaps",
         ),
+        (
+            named("v1", "ConfigMap", "ambit-accepted-theirs", Some(ns.name())),
+            "ConfigMaps",
+        ),
         (named("v1", "Secret", "theirs", system), "Secret"),
         (
             named("coordination.k8s.io/v1", "Lease", "theirs", system),
@@ -164,14 +168,21 @@ async fn by_name(as_controller: &Client, ns: &Namespace) -> Result<()> {
         let tried = api.create(&how, &what).await.map(drop);
         refused(tried.map_err(Into::into), why).with_context(|| object.to_string())?;
     }
-    let allowed = named("v1", "ConfigMap", "ambit-accepted", Some(ns.name()));
-    let api = dynamic(as_controller, "v1", "ConfigMap", Some(ns.name())).await?;
+    let settings = dynamic(as_controller, "v1", "ConfigMap", system).await?;
+    let how = DeleteParams {
+        dry_run: true,
+        ..DeleteParams::default()
+    };
+    let tried = settings.delete("ambit-settings", &how).await.map(drop);
+    refused(tried.map_err(Into::into), "ConfigMaps").context("what the policy itself reads")?;
+    let allowed = named("v1", "ConfigMap", "ambit-accepted-theirs", system);
+    let api = dynamic(as_controller, "v1", "ConfigMap", system).await?;
     let how = kube::api::PostParams {
         dry_run: true,
         ..Default::default()
     };
     let made = api.create(&how, &serde_json::from_value(allowed)?).await?;
-    ensure!(made.name_any() == "ambit-accepted");
+    ensure!(made.name_any() == "ambit-accepted-theirs");
     Ok(())
 }
 
