@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hbone::{Identity, InvalidCredentials, SpiffeId};
 use prost_types::value::Kind;
@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use crate::control::{Control, ControlError, causes};
 use crate::proto::certificate::IstioCertificateRequest;
 use crate::proto::certificate::istio_certificate_service_client::IstioCertificateServiceClient;
+use crate::skew::Skew;
 
 /// How long one answer may take, connection included.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,6 +83,9 @@ pub enum CaError {
         /// In the leaf.
         got: SpiffeId,
     },
+    /// The answer's life has not begun by our clock, or is over.
+    #[error("{0}")]
+    Skew(Skew),
     /// No request could be made.
     #[error("cannot make a certificate request: {0}")]
     Request(#[from] rcgen::Error),
@@ -102,6 +106,14 @@ pub async fn obtain(authority: &impl Authority, id: &SpiffeId) -> Result<Identit
         });
     }
     Ok(identity)
+}
+
+/// An identity that cannot be used by this clock is as good as none, and says why.
+pub(crate) fn usable(identity: Identity, now: SystemTime) -> Result<Identity, CaError> {
+    match Skew::of(identity.not_before(), identity.not_after(), now) {
+        Some(skew) => Err(CaError::Skew(skew)),
+        None => Ok(identity),
+    }
 }
 
 /// PEM of a request for `id`: an empty subject, and the identity as its only name.
@@ -205,6 +217,7 @@ impl CaError {
             } => "unauthenticated",
             Self::Refused { .. } => "refused",
             Self::Invalid(_) | Self::NoRoots(_) | Self::OtherIdentity { .. } => "invalid_answer",
+            Self::Skew(_) => "clock_skew",
             Self::Request(_) => "request",
         }
     }

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::clock::Clock;
 use crate::backoff::Backoff;
-use crate::ca::{Authority, CaError, obtain};
+use crate::ca::{Authority, CaError, obtain, usable};
 
 /// Fetches under way at once: a node that starts with hundreds of identities must not storm the controller.
 const CONCURRENCY: usize = 8;
@@ -37,6 +37,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(150);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a certificate that nobody holds is kept, in case somebody comes back.
 const IDLE: Duration = Duration::from_secs(300);
+/// Nothing is renewed more often, however short its life.
+const SHORTEST_RENEWAL: Duration = Duration::from_secs(10);
 /// The keeper looks at the wall clock at least this often: it may jump.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -248,7 +250,7 @@ impl<A: Authority> Keeper<A> {
         match outcome {
             Ok(identity) => {
                 tracing::debug!(%id, serial = identity.serial(), "certificate fetched");
-                entry.put(identity);
+                entry.put(identity, self.clock.wall());
             }
             Err(error) => {
                 let delay = entry.backoff.next();
@@ -302,9 +304,10 @@ impl<A: Authority> Keeper<A> {
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.next = Next::Fetching;
             }
-            let authority = Arc::clone(&self.authority);
+            let (authority, clock) = (Arc::clone(&self.authority), self.clock.clone());
             self.fetches.push(Box::pin(async move {
                 let outcome = obtain(&*authority, &id).await;
+                let outcome = outcome.and_then(|identity| usable(identity, clock.wall()));
                 (id, outcome)
             }));
         }
@@ -370,10 +373,10 @@ impl Entry {
         }
     }
 
-    fn put(&mut self, identity: Identity) {
+    fn put(&mut self, identity: Identity, wall: SystemTime) {
         self.failure = None;
         self.backoff.reset();
-        self.next = Next::Renew(renewal(identity.not_before(), identity.not_after()));
+        self.next = Next::Renew(renewal(wall, identity.not_after()));
         let writer = match self.current.take() {
             Some(writer) => {
                 writer.replace(identity);
@@ -440,8 +443,11 @@ impl Metrics {
 
 // === free ===
 
-/// Half of the life, give or take a tenth: certificates that began together do not end together.
-fn renewal(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
-    let life = not_after.duration_since(not_before).unwrap_or_default();
-    not_before + life.mul_f64(0.45 + fastrand::f64() / 10.0)
+/// Half of what is left, give or take a tenth: certificates that began together do not end together. Its beginning says
+/// nothing: an authority dates it back for the sake of slow clocks, and one that ends soon itself signs short lives.
+fn renewal(now: SystemTime, not_after: SystemTime) -> SystemTime {
+    let left = not_after.duration_since(now).unwrap_or_default();
+    now + left
+        .mul_f64(0.45 + fastrand::f64() / 10.0)
+        .max(SHORTEST_RENEWAL)
 }

@@ -10,6 +10,8 @@ use rustls_pki_types::pem::PemObject;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use crate::skew::Skew;
+
 /// TCP, name resolution included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// TLS after TCP.
@@ -157,6 +159,9 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
         let cause_text = cause.to_string();
         if !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
+        }
+        if let Some(skew) = Skew::in_handshake(cause) {
+            return format!("{text}: {skew}");
         }
         source = cause.source();
     }

@@ -12,6 +12,7 @@ pub mod process;
 pub mod proto;
 pub mod route;
 pub mod service;
+pub mod skew;
 pub mod workload;
 pub mod world;
 pub mod xds;

@@ -406,3 +406,90 @@ async fn an_answer_for_another_identity_is_refused() {
         assert_eq!(source.code(), "invalid_answer");
     }
 }
+
+/// What the authority signs when its clock is so far ahead of ours, and it dates certificates back by ten minutes.
+fn signed_ahead(world: &World, signing: Signing, ahead: Duration) {
+    let from = world.now() + ahead - Duration::from_secs(600);
+    let leaf = world
+        .ca
+        .leaf(&signing.csr, signing.id.as_str(), from, from + DAY);
+    signing
+        .answer
+        .send(Ok(vec![leaf, world.ca.pem()]))
+        .expect("it waits");
+}
+
+#[tokio::test]
+async fn clocks_ten_minutes_apart_work_and_beyond_that_the_skew_is_named() {
+    let mut world = World::new();
+    for (minutes, account, failure) in [
+        (10, "ahead", None),
+        (24, "far-ahead", Some("begins in 14 minutes: clocks differ")),
+    ] {
+        let got = world.get(&id(account));
+        let signing = world.asked().await;
+        signed_ahead(&world, signing, Duration::from_secs(minutes * 60));
+        let outcome = got.await.expect("it ran");
+        match failure {
+            None => assert!(outcome.is_ok(), "{outcome:?}"),
+            Some(text) => {
+                let error = outcome.expect_err("not valid yet").to_string();
+                assert!(error.contains(text), "{error}");
+            }
+        }
+    }
+    // The other way round: an authority ten minutes behind, with what it dates back.
+    let got = world.get(&id("behind"));
+    let signing = world.asked().await;
+    let from = world.now() - Duration::from_secs(1200);
+    let leaf = world
+        .ca
+        .leaf(&signing.csr, signing.id.as_str(), from, from + DAY);
+    let answer = Ok(vec![leaf, world.ca.pem()]);
+    signing.answer.send(answer).expect("it waits");
+    assert!(got.await.expect("it ran").is_ok());
+}
+
+#[tokio::test]
+async fn what_has_ended_on_arrival_is_a_failure_and_not_asked_for_without_end() {
+    let mut world = World::new();
+    let got = world.get(&id("cart"));
+    let signing = world.asked().await;
+    let from = world.now() - 2 * DAY;
+    let leaf = world
+        .ca
+        .leaf(&signing.csr, signing.id.as_str(), from, from + DAY);
+    let answer = Ok(vec![leaf, world.ca.pem()]);
+    signing.answer.send(answer).expect("it waits");
+    let error = got.await.expect("it ran").expect_err("ended").to_string();
+    assert!(error.contains("ended 24 hours ago"), "{error}");
+    assert!(
+        world.signings.try_recv().is_err(),
+        "it waits before it asks again"
+    );
+}
+
+#[tokio::test]
+async fn a_short_life_that_was_dated_back_is_renewed_at_half_of_what_is_left() {
+    let mut world = World::new();
+    let _probe = world.signed(&id("probe")).await;
+    let got = world.get(&id("cart"));
+    let signing = world.asked().await;
+    let (from, to) = (
+        world.now() - Duration::from_secs(600),
+        world.now() + Duration::from_secs(300),
+    );
+    let leaf = world.ca.leaf(&signing.csr, signing.id.as_str(), from, to);
+    let answer = Ok(vec![leaf, world.ca.pem()]);
+    signing.answer.send(answer).expect("it waits");
+    let _held = got.await.expect("it ran").expect("valid");
+    let (passed, signing) = world
+        .asked_within(Duration::from_secs(300))
+        .await
+        .expect("a renewal");
+    assert_eq!(signing.id, id("cart"));
+    assert!(
+        passed >= Duration::from_secs(130) && passed <= Duration::from_secs(170),
+        "{passed:?}"
+    );
+}

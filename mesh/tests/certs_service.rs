@@ -103,3 +103,19 @@ async fn follows_the_controller_to_new_roots() {
     files.roots(&new.pem());
     obtain(&client, &id()).await.expect("a certificate");
 }
+
+#[tokio::test]
+async fn a_controller_whose_clock_is_ahead_is_refused_with_the_skew() {
+    let ca = Arc::new(Ca::new());
+    let service = IstioCertificateServiceServer::new(Signer(Arc::clone(&ca)));
+    let from = SystemTime::now() + Duration::from_secs(14 * 60 + 30);
+    let address = serve(ca.server_from(SERVER_NAME, from), service).await;
+    let files = Files::new(&ca.pem(), "good");
+    let client = CertificateClient::new(files.control(address), "Kubernetes", Caller::Node);
+    let error = obtain(&client, &id()).await.expect_err("not valid yet");
+    let text = error.to_string();
+    assert!(
+        text.contains("the certificate begins in 14 minutes: clocks differ"),
+        "{text}"
+    );
+}

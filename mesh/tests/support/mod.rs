@@ -43,8 +43,14 @@ impl Ca {
 
     /// Certificate and key of a server.
     pub fn server(&self, name: &str) -> Identity {
+        self.server_from(name, SystemTime::UNIX_EPOCH)
+    }
+
+    /// As [`Self::server`], of one whose life begins then.
+    pub fn server_from(&self, name: &str, from: SystemTime) -> Identity {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
+        params.not_before = from.into();
         let leaf = params.signed_by(&key, &self.0).expect("a leaf");
         Identity::from_pem(leaf.pem(), key.serialize_pem())
     }
