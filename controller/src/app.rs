@@ -6,27 +6,30 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use kube::Client;
 use mesh::process::admin::{self, Admin};
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
 use mesh::process::telemetry::FilterHandle;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::ca::authority::Authority;
 use crate::ca::authorize::Rules;
+use crate::ca::store::Store;
 use crate::ca::{Certificates, roots};
 use crate::config::Config;
 use crate::desired::DesiredState;
 use crate::discovery::Discovery;
+use crate::discovery::authenticate::checked::Checked;
 use crate::discovery::authenticate::{Authenticate, TokenReviews};
 use crate::discovery::snapshot::Snapshot;
 use crate::hub::{Hub, IndexState, Outputs};
 use crate::index::Input;
+use crate::listen::listen;
 use crate::metrics::Metrics;
 use crate::reconcile;
+use crate::refusals::Refusals;
 use crate::server;
 use crate::status::{Order, Writer};
 use crate::uninstall::Installation;
@@ -75,14 +78,23 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     };
     tasks.must_live(
         "admin",
-        admin::serve(TcpListener::bind(config.admin_listen).await?, admin.clone()),
+        admin::serve(listen(config.admin_listen)?, admin.clone()),
     );
     tasks.must_live(
         "readiness",
-        admin::serve(TcpListener::bind(config.ready_listen).await?, admin),
+        admin::serve(listen(config.ready_listen)?, admin),
     );
 
-    let authority = Arc::new(authority(&client, &config).await);
+    let authority = Arc::new(
+        Store::new(
+            client.clone(),
+            &config.namespace,
+            config.trust_domain.as_str(),
+            &config.pod_name,
+        )
+        .wait()
+        .await,
+    );
     let channels = join(&client, &config, &metrics, index, summary, &mut tasks);
     let publisher = roots::publish(
         client.clone(),
@@ -121,18 +133,6 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         )
         .await;
     Ok(exit)
-}
-
-/// The signing key; a controller without one has nothing to do but try again.
-async fn authority(client: &Client, config: &Config) -> Authority {
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &config.namespace);
-    loop {
-        match Authority::load(&secrets, config.trust_domain.as_str()).await {
-            Ok(authority) => return authority,
-            Err(error) => tracing::error!(%error, "no signing key; trying again"),
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
 }
 
 /// Watches, the index, and those who act on what it says.
@@ -217,8 +217,9 @@ async fn serve(
     channels: &Channels,
     serving: mesh::process::readiness::Pending,
 ) -> anyhow::Result<impl Future<Output = Result<(), server::ServeError>> + Send + use<>> {
-    let listener = TcpListener::bind(config.listen).await?;
-    let authenticate: Arc<dyn Authenticate> = Arc::new(TokenReviews::new(client));
+    let listener = listen(config.listen)?;
+    let authenticate: Arc<dyn Authenticate> =
+        Arc::new(Checked::new(TokenReviews::new(client), metrics.clone()));
     let discovery = Discovery {
         authenticate: authenticate.clone(),
         node_accounts: config.node_accounts().into(),
@@ -228,13 +229,14 @@ async fn serve(
     };
     let rules = Rules {
         trust_domain: config.trust_domain.clone(),
-        node_accounts: config.node_accounts(),
+        allow_self_issue: config.allow_self_issue,
     };
     let certificates = Certificates {
         authenticate,
         rules: Arc::new(rules),
         snapshots: channels.snapshots.clone(),
         authority: authority.clone(),
+        refusals: Refusals::new(metrics.clone()),
         metrics,
     };
     let mut state = channels.state.clone();

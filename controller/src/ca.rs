@@ -4,10 +4,12 @@ pub mod authority;
 pub mod authorize;
 pub mod issue;
 pub mod roots;
+pub mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use mesh::proto::certificate::istio_certificate_service_server::IstioCertificateService;
 use mesh::proto::certificate::{IstioCertificateRequest, IstioCertificateResponse};
 use prost_types::value::Kind;
@@ -17,9 +19,11 @@ use tonic::{Request, Response, Status};
 use self::authority::Authority;
 use self::authorize::{Rules, authorize};
 use self::issue::IssueError;
+use crate::connection::CallerConnection;
 use crate::discovery::authenticate::{Authenticate, Caller};
 use crate::discovery::snapshot::Snapshot;
 use crate::metrics::Metrics;
+use crate::refusals::Refusals;
 
 /// In the request's metadata: for whom a node proxy asks.
 const IMPERSONATED: &str = "ImpersonatedIdentity";
@@ -37,28 +41,48 @@ pub struct Certificates {
     pub authority: Arc<Authority>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Who is refused.
+    pub refusals: Refusals,
 }
 
 // === impl Certificates ===
 
 impl Certificates {
-    async fn sign(&self, request: Request<IstioCertificateRequest>) -> Result<Vec<String>, Status> {
-        let caller = Caller::of(request.metadata(), &*self.authenticate).await?;
+    async fn sign(
+        &self,
+        request: Request<IstioCertificateRequest>,
+        who: &mut Option<Caller>,
+    ) -> Result<Vec<String>, Status> {
+        let connection = CallerConnection::of(&request);
+        let caller = &*who.insert(Caller::of(&request, &*self.authenticate).await?);
         let request = request.into_inner();
         let asked = impersonated(&request)?;
         let snapshot = self.snapshots.borrow().clone();
-        let permit = authorize(&caller, asked, &self.rules, &snapshot)
+        let permit = authorize(caller, asked, &self.rules, &snapshot)
             .map_err(|denied| Status::permission_denied(denied.to_string()))?;
+        if let Some(connection) = connection {
+            connection.prove()?;
+        }
         let life = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or(0));
-        let chain =
+        let signed =
             self.authority
                 .sign(&request.csr, &permit, life)
                 .map_err(|error| match error {
-                    IssueError::Signing(_) => Status::internal(error.to_string()),
+                    IssueError::Signing(_) | IssueError::IssuerExpired(_) => {
+                        Status::internal(error.to_string())
+                    }
                     _ => Status::invalid_argument(error.to_string()),
                 })?;
-        tracing::debug!(id = %permit.id(), caller = %caller.account, "signed");
-        Ok(chain)
+        tracing::info!(
+            id = %permit.id(),
+            pod = caller.pod.as_deref(),
+            account = %caller.account,
+            node = permit.node(),
+            serial = signed.serial,
+            not_after = %Timestamp::try_from(signed.not_after).unwrap_or_default(),
+            "certificate signed"
+        );
+        Ok(signed.chain)
     }
 }
 
@@ -68,15 +92,16 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let peer = request.remote_addr();
-        match self.sign(request).await {
+        let peer = CallerConnection::of(&request).map(|connection| connection.peer());
+        let mut caller = None;
+        match self.sign(request, &mut caller).await {
             Ok(cert_chain) => {
                 self.metrics.issued();
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
             }
             Err(status) => {
-                self.metrics.refused("certificates", status.code());
-                tracing::warn!(?peer, code = ?status.code(), reason = status.message(), "certificate refused");
+                let refusals = &self.refusals;
+                refusals.note("certificates", peer, caller.as_ref(), &status);
                 Err(status)
             }
         }

@@ -52,6 +52,9 @@ pub struct Config {
     /// `namespace/account`, or `namespace/account/Kind/name` of what owns them.
     #[arg(long, env = "TRUSTED_NODE_PROXIES", value_delimiter = ',')]
     pub trusted_node_proxies: Vec<NodeProxyRule>,
+    /// Sign for every pod its own identity, not only for waypoints: for sidecars and for clients that speak HBONE themselves.
+    #[arg(long, env = "ALLOW_SELF_ISSUE", default_value_t = false)]
+    pub allow_self_issue: bool,
     /// Names under which proxies may look for the controller, beside those of its own Service.
     #[arg(long, env = "SERVER_NAMES", value_delimiter = ',')]
     pub server_names: Vec<String>,

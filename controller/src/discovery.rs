@@ -17,9 +17,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::authenticate::{Authenticate, Caller};
 use self::snapshot::{Snapshot, Viewer};
+use crate::connection::CallerConnection;
 use crate::index::Input;
 use crate::index::changes::Role;
 use crate::index::names::Key;
+use crate::message_limit::MessageLimit;
 use crate::metrics::Metrics;
 
 /// Resources in one response: enough that a large mesh needs few, small enough that one is decoded in a blink.
@@ -94,11 +96,20 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller = Caller::of(request.metadata(), &*self.authenticate).await;
-        let viewer = caller.map_err(Status::from).and_then(|caller| self.viewer(&caller)).inspect_err(|status| {
+        let connection = CallerConnection::of(&request);
+        let limit = MessageLimit::of(&request);
+        let caller = Caller::of(&request, &*self.authenticate).await;
+        let viewer = caller.map_err(Status::from).and_then(|caller| {
+            let viewer = self.viewer(&caller)?;
+            connection.as_ref().map_or(Ok(()), CallerConnection::prove)?;
+            Ok(viewer)
+        }).inspect_err(|status| {
             self.metrics.refused("discovery", status.code());
-            tracing::warn!(peer = ?request.remote_addr(), reason = status.message(), "discovery refused");
+            tracing::warn!(peer = ?connection.as_ref().map(CallerConnection::peer), reason = status.message(), "discovery refused");
         })?;
+        if let Some(limit) = limit {
+            limit.allow(self.snapshots.borrow().longest_request(&viewer));
+        }
         let (out, responses) = mpsc::channel(RESPONSES);
         let name = match &viewer {
             Viewer::Node(node) => format!("ztunnel of {node}"),
@@ -130,7 +141,12 @@ impl Stream {
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.request(request).await,
                     Ok(None) => break "the proxy closed it".to_owned(),
-                    Err(status) => break status.message().to_owned(),
+                    Err(status) => {
+                        let reason = status.message().to_owned();
+                        // It may be the connection that failed; then nobody reads why.
+                        let _ = self.out.try_send(Err(status));
+                        break reason;
+                    }
                 },
                 changed = self.snapshots.changed() => match changed {
                     Ok(()) => self.changed().await,

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     };
     tracing::info!(?config, "controller {}", env!("CARGO_PKG_VERSION"));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(threads())
         .enable_all()
         .build()
     {
@@ -36,4 +36,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As many as there are cores for us: streams are compared and encoded on all of them. Two at least, so that a long turn of
+/// the index does not keep the port waiting.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }

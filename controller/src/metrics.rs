@@ -1,10 +1,25 @@
 //! What the controller counts.
 
+use mesh::xds::{
+    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_TYPE, ROUTE_TYPE,
+};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+/// The types that are counted by name.
+const TYPES: [&str; 6] = [
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    ROUTE_TYPE,
+    ENROLMENT_TYPE,
+    ENROLLED_NAMESPACE_TYPE,
+    MESH_STATE_TYPE,
+];
+/// What stock proxies ask for, and are answered empty.
+const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
 
 /// Counters, shared by all who count.
 #[derive(Debug, Clone, Default)]
@@ -14,18 +29,25 @@ pub struct Metrics {
     nacks: Family<Type, Counter>,
     refusals: Family<Refusal, Counter>,
     certificates: Counter,
+    shed: Family<Shed, Counter>,
+    reviews: Family<Outcome, Counter>,
     writes: Family<Outcome, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Type {
-    r#type: String,
+    r#type: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refusal {
     service: &'static str,
     code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Shed {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +90,16 @@ impl Metrics {
             self.certificates.clone(),
         );
         registry.register(
+            "ambit_connections_shed",
+            "Connections closed before a call of them was authorised, by reason",
+            self.shed.clone(),
+        );
+        registry.register(
+            "ambit_token_reviews",
+            "Tokens that were to be checked, by what became of it",
+            self.reviews.clone(),
+        );
+        registry.register(
             "ambit_status_writes",
             "Writes to the API server, by outcome",
             self.writes.clone(),
@@ -100,6 +132,14 @@ impl Metrics {
         self.certificates.inc();
     }
 
+    pub(crate) fn shed(&self, reason: &'static str) {
+        self.shed.get_or_create(&Shed { reason }).inc();
+    }
+
+    pub(crate) fn reviewed(&self, outcome: &'static str) {
+        self.reviews.get_or_create(&Outcome { outcome }).inc();
+    }
+
     pub(crate) fn wrote(&self, outcome: &'static str) {
         self.writes.get_or_create(&Outcome { outcome }).inc();
     }
@@ -108,16 +148,10 @@ impl Metrics {
 impl Type {
     /// A client chooses the type it asks for: a label is made only of those that exist.
     fn of(type_url: &str) -> Self {
-        let name = type_url
-            .strip_prefix("type.googleapis.com/")
-            .unwrap_or_default();
-        let known = name.starts_with("istio.") || name.starts_with("ambit.mesh.");
+        let known = TYPES.iter().find(|known| **known == type_url);
+        let name = known.and_then(|known| known.strip_prefix("type.googleapis.com/"));
         Self {
-            r#type: if known && name.len() < 64 {
-                name.to_owned()
-            } else {
-                "other".to_owned()
-            },
+            r#type: name.unwrap_or("other"),
         }
     }
 }
@@ -127,5 +161,32 @@ impl Type {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_callers_ask_for_makes_no_series() {
+        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        for n in 0..1000 {
+            metrics.pushed(&format!("type.googleapis.com/istio.made-up-{n}"));
+            metrics.nacked(&format!("type.googleapis.com/ambit.mesh.made-up-{n}"));
+        }
+        metrics.pushed(ADDRESS_TYPE);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        let series =
+            |text: &str, name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(series(&text, "ambit_discovery_pushes_total{"), 2, "{text}");
+        assert_eq!(series(&text, "ambit_discovery_nacks_total{"), 1, "{text}");
+        assert!(
+            text.contains(r#"{type="istio.workload.Address"} 1"#),
+            "{text}"
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! The port on which proxies call: TLS by our own authority, renewed while it runs.
 
+mod renewal;
+
+use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use mesh::proto::certificate::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -12,23 +14,32 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use self::renewal::Renewal;
 use crate::ca::Certificates;
 use crate::ca::authority::Authority;
-use crate::ca::issue::LIFETIME;
+use crate::connection::admission::Bounds;
+use crate::connection::{Gate, Secured, Ticket};
 use crate::discovery::Discovery;
+use crate::message_limit::Limited;
 
-/// Handshakes at once, and how long one may take: a stranger must not keep proxies out.
-const HANDSHAKES: usize = 256;
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A proxy that resumes names every resource that it has.
+/// Connections that wait until gRPC takes them.
+const SECURED: usize = 256;
+/// Calls at once on one connection: a node that starts asks for eight certificates at once.
+const CALLS: u32 = 64;
+/// Until a call's first answer: the review of a token and the reading of a signing request.
+const ANSWER: Duration = Duration::from_secs(20);
+/// What a connection may send before somebody reads it. Whoever is not authorised is never read.
+const WINDOW: u32 = 64 << 10;
+/// A token is one to four kilobytes.
+const MAX_HEAD: u32 = 16 << 10;
+/// A proxy that resumes names every resource that it has. What a caller may really send follows from what it may see.
 const MAX_REQUEST: usize = 256 << 20;
 /// A signing request is about a kilobyte.
 const MAX_SIGNING_REQUEST: usize = 64 << 10;
@@ -36,9 +47,6 @@ const MAX_SIGNING_REQUEST: usize = 64 << 10;
 /// The certificate in use.
 #[derive(Debug)]
 struct Current(ArcSwap<CertifiedKey>);
-
-/// A connection whose handshake is done.
-struct Secured(TlsStream<TcpStream>);
 
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
@@ -65,18 +73,22 @@ pub async fn serve(
     discovery: Discovery,
     certificates: Certificates,
 ) -> Result<(), ServeError> {
-    let current = Arc::new(Current(ArcSwap::from_pointee(certified(
-        &authority, &names,
-    )?)));
+    let (key, renewal) = certified(&authority, &names)?;
+    let current = Arc::new(Current(ArcSwap::from_pointee(key)));
     let acceptor = TlsAcceptor::from(Arc::new(config(current.clone())?));
-    let (ready, connections) = mpsc::channel(HANDSHAKES);
+    let gate = Gate::new(Bounds::default(), certificates.metrics.clone());
+    let (ready, connections) = mpsc::channel(SECURED);
     let grpc = Server::builder()
-        .tcp_nodelay(true)
+        .timeout(ANSWER)
+        .max_concurrent_streams(CALLS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .http2_max_header_list_size(MAX_HEAD)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .add_service(
+        .add_service(Limited(
             AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST),
-        )
+        ))
         .add_service(
             IstioCertificateServiceServer::new(certificates)
                 .max_decoding_message_size(MAX_SIGNING_REQUEST),
@@ -84,18 +96,19 @@ pub async fn serve(
         .serve_with_incoming(ReceiverStream::new(connections));
     tokio::select! {
         ended = grpc => Ok(ended?),
-        ended = accept(listener, acceptor, ready) => Err(ended.into()),
-        ended = renew(&authority, &names, &current) => match ended {},
+        ended = accept(listener, acceptor, gate, ready) => Err(ended.into()),
+        ended = renew(&authority, &names, &current, renewal) => match ended {},
     }
 }
 
-fn certified(authority: &Authority, names: &[String]) -> Result<CertifiedKey, ServeError> {
-    let (chain, key) = authority.server(names)?;
-    Ok(CertifiedKey::from_der(
-        chain,
-        key,
-        &aws_lc_rs::default_provider(),
-    )?)
+/// A new certificate, and when the next one is due.
+fn certified(
+    authority: &Authority,
+    names: &[String],
+) -> Result<(CertifiedKey, Renewal), ServeError> {
+    let server = authority.server(names)?;
+    let key = CertifiedKey::from_der(server.chain, server.key, &aws_lc_rs::default_provider())?;
+    Ok((key, Renewal::issued(SystemTime::now(), server.not_after)))
 }
 
 fn config(current: Arc<Current>) -> Result<ServerConfig, ServeError> {
@@ -107,14 +120,20 @@ fn config(current: Arc<Current>) -> Result<ServerConfig, ServeError> {
     Ok(config)
 }
 
+/// Accepts for ever, and never waits for anybody who was accepted.
 async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    gate: Gate,
     ready: mpsc::Sender<io::Result<Secured>>,
 ) -> io::Error {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = JoinSet::new();
     loop {
-        let (tcp, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = handshakes.join_next() => continue,
+        };
+        let (tcp, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) if transient(&error) => {
                 tracing::warn!(%error, "accept failed; trying again");
@@ -123,28 +142,22 @@ async fn accept(
             }
             Err(error) => return error,
         };
-        let Ok(permit) = handshakes.clone().acquire_owned().await else {
-            continue;
-        };
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
-        tokio::spawn(async move {
-            if let Some(secured) = handshake(acceptor, tcp, peer).await {
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "no TCP_NODELAY");
+        }
+        let ticket = gate.arrive(peer);
+        let (acceptor, ready, gate) = (acceptor.clone(), ready.clone(), gate.clone());
+        handshakes.spawn(async move {
+            match Ticket::secure(ticket, acceptor, tcp).await {
                 // When nobody takes it, gRPC has ended and so does the process.
-                let _ = ready.send(Ok(secured)).await;
+                Ok(secured) => drop(ready.send(Ok(secured)).await),
+                Err(shed) => {
+                    gate.shed(shed);
+                    tracing::debug!(%peer, reason = shed.reason(), "no connection");
+                }
             }
-            drop(permit);
         });
     }
-}
-
-async fn handshake(acceptor: TlsAcceptor, tcp: TcpStream, peer: SocketAddr) -> Option<Secured> {
-    let error = match tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
-        Ok(Ok(tls)) => return Some(Secured(tls)),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "it took too long".to_owned(),
-    };
-    tracing::debug!(%peer, error, "a handshake failed");
-    None
 }
 
 /// Descriptors and memory come back; a listener does not.
@@ -159,15 +172,22 @@ async fn renew(
     authority: &Authority,
     names: &[String],
     current: &Current,
-) -> std::convert::Infallible {
+    mut renewal: Renewal,
+) -> Infallible {
     loop {
-        tokio::time::sleep(LIFETIME / 2).await;
-        match certified(authority, names) {
-            Ok(key) => current.0.store(Arc::new(key)),
-            Err(error) => {
-                tracing::error!(%error, "the server's certificate cannot be renewed; trying again later");
-            }
+        while let Some(wait) = renewal.wait(SystemTime::now()) {
+            tokio::time::sleep(wait).await;
         }
+        renewal = match certified(authority, names) {
+            Ok((key, next)) => {
+                current.0.store(Arc::new(key));
+                next
+            }
+            Err(error) => {
+                tracing::error!(%error, "the server's certificate was not renewed; trying again soon");
+                renewal.failed(SystemTime::now())
+            }
+        };
     }
 }
 
@@ -176,49 +196,5 @@ async fn renew(
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
-    }
-}
-
-// === impl Secured ===
-
-impl Connected for Secured {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.0.get_ref().0.connect_info()
-    }
-}
-
-impl tokio::io::AsyncRead for Secured {
-    fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl tokio::io::AsyncWrite for Secured {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        buf: &[u8],
-    ) -> std::task::Poll<io::Result<usize>> {
-        std::pin::Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

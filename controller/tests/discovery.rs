@@ -3,7 +3,7 @@
 mod support;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use controller::discovery::snapshot::Snapshot;
 use controller::index::Input;
 use controller::index::names::Key;
 use controller::metrics::Metrics;
+use controller::refusals::Refusals;
 use controller::server;
 use hbone::{SpiffeId, TrustDomain};
 use mesh::ca::{CaError, Caller as Asks, CertificateClient, obtain};
@@ -43,7 +44,7 @@ struct Tokens(HashMap<&'static str, Caller>);
 
 #[tonic::async_trait]
 impl Authenticate for Tokens {
-    async fn whose(&self, token: &str) -> Result<Caller, AuthenticateError> {
+    async fn whose(&self, token: &str, _peer: IpAddr) -> Result<Caller, AuthenticateError> {
         self.0
             .get(token)
             .cloned()
@@ -85,7 +86,7 @@ impl Controller {
         let (index, said) = mpsc::channel(64);
         let discovery = Discovery {
             authenticate: authenticate.clone(),
-            node_accounts: node_accounts.clone().into(),
+            node_accounts: node_accounts.into(),
             snapshots: seen.clone(),
             index,
             metrics: Metrics::default(),
@@ -94,11 +95,12 @@ impl Controller {
             authenticate,
             rules: Arc::new(Rules {
                 trust_domain: TrustDomain::default(),
-                node_accounts,
+                allow_self_issue: false,
             }),
             snapshots: seen,
             authority: authority.clone(),
             metrics: Metrics::default(),
+            refusals: Refusals::new(Metrics::default()),
         };
         let names = vec!["ambit-controller.ambit-system.svc".to_owned()];
         tokio::spawn(server::serve(
@@ -121,6 +123,9 @@ impl Controller {
         ];
         for ztunnel in &mut ztunnels {
             ztunnel["spec"]["serviceAccountName"] = json!("ztunnel");
+            ztunnel["metadata"]["ownerReferences"] = json!([
+                {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ztunnel", "uid": "zt", "controller": true}
+            ]);
         }
         ztunnels[1]["spec"]["nodeName"] = json!("n2");
         controller.apply(ztunnels);
@@ -333,7 +338,12 @@ async fn strangers_are_told_why_not() {
 async fn certificates_go_to_those_who_may_have_them() {
     let mut controller = Controller::start().await;
     let [gate, gate_pod] = waypoint("shop", "gate");
-    controller.apply([pod("shop", "a", "10.0.0.1", json!({})), gate, gate_pod]);
+    controller.apply([
+        namespace("shop", json!({"istio.io/dataplane-mode": "ambient"})),
+        pod("shop", "a", "10.0.0.1", json!({})),
+        gate,
+        gate_pod,
+    ]);
     let id = |text: &str| -> SpiffeId { text.parse().expect("an identity") };
     let cart = id("spiffe://cluster.local/ns/shop/sa/default");
     let client =
@@ -348,7 +358,7 @@ async fn certificates_go_to_those_who_may_have_them() {
     assert_eq!(code, tonic::Code::PermissionDenied);
     assert_eq!(
         message,
-        "no pod with identity spiffe://cluster.local/ns/shop/sa/default runs on node n2"
+        "no pod with identity spiffe://cluster.local/ns/shop/sa/default that is in the mesh runs on node n2"
     );
 
     let identity = obtain(&client("ztunnel-n1", Asks::Node), &cart)
@@ -372,17 +382,16 @@ async fn certificates_go_to_those_who_may_have_them() {
         .await
         .expect_err("not its own");
     assert!(
-        refused
-            .to_string()
-            .contains("may only have its own identity"),
+        refused.to_string().contains("is no node proxy"),
         "{refused}"
     );
 }
 
 #[tokio::test]
 async fn a_request_that_contradicts_its_sender_is_refused() {
-    let controller = Controller::start().await;
-    let control = controller.control("ztunnel-n1");
+    let mut controller = Controller::start().await;
+    controller.apply(waypoint("shop", "gate"));
+    let control = controller.control("waypoint");
     let mut client =
         IstioCertificateServiceClient::new(control.connect().await.expect("connected"));
     let csr = |uri: &str, algorithm| {
@@ -394,7 +403,7 @@ async fn a_request_that_contradicts_its_sender_is_refused() {
             .and_then(|csr| csr.pem())
             .expect("a request")
     };
-    let own = "spiffe://cluster.local/ns/ambit-system/sa/ztunnel";
+    let own = "spiffe://cluster.local/ns/shop/sa/gate";
     for (csr, reason) in [
         (
             csr(

@@ -200,10 +200,11 @@ async fn tokens_and_identities_that_do_not_fit() -> Result<()> {
         let node = token(&ztunnel, "ztunnel").await?;
         obtain(&controller.client(&node, Caller::Node)?, &own).await?;
         let workload = token(client, "client").await?;
-        obtain(&controller.client(&workload, Caller::Workload)?, &own).await?;
+        let asked = obtain(&controller.client(&workload, Caller::Workload)?, &own).await;
+        is_denied(asked, "is no waypoint")?;
 
         let asked = obtain(&controller.client(&workload, Caller::Node)?, &others).await;
-        is_denied(asked, "may only have its own identity")?;
+        is_denied(asked, "is no node proxy")?;
         // Nobody of that identity runs on any node.
         let nobody = identity(ns.name(), "nobody")?;
         let asked = obtain(&controller.client(&node, Caller::Node)?, &nobody).await;
@@ -217,8 +218,9 @@ async fn tokens_and_identities_that_do_not_fit() -> Result<()> {
 
         let log = controller.pod.logs().await?;
         ensure!(
-            log.lines()
-                .any(|line| line.contains("certificate refused") && line.contains(ns.name())),
+            log.lines().any(|line| line.contains("certificates")
+                && line.contains("refused")
+                && line.contains(ns.name())),
             "the controller's log names no refusal"
         );
         Ok(())

@@ -1,98 +1,84 @@
-//! The signing key: loaded from its Secret, or created there; and the roots that everybody may know.
+//! What signs certificates, and the roots that everybody may know.
+//!
+//! Several roots may be published while one key signs: a root is trusted everywhere before it signs, and for as long as
+//! something that it signed lives.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ObjectMeta, PostParams};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::authorize::Permit;
-use super::issue::{self, IssueError};
+use super::issue::{self, IssueError, Leaf, Signer};
 
-/// The Secret of the signing key.
-pub const SECRET: &str = "ambit-ca";
-const CERTIFICATE: &str = "ca-cert.pem";
-const KEY: &str = "ca-key.pem";
-const ROOTS: &str = "root-cert.pem";
+pub(super) const CERTIFICATE: &str = "ca-cert.pem";
+pub(super) const KEY: &str = "ca-key.pem";
+pub(super) const ROOTS: &str = "root-cert.pem";
 /// Ten years: replacing a root is a deliberate act.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Signs.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    signer: Signer,
     /// What leads from a leaf up to a root, roots last.
     chain: Vec<String>,
     roots: String,
 }
 
+/// What a request got.
+#[derive(Debug)]
+pub struct Signed {
+    /// The leaf, what is above it, and last the roots; each PEM.
+    pub chain: Vec<String>,
+    /// The leaf's number, hexadecimal.
+    pub serial: String,
+    /// The leaf's end.
+    pub not_after: SystemTime,
+}
+
+/// A certificate with its key, for our own server.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    /// The leaf and what is above it, without the roots.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// The leaf's end.
+    pub not_after: SystemTime,
+}
+
 /// Why there is no signing key.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// The Secret lacks a part.
-    #[error("Secret {SECRET} has no {0}")]
+    /// A part is missing.
+    #[error("it has no {0}")]
     Incomplete(&'static str),
-    /// A part of the Secret cannot be read.
-    #[error("Secret {SECRET}: {0}")]
+    /// A part is something else.
+    #[error("{0}")]
     Unreadable(String),
     /// Our own failure.
-    #[error("the signing key cannot be made: {0}")]
+    #[error("a new key cannot be made: {0}")]
     Making(#[from] rcgen::Error),
-    /// Kubernetes.
-    #[error("Secret {SECRET} cannot be had: {0}")]
-    Kubernetes(#[from] Box<kube::Error>),
 }
 
-/// The parts of the Secret.
-type Parts = BTreeMap<String, String>;
+/// PEM texts by name, as they are kept.
+pub(super) type Parts = BTreeMap<String, String>;
 
 // === impl Authority ===
 
 impl Authority {
-    /// Loads the key; where there is none, creates it. Of several controllers that try at once, one wins and all use its key.
-    pub async fn load(secrets: &Api<Secret>, trust_domain: &str) -> Result<Self, AuthorityError> {
-        if let Some(secret) = secrets.get_opt(SECRET).await.map_err(Box::new)? {
-            return Self::read(&parts(&secret)?);
-        }
-        let made = make(trust_domain, SystemTime::now())?;
-        let data = made
-            .iter()
-            .map(|(name, text)| (name.clone(), ByteString(text.clone().into_bytes())))
-            .collect();
-        let metadata = ObjectMeta {
-            name: Some(SECRET.to_owned()),
-            ..Default::default()
-        };
-        let secret = Secret {
-            metadata,
-            data: Some(data),
-            type_: Some("Opaque".to_owned()),
-            ..Default::default()
-        };
-        match secrets.create(&PostParams::default(), &secret).await {
-            Ok(_) => {
-                tracing::info!(secret = SECRET, "a new root was created");
-                Self::read(&made)
-            }
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                let theirs = secrets.get(SECRET).await.map_err(Box::new)?;
-                Self::read(&parts(&theirs)?)
-            }
-            Err(error) => Err(Box::new(error).into()),
-        }
-    }
-
     /// A key of its own that is kept nowhere: for tests.
     pub fn ephemeral(trust_domain: &str) -> Result<Self, AuthorityError> {
         Self::read(&make(trust_domain, SystemTime::now())?)
     }
 
-    fn read(parts: &Parts) -> Result<Self, AuthorityError> {
+    /// From what is kept.
+    pub(super) fn read(parts: &Parts) -> Result<Self, AuthorityError> {
         let part = |name: &'static str| parts.get(name).ok_or(AuthorityError::Incomplete(name));
         let (certificate, key) = (part(CERTIFICATE)?, part(KEY)?);
         let roots = parts.get(ROOTS).unwrap_or(certificate);
@@ -108,6 +94,8 @@ impl Authority {
                 "{KEY} is not the key of {CERTIFICATE}"
             )));
         }
+        let not_after = ends(certificate)
+            .ok_or_else(|| AuthorityError::Unreadable(format!("{CERTIFICATE} has no end")))?;
         // A root that signs leaves itself is not sent twice.
         let above = if certificate.trim() == roots.trim() {
             vec![]
@@ -116,7 +104,7 @@ impl Authority {
         };
         let chain = above.into_iter().chain([roots.clone()]).collect();
         Ok(Self {
-            issuer,
+            signer: Signer { issuer, not_after },
             chain,
             roots: roots.clone(),
         })
@@ -127,32 +115,37 @@ impl Authority {
         &self.roots
     }
 
-    /// Signs what is permitted: the leaf, what is above it, and last the roots.
-    pub fn sign(
-        &self,
-        csr: &str,
-        permit: &Permit,
-        life: Duration,
-    ) -> Result<Vec<String>, IssueError> {
-        let leaf = issue::issue(csr, permit, life, &self.issuer, SystemTime::now())?;
-        Ok(std::iter::once(leaf)
-            .chain(self.chain.iter().cloned())
-            .collect())
+    /// When it can sign no more.
+    pub fn not_after(&self) -> SystemTime {
+        self.signer.not_after
+    }
+
+    /// Signs what is permitted.
+    pub fn sign(&self, csr: &str, permit: &Permit, life: Duration) -> Result<Signed, IssueError> {
+        let Leaf {
+            pem,
+            serial,
+            not_after,
+        } = issue::issue(csr, permit, life, &self.signer, SystemTime::now())?;
+        let chain = std::iter::once(pem).chain(self.chain.iter().cloned());
+        Ok(Signed {
+            chain: chain.collect(),
+            serial,
+            not_after,
+        })
     }
 
     /// A certificate with its key for a server with these names.
-    pub fn server(
-        &self,
-        names: &[String],
-    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IssueError> {
+    pub fn server(&self, names: &[String]) -> Result<ServerCertificate, IssueError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Signing)?;
-        let leaf = issue::server(names, &key, &self.issuer, SystemTime::now())?;
+        let (leaf, not_after) = issue::server(names, &key, &self.signer, SystemTime::now())?;
         let above = self.chain.iter().take(self.chain.len() - 1);
         let chain = std::iter::once(leaf.der().clone()).chain(above.filter_map(|pem| der(pem)));
-        Ok((
-            chain.collect(),
-            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
-        ))
+        Ok(ServerCertificate {
+            chain: chain.collect(),
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            not_after,
+        })
     }
 }
 
@@ -162,16 +155,8 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-fn parts(secret: &Secret) -> Result<Parts, AuthorityError> {
-    let data = secret.data.iter().flatten();
-    data.map(|(name, bytes)| match String::from_utf8(bytes.0.clone()) {
-        Ok(text) => Ok((name.clone(), text)),
-        Err(_) => Err(AuthorityError::Unreadable(format!("{name} is not text"))),
-    })
-    .collect()
-}
-
-fn make(trust_domain: &str, now: SystemTime) -> Result<Parts, AuthorityError> {
+/// A new root with its key.
+pub(super) fn make(trust_domain: &str, now: SystemTime) -> Result<Parts, AuthorityError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -196,7 +181,6 @@ fn make(trust_domain: &str, now: SystemTime) -> Result<Parts, AuthorityError> {
 }
 
 fn der(pem: &str) -> Option<CertificateDer<'static>> {
-    use rustls_pki_types::pem::PemObject;
     CertificateDer::from_pem_slice(pem.as_bytes()).ok()
 }
 
@@ -205,4 +189,12 @@ fn certifies(pem: &str, key: &[u8]) -> bool {
     let Some(der) = der(pem) else { return false };
     x509_parser::parse_x509_certificate(&der)
         .is_ok_and(|(_, certificate)| &*certificate.public_key().subject_public_key.data == key)
+}
+
+/// The end of the certificate's life.
+fn ends(pem: &str) -> Option<SystemTime> {
+    let der = der(pem)?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }

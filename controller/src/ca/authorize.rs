@@ -1,9 +1,12 @@
 //! DECISION: may this caller have a certificate with this identity?
 
+use std::sync::Arc;
+
 use hbone::{SpiffeId, TrustDomain};
 
 use crate::discovery::authenticate::Caller;
 use crate::discovery::snapshot::Snapshot;
+use crate::index::changes::Role;
 use crate::index::names::Key;
 
 /// What decides besides the caller.
@@ -11,8 +14,9 @@ use crate::index::names::Key;
 pub struct Rules {
     /// The trust domain of every identity.
     pub trust_domain: TrustDomain,
-    /// The service accounts of node proxies.
-    pub node_accounts: Vec<Key>,
+    /// Whether every pod may have a certificate of its own identity, and not waypoints only. With it a workload speaks
+    /// in the mesh by itself, past its node's proxy: sidecars and proxyless clients need that.
+    pub allow_self_issue: bool,
 }
 
 /// Why a certificate is refused.
@@ -30,7 +34,9 @@ pub enum Denied {
         trust_domain: TrustDomain,
     },
     /// Only node proxies speak for others.
-    #[error("service account {account} may only have its own identity, not {id}")]
+    #[error(
+        "the pod of service account {account} is no node proxy, so it may not have identity {id}"
+    )]
     NotANodeProxy {
         /// Who asked.
         account: Key,
@@ -40,8 +46,16 @@ pub enum Denied {
     /// A token copied out of its pod, or of a pod that has ended.
     #[error("the token of service account {0} is not bound to a running pod of that account")]
     NoPod(Key),
-    /// No pod there has this identity.
-    #[error("no pod with identity {id} runs on node {node}")]
+    /// Only waypoints have certificates of their own.
+    #[error(
+        "the pod of service account {account} is no waypoint, so it may not have its own identity (ALLOW_SELF_ISSUE is off)"
+    )]
+    NotAWaypoint {
+        /// Who asked.
+        account: Key,
+    },
+    /// No pod that the node was told to capture has this identity.
+    #[error("no pod with identity {id} that is in the mesh runs on node {node}")]
     NotOnNode {
         /// What was asked for.
         id: SpiffeId,
@@ -54,6 +68,7 @@ pub enum Denied {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permit {
     id: SpiffeId,
+    node: Arc<str>,
 }
 
 // === impl Permit ===
@@ -62,6 +77,11 @@ impl Permit {
     /// For whom.
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// Where the caller runs.
+    pub fn node(&self) -> &str {
+        &self.node
     }
 }
 
@@ -72,14 +92,54 @@ pub fn authorize(
     rules: &Rules,
     pods: &Snapshot,
 ) -> Result<Permit, Denied> {
-    let own = SpiffeId::for_service_account(
-        &rules.trust_domain,
-        &caller.account.namespace,
-        &caller.account.name,
-    )
-    .map_err(|_| Denied::NotAnIdentity(caller.account.to_string()))?;
-    let id = match asked {
-        None => own.clone(),
+    let (id, account) = identity(caller, asked, rules)?;
+    let pod = caller
+        .pod
+        .as_deref()
+        .and_then(|uid| pods.pod(uid))
+        .filter(|pod| pod.account().as_ref() == Some(&caller.account));
+    let Some(pod) = pod else {
+        return Err(Denied::NoPod(caller.account.clone()));
+    };
+    let own = account == caller.account;
+    match &pod.role {
+        _ if own && rules.allow_self_issue => {}
+        Role::Waypoint(_) if own => {}
+        Role::NodeProxy if pods.captures(&pod.node, &account) => {}
+        Role::NodeProxy => {
+            return Err(Denied::NotOnNode {
+                id,
+                node: pod.node.to_string(),
+            });
+        }
+        Role::Application if own => {
+            return Err(Denied::NotAWaypoint { account });
+        }
+        Role::Application | Role::Waypoint(_) => {
+            return Err(Denied::NotANodeProxy {
+                account: caller.account.clone(),
+                id,
+            });
+        }
+    }
+    Ok(Permit {
+        id,
+        node: pod.node.clone(),
+    })
+}
+
+/// The identity that is asked for, with its service account.
+fn identity(
+    caller: &Caller,
+    asked: Option<&str>,
+    rules: &Rules,
+) -> Result<(SpiffeId, Key), Denied> {
+    let id: SpiffeId = match asked {
+        None => {
+            let Key { namespace, name } = &caller.account;
+            SpiffeId::for_service_account(&rules.trust_domain, namespace, name)
+                .map_err(|_| Denied::NotAnIdentity(caller.account.to_string()))?
+        }
         Some(asked) => asked
             .parse()
             .map_err(|_| Denied::NotAnIdentity(asked.to_owned()))?,
@@ -90,142 +150,14 @@ pub fn authorize(
             trust_domain: rules.trust_domain.clone(),
         });
     }
-    let Some(account) = id
+    let account = id
         .service_account()
-        .map(|(namespace, name)| Key::new(namespace, name))
-    else {
-        return Err(Denied::NotAnIdentity(id.to_string()));
-    };
-    let pod = caller
-        .pod
-        .as_deref()
-        .and_then(|uid| pods.pod(uid))
-        .filter(|place| {
-            place.pod.namespace == caller.account.namespace
-                && place.service_account.as_ref() == Some(&caller.account.name)
-        });
-    let Some(pod) = pod else {
-        return Err(Denied::NoPod(caller.account.clone()));
-    };
-    if id == own {
-        return Ok(Permit { id });
+        .map(|(namespace, name)| Key::new(namespace, name));
+    match account {
+        Some(account) => Ok((id, account)),
+        None => Err(Denied::NotAnIdentity(id.to_string())),
     }
-    if !rules.node_accounts.contains(&caller.account) {
-        return Err(Denied::NotANodeProxy {
-            account: caller.account.clone(),
-            id,
-        });
-    }
-    if !pods.runs(&pod.node, &account) {
-        return Err(Denied::NotOnNode {
-            id,
-            node: pod.node.to_string(),
-        });
-    }
-    Ok(Permit { id })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::index::changes::{Changes, PodPlacement, Role};
-
-    fn place(namespace: &str, account: &str, node: &str) -> Option<PodPlacement> {
-        let pod = Key::new(namespace, &format!("{account}-1"));
-        Some(PodPlacement {
-            pod,
-            node: node.into(),
-            service_account: Some(account.into()),
-            captured: true,
-            role: Role::Application,
-        })
-    }
-
-    fn pods() -> Snapshot {
-        let placements = vec![
-            ("zt1".into(), place("ambit-system", "ztunnel", "n1")),
-            ("zt2".into(), place("ambit-system", "ztunnel", "n2")),
-            ("a1".into(), place("shop", "cart", "n1")),
-            ("w1".into(), place("shop", "waypoint", "n2")),
-        ];
-        let mut snapshot = Snapshot::default();
-        snapshot.apply(&Changes {
-            placements,
-            ..Changes::default()
-        });
-        snapshot
-    }
-
-    fn ask(account: (&str, &str), pod: Option<&str>, id: Option<&str>) -> Result<String, Denied> {
-        let rules = Rules {
-            trust_domain: TrustDomain::default(),
-            node_accounts: vec![Key::new("ambit-system", "ztunnel")],
-        };
-        let caller = Caller {
-            account: Key::new(account.0, account.1),
-            pod: pod.map(Into::into),
-            node: None,
-        };
-        authorize(&caller, id, &rules, &pods()).map(|permit| permit.id().to_string())
-    }
-
-    const ZTUNNEL: (&str, &str) = ("ambit-system", "ztunnel");
-    const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
-    const WAYPOINT: &str = "spiffe://cluster.local/ns/shop/sa/waypoint";
-
-    #[test]
-    fn a_node_proxy_is_refused_what_its_node_does_not_run() {
-        let denied = ask(ZTUNNEL, Some("zt2"), Some(CART)).expect_err("cart runs on n1");
-        assert_eq!(
-            denied.to_string(),
-            format!("no pod with identity {CART} runs on node n2")
-        );
-        assert_eq!(ask(ZTUNNEL, Some("zt1"), Some(CART)).as_deref(), Ok(CART));
-    }
-
-    #[test]
-    fn others_have_their_own_identity_and_no_other() {
-        let waypoint = ("shop", "waypoint");
-        assert!(matches!(
-            ask(waypoint, Some("w1"), Some(CART)),
-            Err(Denied::NotANodeProxy { .. })
-        ));
-        assert_eq!(
-            ask(waypoint, Some("w1"), Some(WAYPOINT)).as_deref(),
-            Ok(WAYPOINT)
-        );
-        assert_eq!(ask(waypoint, Some("w1"), None).as_deref(), Ok(WAYPOINT));
-    }
-
-    #[test]
-    fn a_token_without_its_pod_has_nothing() {
-        for pod in [None, Some("gone"), Some("a1")] {
-            assert!(
-                matches!(ask(ZTUNNEL, pod, Some(CART)), Err(Denied::NoPod(_))),
-                "{pod:?}"
-            );
-            assert!(
-                matches!(ask(("shop", "waypoint"), pod, None), Err(Denied::NoPod(_))),
-                "{pod:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_no_identity_of_ours_is_refused() {
-        for (id, denied) in [
-            (
-                "spiffe://other.example/ns/shop/sa/cart",
-                "is not of trust domain",
-            ),
-            ("spiffe://cluster.local/cart", "is not the identity"),
-            ("cart", "is not the identity"),
-            ("", "is not the identity"),
-        ] {
-            let error = ask(ZTUNNEL, Some("zt1"), Some(id))
-                .expect_err(id)
-                .to_string();
-            assert!(error.contains(denied), "{id}: {error}");
-        }
-    }
-}
+mod tests;

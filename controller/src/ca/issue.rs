@@ -12,8 +12,27 @@ use super::authorize::Permit;
 
 /// The longest life of a leaf, and the one of a request that names none.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// How far back a leaf's life begins: clocks differ.
-const SKEW: Duration = Duration::from_secs(2 * 60);
+/// How far back a leaf's life begins: whose clock is behind ours by up to this much can use it at once.
+pub const SKEW: Duration = Duration::from_secs(10 * 60);
+
+/// What signs, and until when.
+pub(super) struct Signer {
+    /// The key, with the names of its certificate.
+    pub(super) issuer: Issuer<'static, KeyPair>,
+    /// The end of what is above every leaf: a leaf that outlived it would be refused before its time.
+    pub(super) not_after: SystemTime,
+}
+
+/// A leaf that was signed.
+#[derive(Debug)]
+pub struct Leaf {
+    /// The certificate, PEM.
+    pub pem: String,
+    /// Its number, hexadecimal.
+    pub serial: String,
+    /// Its end.
+    pub not_after: SystemTime,
+}
 
 /// Why nothing was signed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +46,9 @@ pub enum IssueError {
     /// It asks for someone else than its sender does.
     #[error("the signing request names {0}, not the identity that was asked for")]
     OtherIdentity(String),
+    /// Our issuer's life is over.
+    #[error("the certificate that signs has expired {} ago", seconds(*.0))]
+    IssuerExpired(Duration),
     /// Our own failure.
     #[error("signing failed: {0}")]
     Signing(#[source] rcgen::Error),
@@ -37,19 +59,19 @@ pub(super) fn issue(
     csr: &str,
     permit: &Permit,
     asked: Duration,
-    issuer: &Issuer<'_, KeyPair>,
+    signer: &Signer,
     now: SystemTime,
-) -> Result<String, IssueError> {
+) -> Result<Leaf, IssueError> {
     let csr = CertificateSigningRequestParams::from_pem(csr).map_err(IssueError::Unreadable)?;
     check(&csr, permit)?;
-    let mut params = leaf(
-        now,
-        if asked.is_zero() {
-            LIFETIME
-        } else {
-            asked.min(LIFETIME)
-        },
-    )?;
+    let life = if asked.is_zero() {
+        LIFETIME
+    } else {
+        asked.min(LIFETIME)
+    };
+    let not_after = end(now, life, signer)?;
+    let serial = serial()?;
+    let mut params = leaf(now, not_after, serial.clone());
     let uri = permit
         .id()
         .to_string()
@@ -60,20 +82,25 @@ pub(super) fn issue(
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
-    Ok(params
-        .signed_by(&csr.public_key, issuer)
-        .map_err(IssueError::Signing)?
-        .pem())
+    let leaf = params
+        .signed_by(&csr.public_key, &signer.issuer)
+        .map_err(IssueError::Signing)?;
+    Ok(Leaf {
+        pem: leaf.pem(),
+        serial: hex(serial.as_ref()),
+        not_after,
+    })
 }
 
 /// A leaf for the controller's own TLS server.
 pub(super) fn server(
     names: &[String],
     key: &KeyPair,
-    issuer: &Issuer<'_, KeyPair>,
+    signer: &Signer,
     now: SystemTime,
-) -> Result<rcgen::Certificate, IssueError> {
-    let mut params = leaf(now, LIFETIME)?;
+) -> Result<(rcgen::Certificate, SystemTime), IssueError> {
+    let not_after = end(now, LIFETIME, signer)?;
+    let mut params = leaf(now, not_after, serial()?);
     for name in names {
         params.subject_alt_names.push(match name.parse() {
             Ok(ip) => SanType::IpAddress(ip),
@@ -81,18 +108,29 @@ pub(super) fn server(
         });
     }
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.signed_by(key, issuer).map_err(IssueError::Signing)
+    let leaf = params
+        .signed_by(key, &signer.issuer)
+        .map_err(IssueError::Signing)?;
+    Ok((leaf, not_after))
 }
 
-fn leaf(now: SystemTime, life: Duration) -> Result<CertificateParams, IssueError> {
+/// No leaf outlives what signs it. Whole seconds, as a certificate has them.
+fn end(now: SystemTime, life: Duration, signer: &Signer) -> Result<SystemTime, IssueError> {
+    match now.duration_since(signer.not_after) {
+        Ok(since) => Err(IssueError::IssuerExpired(since)),
+        Err(_) => Ok((now + life).min(signer.not_after)),
+    }
+}
+
+fn leaf(now: SystemTime, not_after: SystemTime, serial: SerialNumber) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.not_before = date(now - SKEW);
-    params.not_after = date(now + life);
+    params.not_after = date(not_after);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
-    params.serial_number = Some(serial()?);
-    Ok(params)
+    params.serial_number = Some(serial);
+    params
 }
 
 /// 127 random bits.
@@ -103,6 +141,19 @@ pub(super) fn serial() -> Result<SerialNumber, IssueError> {
     // A positive number of the same length in every encoding.
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     Ok(SerialNumber::from(bytes.to_vec()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // A String takes everything.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs())
 }
 
 pub(super) fn date(time: SystemTime) -> OffsetDateTime {
@@ -126,4 +177,59 @@ fn check(csr: &CertificateSigningRequestParams, permit: &Permit) -> Result<(), I
 
 fn is_p256(key: &PublicKey) -> bool {
     key.algorithm() == &rcgen::PKCS_ECDSA_P256_SHA256
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authority::Authority;
+    use super::*;
+
+    fn signer(not_after: SystemTime) -> Signer {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+        let issuer = Issuer::new(CertificateParams::default(), key);
+        Signer { issuer, not_after }
+    }
+
+    fn validity(pem: &str) -> (SystemTime, SystemTime) {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM");
+        let validity = pem.parse_x509().expect("a certificate").validity.clone();
+        let time = |time: x509_parser::time::ASN1Time| {
+            SystemTime::UNIX_EPOCH + Duration::from_secs(time.timestamp().try_into().expect("now"))
+        };
+        (time(validity.not_before), time(validity.not_after))
+    }
+
+    #[test]
+    fn a_leaf_never_outlives_its_issuer_and_begins_in_the_past() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+        let hour = Duration::from_secs(3600);
+        for (left, expected) in [(48 * hour, 24 * hour), (hour, hour)] {
+            let (leaf, not_after) =
+                server(&["a".to_owned()], &key, &signer(now + left), now).expect("signed");
+            assert_eq!(not_after, now + expected);
+            assert_eq!(validity(&leaf.pem()), (now - SKEW, now + expected));
+        }
+    }
+
+    #[test]
+    fn an_issuer_that_has_ended_signs_nothing() {
+        let now = SystemTime::now();
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+        for ago in [0, 90] {
+            let signer = signer(now - Duration::from_secs(ago));
+            let error = server(&["a".to_owned()], &key, &signer, now).expect_err("expired");
+            assert_eq!(
+                error.to_string(),
+                format!("the certificate that signs has expired {ago} s ago")
+            );
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_issuer_is_read_from_its_certificate() {
+        let authority = Authority::ephemeral("cluster.local").expect("a root");
+        let (_, root_ends) = validity(authority.roots());
+        assert_eq!(authority.not_after(), root_ends);
+    }
 }

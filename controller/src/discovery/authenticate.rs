@@ -1,13 +1,23 @@
 //! Who is calling: a bound service-account token, shown to the API server.
 
+mod answers;
+pub mod checked;
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::{Api, PostParams};
-use tonic::metadata::MetadataMap;
+use tonic::Request;
 
 use crate::config::AUDIENCE;
+use crate::connection::CallerConnection;
 use crate::index::names::Key;
+
+/// How long a caller waits until his token is checked, or is told that it was not.
+pub const REVIEW_DEADLINE: Duration = Duration::from_secs(8);
 
 /// A service account, and the pod to which its token is bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +31,7 @@ pub struct Caller {
 }
 
 /// Why nobody is recognised.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum AuthenticateError {
     /// No token.
     #[error("a bearer token is needed")]
@@ -34,14 +44,20 @@ pub enum AuthenticateError {
     NotAServiceAccount(String),
     /// The API server cannot be asked.
     #[error("the token cannot be checked now: {0}")]
-    Unavailable(#[source] Box<kube::Error>),
+    Unavailable(#[source] Arc<kube::Error>),
+    /// The API server is silent.
+    #[error("the token was not checked within {} s", REVIEW_DEADLINE.as_secs())]
+    Timeout,
+    /// The caller's address, or all addresses together, show too many tokens that are not accepted.
+    #[error("too many tokens of this address wait to be checked, or were refused; try again later")]
+    Limited,
 }
 
 /// Something that knows whose token this is.
 #[tonic::async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    /// Whose token it is.
-    async fn whose(&self, token: &str) -> Result<Caller, AuthenticateError>;
+    /// Whose token it is, shown by somebody at this address.
+    async fn whose(&self, token: &str, peer: IpAddr) -> Result<Caller, AuthenticateError>;
 }
 
 /// Asks the API server.
@@ -52,31 +68,50 @@ pub struct TokenReviews(Api<TokenReview>);
 
 impl Caller {
     /// Who makes this request.
-    pub async fn of(
-        metadata: &MetadataMap,
-        authority: &dyn Authenticate,
-    ) -> Result<Self, AuthenticateError> {
-        let header = metadata
+    pub fn of<'a, T>(
+        request: &Request<T>,
+        authority: &'a dyn Authenticate,
+    ) -> impl Future<Output = Result<Self, AuthenticateError>> + Send + use<'a, T> {
+        let header = request
+            .metadata()
             .get("authorization")
             .and_then(|value| value.to_str().ok());
         let token = header
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim())
+            .map(|(_, token)| token.trim().to_owned())
             .filter(|token| !token.is_empty());
-        authority
-            .whose(token.ok_or(AuthenticateError::Missing)?)
-            .await
+        let peer = CallerConnection::of(request)
+            .map_or(Ipv4Addr::UNSPECIFIED.into(), |connection| {
+                connection.source()
+            });
+        async move {
+            let token = token.ok_or(AuthenticateError::Missing)?;
+            authority.whose(&token, peer).await
+        }
     }
 }
 
 // === impl AuthenticateError ===
 
+impl AuthenticateError {
+    /// Whether the token itself was found bad, and would be again.
+    pub fn is_verdict(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::NotAServiceAccount(_))
+    }
+}
+
 impl From<AuthenticateError> for tonic::Status {
     fn from(error: AuthenticateError) -> Self {
+        let text = error.to_string();
         match error {
-            AuthenticateError::Unavailable(_) => Self::unavailable(error.to_string()),
-            _ => Self::unauthenticated(error.to_string()),
+            AuthenticateError::Unavailable(_) | AuthenticateError::Timeout => {
+                Self::unavailable(text)
+            }
+            AuthenticateError::Limited => Self::resource_exhausted(text),
+            AuthenticateError::Missing
+            | AuthenticateError::Refused(_)
+            | AuthenticateError::NotAServiceAccount(_) => Self::unauthenticated(text),
         }
     }
 }
@@ -92,7 +127,7 @@ impl TokenReviews {
 
 #[tonic::async_trait]
 impl Authenticate for TokenReviews {
-    async fn whose(&self, token: &str) -> Result<Caller, AuthenticateError> {
+    async fn whose(&self, token: &str, _peer: IpAddr) -> Result<Caller, AuthenticateError> {
         let spec = TokenReviewSpec {
             audiences: Some(vec![AUDIENCE.to_owned()]),
             token: Some(token.to_owned()),
@@ -105,7 +140,7 @@ impl Authenticate for TokenReviews {
             .0
             .create(&PostParams::default(), &review)
             .await
-            .map_err(|error| AuthenticateError::Unavailable(Box::new(error)))?;
+            .map_err(|error| AuthenticateError::Unavailable(Arc::new(error)))?;
         read(review)
     }
 }

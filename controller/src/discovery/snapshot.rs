@@ -5,9 +5,14 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdMap};
 use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Resources};
 
-use crate::index::changes::{Changes, PodPlacement, Scope};
+use crate::index::changes::{Changes, PodPlacement, Role, Scope};
 use crate::index::names::Key;
 use crate::position::Positions;
+
+/// What a request has besides names.
+const REQUEST_BASE: usize = 1 << 20;
+/// The longest name of a resource (namespace, kind and name of an object) and its version.
+const REQUEST_NAME: usize = 512;
 
 /// The mesh at one moment. A clone costs a few pointers.
 #[derive(Debug, Clone, Default)]
@@ -17,7 +22,7 @@ pub struct Snapshot {
     nodes: HashMap<Arc<str>, Resources>,
     waypoints: HashMap<Key, Resources>,
     pods: HashMap<Arc<str>, PodPlacement>,
-    /// How many pods of a service account run on a node.
+    /// How many pods of a service account a node was told to capture.
     accounts: OrdMap<(Arc<str>, Key), usize>,
     positions: Positions,
 }
@@ -56,7 +61,8 @@ impl Snapshot {
     }
 
     fn count(&mut self, placement: &PodPlacement, more: bool) {
-        let Some(account) = placement.account() else {
+        let captured = placement.captured && placement.role == Role::Application;
+        let Some(account) = placement.account().filter(|_| captured) else {
             return;
         };
         let entry = (placement.node.clone(), account);
@@ -96,13 +102,28 @@ impl Snapshot {
         self.positions = positions;
     }
 
+    /// How long a request of this viewer may be: a stream that resumes names all it knows, twice as much as there is now
+    /// if much has gone meanwhile, and a client that has nothing may still say what it wants.
+    pub fn longest_request(&self, viewer: &Viewer) -> usize {
+        let most = [
+            ADDRESS_TYPE,
+            ENROLMENT_TYPE,
+            ENROLLED_NAMESPACE_TYPE,
+            ROUTE_TYPE,
+        ]
+        .map(|type_url| self.resources(viewer, type_url).len())
+        .into_iter()
+        .fold(0, usize::max);
+        REQUEST_BASE + 2 * most * REQUEST_NAME
+    }
+
     /// The pod with this UID, while it runs.
     pub fn pod(&self, uid: &str) -> Option<&PodPlacement> {
         self.pods.get(uid)
     }
 
-    /// Whether a pod of this service account runs on this node.
-    pub fn runs(&self, node: &str, account: &Key) -> bool {
+    /// Whether this node was told to capture a pod of this service account.
+    pub fn captures(&self, node: &str, account: &Key) -> bool {
         self.accounts
             .contains_key(&(Arc::from(node), account.clone()))
     }

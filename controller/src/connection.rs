@@ -1,0 +1,301 @@
+//! Connections to the controller's port: who holds one, for how long, and when it has to go.
+
+pub mod admission;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{Sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+use tonic::{Request, Status};
+
+use self::admission::{Admission, Bounds, ConnectionId, Proven, Stage};
+use crate::metrics::Metrics;
+
+/// A client of TLS speaks first, as soon as it is connected; one that does not is no proxy.
+const FIRST_BYTE: Duration = Duration::from_secs(2);
+/// From the first byte to the end of the handshake, lost packets included.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// From the handshake to the first call that is authorised. A proxy calls at once; the review of its token may take
+/// [`crate::discovery::authenticate::REVIEW_DEADLINE`], and be tried again.
+const FIRST_CALL: Duration = Duration::from_secs(30);
+
+/// Lets connections in and, when there are too many, asks some of them to go. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    table: Arc<Mutex<Table>>,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Table {
+    admission: Admission,
+    ends: HashMap<ConnectionId, oneshot::Sender<()>>,
+}
+
+/// A place in the table, given back when it is dropped.
+#[derive(Debug)]
+pub struct Ticket {
+    gate: Gate,
+    id: ConnectionId,
+    peer: SocketAddr,
+    /// Resolves when the connection has to go.
+    ended: oneshot::Receiver<()>,
+}
+
+/// Why a connection was closed before a call of it was authorised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shed {
+    /// No byte within [`FIRST_BYTE`], or none at all.
+    Silent,
+    /// No handshake within [`HANDSHAKE`], or a failed one.
+    Handshake,
+    /// No authorised call within [`FIRST_CALL`].
+    NoCall,
+    /// It gave way to a newer one.
+    NoRoom,
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub struct Secured {
+    tls: TlsStream<TcpStream>,
+    ticket: Ticket,
+    /// Until a call is authorised.
+    first_call: Option<Pin<Box<Sleep>>>,
+    gone: bool,
+}
+
+/// The connection on which a call arrived: part of the call's extensions.
+#[derive(Debug, Clone)]
+pub struct CallerConnection {
+    gate: Gate,
+    id: ConnectionId,
+    peer: SocketAddr,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Nobody is connected.
+    pub fn new(bounds: Bounds, metrics: Metrics) -> Self {
+        let table = Table {
+            admission: Admission::new(bounds),
+            ends: HashMap::new(),
+        };
+        Self {
+            table: Arc::new(Mutex::new(table)),
+            metrics,
+        }
+    }
+
+    /// A place for a new connection. Another one may have to go for it.
+    pub fn arrive(&self, peer: SocketAddr) -> Ticket {
+        let (end, ended) = oneshot::channel();
+        let mut table = self.table.lock();
+        let (id, evicted) = table.admission.arrive(peer.ip());
+        table.ends.insert(id, end);
+        if let Some(evicted) = evicted.and_then(|evicted| table.ends.remove(&evicted)) {
+            // One that ends by itself just now does not listen.
+            let _ = evicted.send(());
+        }
+        drop(table);
+        Ticket {
+            gate: self.clone(),
+            id,
+            peer,
+            ended,
+        }
+    }
+
+    /// How many connections there are: unproven, proven.
+    pub fn held(&self) -> (usize, usize) {
+        let table = self.table.lock();
+        (table.admission.unproven(), table.admission.proven())
+    }
+
+    /// Counts a connection that was closed.
+    pub fn shed(&self, why: Shed) {
+        self.metrics.shed(why.reason());
+    }
+
+    fn is_proven(&self, id: ConnectionId) -> bool {
+        self.table.lock().admission.is_proven(id)
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// The handshake, for as long as the connection may stay.
+    pub async fn secure(mut self, acceptor: TlsAcceptor, tcp: TcpStream) -> Result<Secured, Shed> {
+        let (gate, id) = (self.gate.clone(), self.id);
+        let handshake = async {
+            match timeout(FIRST_BYTE, tcp.peek(&mut [0])).await {
+                Ok(Ok(1..)) => {}
+                _ => return Err(Shed::Silent),
+            }
+            gate.table.lock().admission.advance(id, Stage::Handshake);
+            match timeout(HANDSHAKE, acceptor.accept(tcp)).await {
+                Ok(Ok(tls)) => Ok(tls),
+                Ok(Err(_)) | Err(_) => Err(Shed::Handshake),
+            }
+        };
+        let tls = tokio::select! {
+            done = handshake => done?,
+            _ = &mut self.ended => return Err(Shed::NoRoom),
+        };
+        gate.table.lock().admission.advance(id, Stage::Idle);
+        Ok(Secured {
+            tls,
+            ticket: self,
+            first_call: Some(Box::pin(tokio::time::sleep(FIRST_CALL))),
+            gone: false,
+        })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut table = self.gate.table.lock();
+        table.admission.leave(self.id);
+        table.ends.remove(&self.id);
+    }
+}
+
+// === impl Shed ===
+
+impl Shed {
+    /// A stable name, for metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Handshake => "handshake",
+            Self::NoCall => "no_call",
+            Self::NoRoom => "no_room",
+        }
+    }
+}
+
+// === impl Secured ===
+
+impl Secured {
+    /// An error once the connection has to go.
+    fn poll_may_stay(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        // What has resolved must not be polled again.
+        if self.gone || Pin::new(&mut self.ticket.ended).poll(cx).is_ready() {
+            return Err(self.shed(Shed::NoRoom));
+        }
+        let Some(sleep) = &mut self.first_call else {
+            return Ok(());
+        };
+        if sleep.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        self.first_call = None;
+        if self.ticket.gate.is_proven(self.ticket.id) {
+            return Ok(());
+        }
+        Err(self.shed(Shed::NoCall))
+    }
+
+    /// It can be asked more than once after its end: from then on it says the same, and is counted once.
+    fn shed(&mut self, why: Shed) -> io::Error {
+        if !std::mem::replace(&mut self.gone, true) {
+            self.ticket.gate.shed(why);
+        }
+        io::Error::new(io::ErrorKind::ConnectionAborted, why.reason())
+    }
+}
+
+impl Connected for Secured {
+    type ConnectInfo = CallerConnection;
+
+    fn connect_info(&self) -> CallerConnection {
+        CallerConnection {
+            gate: self.ticket.gate.clone(),
+            id: self.ticket.id,
+            peer: self.ticket.peer,
+        }
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_may_stay(cx)?;
+        Pin::new(&mut self.tls).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_may_stay(cx)?;
+        Pin::new(&mut self.tls).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_may_stay(cx)?;
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whoever has to go takes nobody's time for a goodbye.
+        if self.poll_may_stay(cx).is_err() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}
+
+// === impl CallerConnection ===
+
+impl CallerConnection {
+    /// The connection of a call; none for a call that was made in process.
+    pub fn of<T>(request: &Request<T>) -> Option<Self> {
+        request.extensions().get().cloned()
+    }
+
+    /// The other side.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The other side's address.
+    pub fn source(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+
+    /// A call on it was authorised: it may stay.
+    pub fn prove(&self) -> Result<(), Status> {
+        match self.gate.table.lock().admission.prove(self.id) {
+            Proven::Held => Ok(()),
+            Proven::Full => Err(Status::resource_exhausted(
+                "too many connections from this address, or in all",
+            )),
+            Proven::Gone => Err(Status::unavailable("the connection has ended")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+use super::*;
+use proptest::prelude::*;
+
+const HOSTILE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 66));
+const PROXY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+fn bounds(unproven: usize, per_source: usize) -> Bounds {
+    Bounds {
+        unproven,
+        unproven_per_source: per_source,
+        proven: 3,
+        proven_per_source: 2,
+    }
+}
+
+#[test]
+fn one_source_pushes_out_itself_and_nobody_else() {
+    let mut table = Admission::new(bounds(100, 4));
+    let (proxy, _) = table.arrive(PROXY);
+    let first: Vec<_> = (0..4).map(|_| table.arrive(HOSTILE).0).collect();
+    for n in 0..1000 {
+        let (_, evicted) = table.arrive(HOSTILE);
+        let evicted = evicted.expect("its share is full");
+        assert_ne!(evicted, proxy);
+        if let Some(oldest) = first.get(n) {
+            assert_eq!(evicted, *oldest, "the oldest goes first");
+        }
+    }
+    assert_eq!(table.unproven(), 5);
+    assert_eq!(table.prove(proxy), Proven::Held);
+}
+
+#[test]
+fn of_one_source_the_silent_go_before_those_that_speak() {
+    let mut table = Admission::new(bounds(100, 3));
+    let ids: Vec<_> = (0..3).map(|_| table.arrive(HOSTILE).0).collect();
+    table.advance(ids[0], Stage::Idle);
+    table.advance(ids[1], Stage::Handshake);
+    let (fourth, evicted) = table.arrive(HOSTILE);
+    assert_eq!(evicted, Some(ids[2]));
+    table.advance(fourth, Stage::Handshake);
+    assert_eq!(table.arrive(HOSTILE).1, Some(ids[1]));
+}
+
+#[test]
+fn when_all_room_is_taken_the_source_with_the_most_gives_way() {
+    let mut table = Admission::new(bounds(8, 6));
+    let (proxy, _) = table.arrive(PROXY);
+    let hostile: Vec<_> = (0..6).map(|_| table.arrive(HOSTILE).0).collect();
+    let other = IpAddr::from([10, 0, 0, 67]);
+    assert_eq!(table.arrive(other).1, None);
+    for expected in &hostile[..2] {
+        assert_eq!(table.arrive(other).1, Some(*expected));
+    }
+    // However many sources there are: among equals, who came last stays longest.
+    let mut table = Admission::new(bounds(8, 6));
+    for n in 0..8 {
+        table.arrive([10, 0, 1, n].into());
+    }
+    let (proxy_again, evicted) = table.arrive(PROXY);
+    assert!(evicted.is_some());
+    for n in 0..7 {
+        assert_ne!(table.arrive([10, 0, 2, n].into()).1, Some(proxy_again));
+    }
+    assert_ne!(proxy, proxy_again);
+}
+
+#[test]
+fn an_ipv4_source_is_the_same_in_its_ipv6_form() {
+    let mut table = Admission::new(bounds(100, 1));
+    let (first, _) = table.arrive(PROXY);
+    let mapped = "::ffff:10.0.0.1".parse().expect("an address");
+    assert_eq!(table.arrive(mapped).1, Some(first));
+}
+
+#[test]
+fn the_proven_are_bounded_and_are_never_pushed_out() {
+    let mut table = Admission::new(bounds(2, 2));
+    let proven: Vec<_> = (0..2)
+        .map(|_| {
+            let (id, _) = table.arrive(PROXY);
+            assert_eq!(table.prove(id), Proven::Held);
+            id
+        })
+        .collect();
+    let (third, _) = table.arrive(PROXY);
+    assert_eq!(table.prove(third), Proven::Full);
+    for _ in 0..10 {
+        let (_, evicted) = table.arrive(PROXY);
+        assert!(evicted.is_none_or(|evicted| !proven.contains(&evicted)));
+    }
+    assert_eq!(table.prove(third), Proven::Gone);
+    table.leave(proven[0]);
+    let (fourth, _) = table.arrive(PROXY);
+    assert_eq!(table.prove(fourth), Proven::Held);
+    assert_eq!(table.prove(fourth), Proven::Held, "twice is once");
+    // And all sources together.
+    let (id, _) = table.arrive(HOSTILE);
+    assert_eq!(table.prove(id), Proven::Held);
+    let (id, _) = table.arrive(HOSTILE);
+    assert_eq!(table.prove(id), Proven::Full);
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Arrive(u8),
+    Advance(usize, bool),
+    Prove(usize),
+    Leave(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => (0..5_u8).prop_map(Event::Arrive),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(at, idle)| Event::Advance(at, idle)),
+        1 => any::<usize>().prop_map(Event::Prove),
+        1 => any::<usize>().prop_map(Event::Leave),
+    ]
+}
+
+proptest! {
+    /// In any order of events: bounds hold, nobody below a fair share is pushed out, and the books agree with a plain list.
+    #[test]
+    fn bounds_hold_and_the_small_are_left_alone(events in prop::collection::vec(event(), 1..200)) {
+        let mut table = Admission::new(Bounds { unproven: 10, unproven_per_source: 4, proven: 6, proven_per_source: 3 });
+        let mut live: Vec<(ConnectionId, u8, bool)> = Vec::new();
+        for event in events {
+            let at = |n: usize, live: &[(ConnectionId, u8, bool)]| (!live.is_empty()).then(|| n % live.len());
+            match event {
+                Event::Arrive(source) => {
+                    let unproven = |of: u8, live: &[(ConnectionId, u8, bool)]| live.iter().filter(|(_, s, p)| *s == of && !p).count();
+                    let most = (0..5).map(|s| unproven(s, &live)).max().unwrap_or(0);
+                    let own = unproven(source, &live);
+                    let (id, evicted) = table.arrive([10, 0, 0, source].into());
+                    if let Some(evicted) = evicted {
+                        let index = live.iter().position(|(id, ..)| *id == evicted).expect("it was there");
+                        let (_, of, proven) = live.remove(index);
+                        prop_assert!(!proven);
+                        prop_assert!(of == source && own == 4 || unproven(of, &live) + 1 == most);
+                    }
+                    live.push((id, source, false));
+                }
+                Event::Advance(n, idle) => if let Some(at) = at(n, &live) {
+                    table.advance(live[at].0, if idle { Stage::Idle } else { Stage::Handshake });
+                },
+                Event::Prove(n) => if let Some(at) = at(n, &live) {
+                    let full = table.prove(live[at].0) == Proven::Full;
+                    live[at].2 |= !full;
+                },
+                Event::Leave(n) => if let Some(at) = at(n, &live) {
+                    table.leave(live.remove(at).0);
+                },
+            }
+            let proven = live.iter().filter(|(_, _, proven)| *proven).count();
+            prop_assert_eq!((table.unproven(), table.proven()), (live.len() - proven, proven));
+            prop_assert!(table.unproven() <= 10 && table.proven() <= 6);
+            prop_assert_eq!(table.crowded.len(), table.unproven.len());
+        }
+    }
+}
