@@ -70,7 +70,7 @@ struct Controller {
     /// What the server lives on.
     _kept: (
         watch::Sender<Arc<Snapshot>>,
-        mpsc::Receiver<controller::watch::Told>,
+        mpsc::Receiver<controller::index::Input>,
     ),
 }
 
