@@ -145,7 +145,13 @@ async fn accept(
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%peer, %error, "no TCP_NODELAY");
         }
-        let ticket = gate.arrive(peer);
+        let ticket = match gate.arrive(peer) {
+            Ok(ticket) => ticket,
+            Err(shed) => {
+                gate.shed(shed);
+                continue;
+            }
+        };
         let (acceptor, ready, gate) = (acceptor.clone(), ready.clone(), gate.clone());
         handshakes.spawn(async move {
             match Ticket::secure(ticket, acceptor, tcp).await {

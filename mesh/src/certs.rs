@@ -34,13 +34,13 @@ const BACKOFF: Duration = Duration::from_millis(500);
 /// The longest delay between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(150);
 /// Who asks this shortly before the next attempt waits for it; others are told the last failure at once.
-const PATIENCE: Duration = Duration::from_secs(5);
+const NEAR_RETRY: Duration = Duration::from_secs(5);
 /// How long a certificate that nobody holds is kept, in case somebody comes back.
-const IDLE: Duration = Duration::from_secs(300);
+const KEPT_UNUSED: Duration = Duration::from_secs(300);
 /// Nothing is renewed more often, however short its life.
 const SHORTEST_RENEWAL: Duration = Duration::from_secs(10);
 /// The keeper looks at the wall clock at least this often: it may jump.
-const LOOK: Duration = Duration::from_secs(30);
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Certificates, for any thread. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -219,7 +219,7 @@ impl<A: Authority> Keeper<A> {
         entry.released = false;
         match (entry.valid(wall), &entry.next, &entry.failure) {
             (Some(credentials), ..) => drop(answer.send(Ok(credentials))),
-            (None, Next::Retry(at), Some(failure)) if *at > now + PATIENCE => {
+            (None, Next::Retry(at), Some(failure)) if *at > now + NEAR_RETRY => {
                 let source = Arc::clone(failure);
                 drop(answer.send(Err(CertError::Failed { id, source })));
             }
@@ -273,7 +273,7 @@ impl<A: Authority> Keeper<A> {
                 entry.used = now;
                 return true;
             }
-            let keep = !entry.released && now < entry.used + IDLE;
+            let keep = !entry.released && now < entry.used + KEPT_UNUSED;
             if !keep {
                 tracing::debug!(%id, "certificate forgotten: nobody holds it");
             }
@@ -327,7 +327,7 @@ impl<A: Authority> Keeper<A> {
         self.entries
             .values()
             .filter_map(due)
-            .fold(now + LOOK, Duration::min)
+            .fold(now + CLOCK_CHECK_INTERVAL, Duration::min)
     }
 
     fn publish(&self) {

@@ -46,7 +46,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let (clock, hand) = Clock::by_hand(start);
+        let (clock, hand) = Clock::manual(start);
         let (signings_in, signings) = mpsc::channel(64);
         let (certificates, keeper) = Certificates::new(Script(signings_in), clock);
         tokio::spawn(keeper.run());

@@ -5,7 +5,6 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 
 use super::*;
@@ -55,7 +54,8 @@ impl Port {
         let address = self.listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("connected");
         let (server, peer) = self.listener.accept().await.expect("accepted");
-        (client, server, self.gate.arrive(peer))
+        let ticket = self.gate.arrive(peer).expect("not too fast");
+        (client, server, ticket)
     }
 
     async fn secured(&self) -> (client::TlsStream<TcpStream>, Secured) {
@@ -131,4 +131,23 @@ async fn who_has_to_go_for_a_newcomer_goes_at_once() {
     assert!(begun.elapsed() < FIRST_BYTE, "nobody waited");
     let refused = first.connect_info().prove().expect_err("it is gone");
     assert_eq!(refused.code(), tonic::Code::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_opens_connections_too_fast_gets_no_more_handshakes_and_others_do() {
+    let gate = Gate::new(Bounds::default(), Metrics::default());
+    let peer = |last, port| SocketAddr::from(([10, 0, 0, last], port));
+    let opened = |gate: &Gate| {
+        (0..5000)
+            .filter(|port| gate.arrive(peer(66, *port)).is_ok())
+            .count()
+    };
+    assert_eq!(opened(&gate), 1000);
+    assert_eq!(
+        gate.arrive(peer(66, 1)).expect_err("too fast"),
+        Shed::TooFast
+    );
+    assert!(gate.arrive(peer(1, 1)).is_ok());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(opened(&gate), 500);
 }

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 pub enum Clock {
     /// The machine.
     System(Instant),
-    /// A beginning, and a hand that somebody moves: for tests.
-    Hand(SystemTime, watch::Receiver<Duration>),
+    /// A beginning, and how far a test has moved it on since.
+    Manual(SystemTime, watch::Receiver<Duration>),
 }
 
 // === impl Clock ===
@@ -22,17 +22,17 @@ impl Clock {
         Self::System(Instant::now())
     }
 
-    /// Stands at `start` until the returned hand is moved.
-    pub fn by_hand(start: SystemTime) -> (Self, watch::Sender<Duration>) {
-        let (hand, seen) = watch::channel(Duration::ZERO);
-        (Self::Hand(start, seen), hand)
+    /// Stands at `start` until the returned sender moves it on.
+    pub fn manual(start: SystemTime) -> (Self, watch::Sender<Duration>) {
+        let (moved, seen) = watch::channel(Duration::ZERO);
+        (Self::Manual(start, seen), moved)
     }
 
     /// The time of day.
     pub(super) fn wall(&self) -> SystemTime {
         match self {
             Self::System(_) => SystemTime::now(),
-            Self::Hand(start, hand) => *start + *hand.borrow(),
+            Self::Manual(start, passed) => *start + *passed.borrow(),
         }
     }
 
@@ -40,7 +40,7 @@ impl Clock {
     pub(super) fn elapsed(&self) -> Duration {
         match self {
             Self::System(begun) => begun.elapsed(),
-            Self::Hand(_, hand) => *hand.borrow(),
+            Self::Manual(_, passed) => *passed.borrow(),
         }
     }
 
@@ -48,9 +48,9 @@ impl Clock {
     pub(super) async fn reach(self, at: Duration) {
         match self {
             Self::System(begun) => tokio::time::sleep_until(begun + at).await,
-            Self::Hand(_, mut hand) => {
-                if hand.wait_for(|elapsed| *elapsed >= at).await.is_err() {
-                    // Nobody moves the hand any more.
+            Self::Manual(_, mut passed) => {
+                if passed.wait_for(|elapsed| *elapsed >= at).await.is_err() {
+                    // Nobody moves it any more.
                     std::future::pending::<()>().await;
                 }
             }
