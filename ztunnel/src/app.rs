@@ -2,10 +2,9 @@
 
 use std::{
     cell::RefCell,
-    env, fs, io,
+    fs, io,
     net::{Ipv4Addr, Ipv6Addr},
     process::ExitCode,
-    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -36,23 +35,19 @@ use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{oneshot, watch},
     task::spawn_local,
-    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cni::install::Installer,
     config::{Config, EXIT_USAGE},
-    leaving::{ApiServer, Leaving},
+    leaving::leave,
     metrics::Metrics,
     plugin::Plugin,
     pods::{Pods, node::Node},
     proxy::Shared,
     workers::{Run, Workers},
 };
-
-/// What the DaemonSet is called, for the question whether it stays.
-const DAEMON_SET: &str = "ztunnel";
 
 /// Readiness, for the kubelet.
 const READY_PORT: u16 = 15021;
@@ -161,7 +156,14 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
         }
     });
     let grace = drain_time(config.grace);
-    let drain = Box::pin(leave(config, pods, plugin, grace));
+    let drain = Box::pin(async move {
+        let give_back = async || {
+            plugin.remove().await;
+            // Only if nothing else is in it.
+            let _ = fs::remove_dir(&config.paths.state);
+        };
+        leave(&world, &pods, grace, give_back).await;
+    });
     Ok(supervisor
         .run(signals, drain, grace + LAST_RESORT)
         .await
@@ -258,22 +260,6 @@ fn drain_time(grace: Duration) -> Duration {
 /// After the drain's own deadline: the kernel's tables must still be cleaned.
 const LAST_RESORT: Duration = Duration::from_secs(3);
 
-async fn leave(config: Config, pods: Rc<Pods>, plugin: Plugin, grace: Duration) {
-    let deadline = Instant::now() + grace;
-    let leaving = match ApiServer::in_cluster() {
-        Some(server) => server.leaving(&config.pod_namespace, DAEMON_SET).await,
-        None => Leaving::Restart,
-    };
-    tracing::info!(?leaving, "leaving");
-    if leaving == Leaving::ForGood {
-        plugin.remove().await;
-        // Only if nothing else is in it.
-        let _ = fs::remove_dir(&config.paths.state);
-    }
-    pods.leave(leaving, deadline.saturating_duration_since(Instant::now()))
-        .await;
-}
-
 // === household ===
 
 /// As [`Supervisor::must_live`], for a task that stays on this thread.
@@ -338,15 +324,4 @@ fn debug(
             "proxies": workers.list(),
         })
     })
-}
-
-impl ApiServer {
-    /// The API server of the cluster that this pod runs in.
-    fn in_cluster() -> Option<Self> {
-        Some(Self {
-            host: env::var("KUBERNETES_SERVICE_HOST").ok()?,
-            port: env::var("KUBERNETES_SERVICE_PORT").ok()?.parse().ok()?,
-            account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
-        })
-    }
 }

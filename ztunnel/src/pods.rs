@@ -1,13 +1,13 @@
-//! The pods of this node: what the mesh wishes of each, and one task per pod that makes it so.
+//! The pods of this node: what each shall be, and one task per pod that makes it so.
 
 pub mod capture;
+mod desired;
 pub mod enrol;
 pub mod find;
 mod handover;
 pub mod netns;
 pub mod newcomer;
 pub mod node;
-mod wish;
 
 use std::{
     cell::RefCell,
@@ -26,17 +26,17 @@ use mesh::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
 
 use self::{
+    desired::{DesiredState, Status, UNMENTIONED_GRACE},
     netns::PodNetns,
-    node::{Node, Place},
-    wish::{Status, Wish},
+    node::{Node, Sandbox},
 };
 use crate::{
-    cni::{enrolled::Enrolled, protocol::Sandbox},
+    cni::{enrolled::Enrolled, protocol},
     leaving::Leaving,
 };
 
@@ -67,16 +67,21 @@ pub struct Pods {
 }
 
 struct Handle {
-    wish: watch::Sender<Wish>,
+    desired: watch::Sender<DesiredState>,
     status: watch::Receiver<Status>,
     /// Where the CNI plugin says that the pod is.
-    place: Option<Place>,
+    sandbox: Option<Sandbox>,
     /// The container runtime has taken the sandbox down; nothing can be done for the pod until it has another.
     sandbox_gone: bool,
+    /// Since when the control plane has not mentioned the pod.
+    unmentioned: Option<Instant>,
 }
 
 /// What a connection still gets that is accepted last by a ztunnel without a successor.
 const LATE_CONNECTIONS: Duration = Duration::from_secs(5);
+
+/// How often pods that are not mentioned any more are looked at: whether they have processes.
+const UNMENTIONED_CHECK: Duration = Duration::from_secs(2);
 
 // === impl Pod ===
 
@@ -127,32 +132,43 @@ impl Pods {
         })
     }
 
-    /// Follows the mesh's wishes for ever.
+    /// Follows the control plane for ever.
     pub async fn run(&self) {
         let mut changed = self.node.shared.world.changed();
+        let mut check = None;
         loop {
-            self.reconcile();
-            if changed.changed().await.is_err() {
-                return;
+            let unmentioned = self.reconcile();
+            check =
+                unmentioned.then(|| check.unwrap_or_else(|| Instant::now() + UNMENTIONED_CHECK));
+            let due = async {
+                match check {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                news = changed.changed() => if news.is_err() {
+                    return;
+                },
+                () = due => {
+                    self.remove_dead().await;
+                    check = None;
+                }
             }
         }
     }
 
-    /// Makes every pod's wish what the mesh says now.
-    pub fn reconcile(&self) {
+    /// Makes what each pod shall be what the control plane says now; true while it is silent about some.
+    pub fn reconcile(&self) -> bool {
         let world = self.node.shared.world.snapshot();
         let wanted: BTreeMap<PodUid, Arc<Enrolment>> = world
             .enrolments()
             .map(|e| (e.uid.clone(), e.clone()))
             .collect();
         let mut known = self.known.borrow_mut();
-        known.retain(|uid, handle| {
-            let keep = wanted.contains_key(uid);
-            if !keep {
-                handle.wish.send_replace(Wish::Gone);
-            }
-            keep
-        });
+        known.retain(|uid, handle| wanted.contains_key(uid) || handle.keep_unmentioned(uid));
+        let unmentioned =
+            known.len() > wanted.len() || known.keys().any(|uid| !wanted.contains_key(uid));
         for (uid, enrolment) in wanted {
             let handle = known.entry(uid).or_insert_with(|| self.start(&enrolment));
             handle.order(&enrolment);
@@ -164,6 +180,25 @@ impl Pods {
                 .map(|ns| ns.to_string())
                 .collect(),
         );
+        unmentioned
+    }
+
+    /// A pod without a process that nobody mentions is no more: not every container runtime tells us of its end.
+    async fn remove_dead(&self) {
+        let running = match self.node.processes().await {
+            Ok(running) => running,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for the processes of pods that are not mentioned any more");
+                return;
+            }
+        };
+        self.known.borrow_mut().retain(|uid, handle| {
+            let dead = handle.unmentioned.is_some() && !running.runs(uid.as_str());
+            if dead {
+                handle.desired.send_replace(DesiredState::Removed);
+            }
+            !dead
+        });
     }
 
     /// Why a pod is not as it should be, if it is not.
@@ -178,21 +213,21 @@ impl Pods {
     pub(crate) async fn capture(
         &self,
         enrolment: &Enrolment,
-        sandbox: &Sandbox,
+        sandbox: &protocol::Sandbox,
     ) -> Result<(), String> {
-        let place = self.place(sandbox)?;
+        let sandbox = self.open(sandbox)?;
         let mut status = {
             let mut known = self.known.borrow_mut();
             let handle = known
                 .entry(enrolment.uid.clone())
                 .or_insert_with(|| self.start(enrolment));
             handle.sandbox_gone = false;
-            handle.place = Some(place.clone());
+            handle.sandbox = Some(sandbox.clone());
             handle.order(enrolment);
             handle.status.clone()
         };
         let here = |status: &Status| match status {
-            Status::Captured(netns) => *netns == place.netns.id(),
+            Status::Captured(netns) => *netns == sandbox.netns.id(),
             Status::Failed(_) => true,
             Status::Pending | Status::Out => false,
         };
@@ -214,35 +249,41 @@ impl Pods {
     }
 
     /// The container runtime takes a sandbox down.
-    pub(crate) fn sandbox_gone(&self, sandbox: &Sandbox) {
+    pub(crate) fn sandbox_gone(&self, gone: &protocol::Sandbox) {
         let mut known = self.known.borrow_mut();
-        let Some(uid) = sandbox.uid.as_deref().map(PodUid::from) else {
+        let Some(uid) = gone.uid.as_deref().map(PodUid::from) else {
             return;
         };
         let Some(handle) = known.get_mut(&uid) else {
             return;
         };
-        let same = match (&handle.place, PodNetns::open(&sandbox.netns)) {
+        let same = match (&handle.sandbox, PodNetns::open(&gone.netns)) {
             // An earlier sandbox of a pod that has a new one already.
-            (Some(place), Ok(netns)) => place.netns.id() == netns.id(),
-            (Some(place), Err(_)) => place.container == sandbox.container_id,
+            (Some(sandbox), Ok(netns)) => sandbox.netns.id() == netns.id(),
+            (Some(sandbox), Err(_)) => sandbox.container == gone.container_id,
             (None, _) => true,
         };
-        if same {
-            handle.place = None;
-            handle.sandbox_gone = true;
-            handle.wish.send_replace(Wish::SandboxGone);
+        if !same {
+            return;
+        }
+        handle.sandbox = None;
+        handle.sandbox_gone = true;
+        if handle.unmentioned.is_some() {
+            handle.desired.send_replace(DesiredState::Removed);
+            known.remove(&uid);
+        } else {
+            handle.desired.send_replace(DesiredState::SandboxGone);
         }
     }
 
     /// This ztunnel goes within `time`. For good: takes every pod out of the mesh first. Otherwise each is served
-    /// until a successor serves it.
+    /// until a successor serves it; if this future is dropped and it is called again for good, that counts.
     pub async fn leave(&self, leaving: Leaving, time: Duration) {
         let hand_over = Instant::now() + time.saturating_sub(LATE_CONNECTIONS);
         for handle in self.known.borrow().values() {
-            handle.wish.send_replace(match leaving {
-                Leaving::ForGood => Wish::LeaveForGood,
-                Leaving::Restart => Wish::HandOver { until: hand_over },
+            handle.desired.send_replace(match leaving {
+                Leaving::ForGood => DesiredState::LeaveForGood,
+                Leaving::Restart => DesiredState::HandOver { until: hand_over },
             });
         }
         self.tasks.close();
@@ -258,20 +299,21 @@ impl Pods {
     }
 
     fn start(&self, enrolment: &Enrolment) -> Handle {
-        let (wish, wishes) = watch::channel(Wish::Undecided);
-        let (say, status) = watch::channel(Status::Pending);
+        let (desired_tx, desired) = watch::channel(DesiredState::Undecided);
+        let (status_tx, status) = watch::channel(Status::Pending);
         let name = format!("{}/{}", enrolment.namespace, enrolment.name);
-        let task = enrol::Task::new(self.node.clone(), enrolment.uid.clone(), name, say);
-        self.tasks.spawn_local(task.run(wishes));
+        let task = enrol::Task::new(self.node.clone(), enrolment.uid.clone(), name, status_tx);
+        self.tasks.spawn_local(task.run(desired));
         Handle {
-            wish,
+            desired: desired_tx,
             status,
-            place: None,
+            sandbox: None,
             sandbox_gone: false,
+            unmentioned: None,
         }
     }
 
-    fn place(&self, sandbox: &Sandbox) -> Result<Place, String> {
+    fn open(&self, sandbox: &protocol::Sandbox) -> Result<Sandbox, String> {
         // Seen from the node's first process the path is as the container runtime means it.
         let relative = sandbox.netns.strip_prefix("/").unwrap_or(&sandbox.netns);
         let on_node = self.node.proc.join("1/root").join(relative);
@@ -283,7 +325,7 @@ impl Pods {
                     sandbox.netns.display()
                 )
             })?;
-        Ok(Place {
+        Ok(Sandbox {
             netns,
             ips: sandbox.ips.clone(),
             container: sandbox.container_id.clone(),
@@ -311,26 +353,42 @@ impl Pods {
 // === impl Handle ===
 
 impl Handle {
-    /// Passes the mesh's wish on, if it is a new one.
-    fn order(&self, enrolment: &Enrolment) {
-        let wish = if self.sandbox_gone {
-            Wish::SandboxGone
+    /// Passes on what the control plane says, if it is news.
+    fn order(&mut self, enrolment: &Enrolment) {
+        if self.unmentioned.take().is_some() {
+            tracing::info!(uid = %enrolment.uid, "the controller mentions a pod again");
+        }
+        let now = if self.sandbox_gone {
+            DesiredState::SandboxGone
         } else if enrolment.capture {
-            Wish::In {
+            DesiredState::In {
                 enrolment: enrolment.clone(),
-                place: self.place.clone(),
+                sandbox: self.sandbox.clone(),
             }
         } else {
-            Wish::Out {
+            DesiredState::Out {
                 enrolment: enrolment.clone(),
             }
         };
-        self.wish.send_if_modified(|current| {
-            let new = *current != wish;
+        self.desired.send_if_modified(|desired| {
+            let new = *desired != now;
             if new {
-                *current = wish;
+                *desired = now;
             }
             new
         });
+    }
+
+    /// Whether a pod that the control plane does not mention stays as it is; if not, it is removed.
+    fn keep_unmentioned(&mut self, uid: &PodUid) -> bool {
+        let news = self.unmentioned.is_none();
+        let since = *self.unmentioned.get_or_insert_with(Instant::now);
+        let keep = self.desired.borrow().outlasts_silence(since.elapsed());
+        if !keep {
+            self.desired.send_replace(DesiredState::Removed);
+        } else if news {
+            tracing::warn!(%uid, grace = ?UNMENTIONED_GRACE, "the controller does not mention a running pod any more; it stays in the mesh until it ends, or that time has passed");
+        }
+        keep
     }
 }

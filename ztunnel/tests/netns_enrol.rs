@@ -19,7 +19,6 @@ use support::{
 };
 use ztunnel::{
     cni::{enrolled::Enrolled, protocol::Answer},
-    leaving::Leaving,
     pods::capture::{self, Spec},
 };
 
@@ -155,13 +154,13 @@ fn an_upgrade_loses_no_request() {
         node.wait_for(&a, Outcome::Enrolled);
         node.wait_for(&b, Outcome::Enrolled);
         load.more(20);
-        old.stop(false);
+        old.stop();
         load.more(20);
     }
     // Told to go before there is another: it waits for that one.
     thread::scope(|scope| {
         let old = node.take();
-        let leaving = scope.spawn(|| old.leave(Leaving::Restart, PATIENCE));
+        let leaving = scope.spawn(|| old.leave(PATIENCE));
         load.more(20);
         assert!(!leaving.is_finished());
         node.start(&fabric.ca);
@@ -169,6 +168,68 @@ fn an_upgrade_loses_no_request() {
         load.more(20);
     });
     load.end();
+}
+
+#[test]
+fn only_the_controllers_word_gives_the_node_back_also_when_it_comes_late() {
+    let fabric = Fabric::new();
+    let (a, b) = (fabric.meshed("wa", 0), fabric.meshed("wb", 0));
+    let node = fabric.node(0);
+    let installed = |pod: &TestPod| pod.ns.run(|| capture::is_installed().unwrap()).unwrap();
+    // Told to end; no successor, no word. Meanwhile the controller goes with everything it knows.
+    thread::scope(|scope| {
+        let old = node.take();
+        let leaving = scope.spawn(|| old.leave(PATIENCE));
+        node.connected(false);
+        for pod in [&a, &b] {
+            fabric.mention(pod, false);
+        }
+        a.ask(b.addr(false, ECHO)).unwrap();
+        assert!(installed(&a) && installed(&b) && !leaving.is_finished());
+        // Its stream is back, with the word.
+        node.uninstalling(true);
+        leaving.join().unwrap();
+        assert!(!installed(&a) && !installed(&b));
+    });
+    a.ask(b.addr(false, ECHO)).unwrap();
+}
+
+#[test]
+fn a_pod_that_is_not_mentioned_any_more_stays_until_it_ends() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    let names = ["na", "nb", "nc"];
+    let [silent, deleted, dead] = names.map(|name| fabric.meshed(name, 0));
+    let client = fabric.meshed("nd", 1);
+    let mut open = connect(&client.ns, silent.addr(false, ECHO)).unwrap();
+    exchange(&mut open).unwrap();
+    let installed = |pod: &TestPod| pod.ns.run(|| capture::is_installed().unwrap()).unwrap();
+    let started = node.metric("workload_manager_proxies_started");
+    assert_eq!(started, 3);
+    for pod in [&silent, &deleted, &dead] {
+        fabric.mention(pod, false);
+    }
+    // The container runtime, or the lack of any process, ends it at once.
+    assert_eq!(node.cni_del(&deleted), Answer::Proceed);
+    node.remove_process(&dead);
+    for pod in [&deleted, &dead] {
+        until("a pod that has ended is left", || !installed(pod));
+    }
+    // It lives, so it is as before: old connections and new ones, through tunnels.
+    assert!(installed(&silent));
+    exchange(&mut open).unwrap();
+    client.ask(silent.addr(true, ECHO)).unwrap();
+    // Mentioned again: as if nothing had been.
+    fabric.mention(&silent, true);
+    exchange(&mut open).unwrap();
+    client.ask(silent.addr(false, ECHO)).unwrap();
+    assert!(installed(&silent));
+    assert_eq!(
+        node.metric("workload_manager_proxies_started"),
+        started
+    );
+    // And what the controller does ask for is done.
+    fabric.take_out(&silent);
 }
 
 #[test]

@@ -22,10 +22,10 @@ use self::error::EnrolError;
 use super::{
     Pod,
     capture::{self, CaptureError, Families, Spec},
+    desired::{DesiredState, Status},
     handover,
     netns::PodNetns,
-    node::{Node, Place},
-    wish::{Status, Wish},
+    node::{Node, Sandbox},
 };
 use crate::{
     ports,
@@ -70,7 +70,7 @@ const QUIET: Duration = Duration::from_secs(2);
 const MOST_QUIET: Duration = Duration::from_secs(30);
 
 /// What is left of a pod that is no more gets this long to send its last bytes.
-const LAST_WORDS: Duration = Duration::from_secs(30);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// First and last wait after a failure; doubled in between.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -103,33 +103,33 @@ impl Task {
         }
     }
 
-    /// Follows the wishes until the pod, or this process, is no more.
-    pub(crate) async fn run(mut self, mut wishes: watch::Receiver<Wish>) {
+    /// Follows what is desired until the pod, or this process, is no more.
+    pub(crate) async fn run(mut self, mut desired: watch::Receiver<DesiredState>) {
         loop {
-            let wish = wishes.borrow_and_update().clone();
-            let again = match wish {
-                Wish::Undecided => None,
-                Wish::In { enrolment, place } => {
-                    let other = |wish: &Wish| !matches!(wish, Wish::In { .. });
-                    let mut others = wishes.clone();
+            let state = desired.borrow_and_update().clone();
+            let again = match state {
+                DesiredState::Undecided => None,
+                DesiredState::In { enrolment, sandbox } => {
+                    let other = |state: &DesiredState| !matches!(state, DesiredState::In { .. });
+                    let mut others = desired.clone();
                     tokio::select! {
-                        result = self.bring_in(&enrolment, place.as_ref()) => self.judge(result),
+                        result = self.bring_in(&enrolment, sandbox.as_ref()) => self.judge(result),
                         _ = others.wait_for(other) => continue,
                     }
                 }
-                Wish::Out { enrolment } => {
-                    let result = self.take_out(&enrolment, &mut wishes).await;
+                DesiredState::Out { enrolment } => {
+                    let result = self.take_out(&enrolment, &mut desired).await;
                     self.judge(result)
                 }
-                Wish::SandboxGone => {
+                DesiredState::SandboxGone => {
                     self.reset().await;
                     self.ruled = None;
                     self.say(&Status::Out);
                     None
                 }
-                Wish::Gone => return self.bury().await,
-                Wish::HandOver { until } => return self.hand_over(until).await,
-                Wish::LeaveForGood => return self.leave_for_good().await,
+                DesiredState::Removed => return self.tear_down().await,
+                DesiredState::HandOver { until } => return self.hand_over(until, desired).await,
+                DesiredState::LeaveForGood => return self.leave_for_good().await,
             };
             let pause = async {
                 match again {
@@ -138,7 +138,7 @@ impl Task {
                 }
             };
             tokio::select! {
-                changed = wishes.changed() => if changed.is_err() {
+                changed = desired.changed() => if changed.is_err() {
                     return self.reset().await;
                 },
                 () = pause => {}
@@ -150,15 +150,15 @@ impl Task {
     async fn bring_in(
         &mut self,
         enrolment: &Enrolment,
-        place: Option<&Place>,
+        sandbox: Option<&Sandbox>,
     ) -> Result<Status, EnrolError> {
         // Serving from half a world would let connections pass that belong in a tunnel.
         let _ = self.node.synced.clone().wait_for(|synced| *synced).await;
-        if place.is_none() && enrolment.addresses.is_empty() && self.up.is_none() {
+        if sandbox.is_none() && enrolment.addresses.is_empty() && self.up.is_none() {
             return Ok(Status::Pending);
         }
-        let netns = self.netns(enrolment, place).await?;
-        let given = place.map_or(&[][..], |place| &place.ips);
+        let netns = self.netns(enrolment, sandbox).await?;
+        let given = sandbox.map_or(&[][..], |sandbox| &sandbox.ips);
         let shared = &self.node.shared;
         let pod = Pod::new(enrolment, given, &shared.trust_domain, &shared.cluster)?;
         if let Some(up) = &self.up {
@@ -177,10 +177,10 @@ impl Task {
     async fn netns(
         &self,
         enrolment: &Enrolment,
-        place: Option<&Place>,
+        sandbox: Option<&Sandbox>,
     ) -> Result<PodNetns, EnrolError> {
-        match (place, &self.up) {
-            (Some(place), _) => Ok(place.netns.clone()),
+        match (sandbox, &self.up) {
+            (Some(sandbox), _) => Ok(sandbox.netns.clone()),
             (None, Some(up)) => Ok(up.serving.netns.clone()),
             (None, None) => Ok(self.node.find(&self.uid, &enrolment.addresses).await?),
         }
@@ -235,11 +235,11 @@ impl Task {
 
     /// Lets the pod alone: new connections at once, old ones until they end.
     ///
-    /// Returns early, and leaves the pod as it is then, if the wish changes.
+    /// Returns early, and leaves the pod as it is then, if something else is desired.
     async fn take_out(
         &mut self,
         enrolment: &Enrolment,
-        wishes: &mut watch::Receiver<Wish>,
+        desired: &mut watch::Receiver<DesiredState>,
     ) -> Result<Status, EnrolError> {
         if self.up.is_none() && self.ruled.is_none() {
             return self.clean_up_after_predecessor(enrolment).await;
@@ -249,8 +249,8 @@ impl Task {
             self.stop_redirecting().await?;
             tokio::select! {
                 () = quiet(&serving) => {}
-                _ = wishes.changed() => {
-                    wishes.mark_changed();
+                _ = desired.changed() => {
+                    desired.mark_changed();
                     return Ok(Status::Pending);
                 }
             }
@@ -260,7 +260,7 @@ impl Task {
         }
         tokio::select! {
             () = self.endings.wait() => self.remove_rules().await?,
-            _ = wishes.changed() => wishes.mark_changed(),
+            _ = desired.changed() => desired.mark_changed(),
         }
         Ok(Status::Out)
     }
@@ -294,12 +294,12 @@ impl Task {
     }
 
     /// The pod is no more, or nobody cares for it any more.
-    async fn bury(mut self) {
+    async fn tear_down(mut self) {
         if let Err(error) = self.stop_redirecting().await {
             tracing::debug!(pod = self.name, %error, "a pod that is gone could not be taken out");
         }
         self.retire();
-        let _ = timeout(LAST_WORDS, self.endings.wait()).await;
+        let _ = timeout(FLUSH_TIMEOUT, self.endings.wait()).await;
         self.reset().await;
         if let Err(error) = self.remove_rules().await {
             tracing::debug!(pod = self.name, %error, "a pod that is gone could not be cleaned");
@@ -307,15 +307,25 @@ impl Task {
         (self.node.forget)(self.uid.as_str());
     }
 
-    /// Serves until another ztunnel does; redirection stays.
-    async fn hand_over(mut self, until: Instant) {
-        if let Some(up) = &self.up {
-            let successor = handover::succeeded(&up.serving.netns, self.node.workers.count());
-            // Without a successor, late is better than never.
-            let _ = timeout_at(until, successor).await;
+    /// Serves until another ztunnel does; redirection stays. Unless it turns out that none will follow.
+    async fn hand_over(mut self, until: Instant, mut desired: watch::Receiver<DesiredState>) {
+        let succeeded = async {
+            if let Some(up) = &self.up {
+                let successor = handover::succeeded(&up.serving.netns, self.node.workers.count());
+                // Without a successor, late is better than never.
+                let _ = timeout_at(until, successor).await;
+            }
+            self.retire();
+            self.endings.wait().await;
+        };
+        let for_good = desired.wait_for(|desired| *desired == DesiredState::LeaveForGood);
+        let for_good = tokio::select! {
+            () = succeeded => false,
+            Ok(_) = for_good => true,
+        };
+        if for_good {
+            self.leave_for_good().await;
         }
-        self.retire();
-        self.endings.wait().await;
     }
 
     /// Ends the mesh's part in the pod.

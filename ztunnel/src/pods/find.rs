@@ -95,6 +95,11 @@ impl Running {
         self.pids.keys().map(String::as_str)
     }
 
+    /// Whether pod `uid` has a process: its sandbox has one for as long as it lives.
+    pub fn runs(&self, uid: &str) -> bool {
+        self.pids.contains_key(uid)
+    }
+
     /// The network namespace of pod `uid`, which must own one of `ips` if any are given. Blocks shortly.
     pub fn netns(&self, uid: &str, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
         let Some(pids) = self.pids.get(uid) else {

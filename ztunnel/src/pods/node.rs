@@ -50,7 +50,7 @@ pub struct Node {
 
 /// A sandbox that the CNI plugin told us of.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct Sandbox {
     /// Its network namespace.
     pub netns: PodNetns,
     /// The addresses it was given.
@@ -65,6 +65,19 @@ const FRESH: Duration = Duration::from_secs(1);
 // === impl Node ===
 
 impl Node {
+    /// The processes that run now.
+    pub(super) async fn processes(&self) -> Result<Arc<Running>, FindError> {
+        let proc = self.proc.clone();
+        let running = spawn_blocking(move || Running::scan(proc)).await;
+        let running = running.map_err(|error| FindError::Processes {
+            path: self.proc.clone(),
+            source: io::Error::other(error),
+        })?;
+        let running = Arc::new(running?);
+        *self.running.borrow_mut() = Some((Instant::now(), running.clone()));
+        Ok(running)
+    }
+
     /// Finds a running pod's namespace. One look at the process table serves the pods that ask together.
     pub(super) async fn find(&self, uid: &PodUid, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
         let fresh = self
@@ -94,9 +107,9 @@ impl Node {
     }
 }
 
-// === impl Place ===
+// === impl Sandbox ===
 
-impl PartialEq for Place {
+impl PartialEq for Sandbox {
     fn eq(&self, other: &Self) -> bool {
         self.netns.id() == other.netns.id() && self.ips == other.ips
     }

@@ -57,6 +57,8 @@ struct PodState {
     labelled: bool,
     hbone: bool,
     announced: bool,
+    /// The node is not told of its own pod any more.
+    unmentioned: bool,
     /// The service account that the others are told.
     believed: String,
 }
@@ -66,7 +68,7 @@ struct PodState {
 pub(crate) struct TestPod {
     pub(crate) name: String,
     pub(crate) node: usize,
-    number: usize,
+    pub(super) number: usize,
     pub(crate) ns: PodNetns,
     pub(crate) v4: IpAddr,
     pub(crate) v6: IpAddr,
@@ -147,6 +149,7 @@ impl Fabric {
             labelled: false,
             hbone: false,
             announced: false,
+            unmentioned: false,
             believed: name.to_owned(),
         });
         pod
@@ -196,6 +199,11 @@ impl Fabric {
     pub(crate) fn take_out(&self, pod: &TestPod) {
         self.change(pod, |state| (state.labelled, state.hbone) = (false, false));
         self.nodes[pod.node].wait_for(pod, Outcome::Removed);
+    }
+
+    /// The controller says no word of a pod to its node any more, or does again.
+    pub(crate) fn mention(&self, pod: &TestPod, mentioned: bool) {
+        self.change(pod, |state| state.unmentioned = !mentioned);
     }
 
     fn change(&self, pod: &TestPod, f: impl FnOnce(&mut PodState)) {
@@ -258,7 +266,7 @@ fn resources(pods: &[PodState], node: usize) -> BTreeMap<(&'static str, String),
             r#type: Some(wds::address::Type::Service(service(pod))),
         };
         all.insert((ADDRESS_TYPE, pod.service_name()), service.encode_to_vec());
-        if pod.node == node {
+        if pod.node == node && !state.unmentioned {
             let capture = if state.labelled {
                 Capture::In
             } else {

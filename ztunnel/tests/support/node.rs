@@ -14,17 +14,18 @@ use std::{
 use hbone::TrustDomain;
 use mesh::{
     certs::{Certificates, Clock},
-    proto::node::{EnrolmentReport, enrolment_report::State as Reported},
+    proto::node::{EnrolmentReport, MeshState, enrolment_report::State as Reported},
     world::{World, WorldWriter, world},
-    xds::Update,
+    xds::{MESH_STATE_NAME, MESH_STATE_TYPE, Update},
 };
 use parking_lot::Mutex;
 use prometheus_client::{encoding::text::encode, registry::Registry};
+use prost::Message;
 use tokio::{sync::watch, task::LocalSet};
 use tokio_util::sync::CancellationToken;
 use ztunnel::{
     cni::protocol::{Answer, Request, Sandbox},
-    leaving::Leaving,
+    leaving,
     metrics::Metrics,
     pods::{Pods, node::Node},
     proxy::Shared,
@@ -57,7 +58,7 @@ pub(crate) struct TestNode {
 
 pub(crate) struct Running {
     asks: tokio::sync::mpsc::UnboundedSender<(Request, mpsc::Sender<Answer>)>,
-    leave: tokio::sync::mpsc::UnboundedSender<(Leaving, Duration)>,
+    leave: tokio::sync::mpsc::UnboundedSender<Duration>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -128,6 +129,11 @@ impl TestNode {
         self.files.lock().push(file);
     }
 
+    /// All processes of a pod have ended.
+    pub(crate) fn remove_process(&self, pod: &TestPod) {
+        fs::remove_dir_all(self.proc.path().join(pod.number.to_string())).unwrap();
+    }
+
     /// Starts (again) what the program starts.
     pub(crate) fn start(&self, ca: &Ca) {
         let (asks, mut asked) =
@@ -142,6 +148,7 @@ impl TestNode {
             trust_domain: TrustDomain::default(),
             cluster: "Kubernetes".into(),
         });
+        let world = self.world.clone();
         let (ca, proc) = (ca.clone(), self.proc.path().to_owned());
         let (report, connected) = (self.report.clone(), self.connected.subscribe());
         let file = self.namespaces_file();
@@ -170,7 +177,7 @@ impl TestNode {
                     running: std::cell::RefCell::default(),
                 };
                 let pods = Pods::new(node, file);
-                let (leaving, time) = tokio::select! {
+                let time = tokio::select! {
                     _ = keeper.run() => return,
                     () = reporting => return,
                     () = pods.run() => return,
@@ -185,7 +192,7 @@ impl TestNode {
                     } => return,
                     told = leaving.recv() => told.expect("the test tells before it goes"),
                 };
-                pods.leave(leaving, time).await;
+                leaving::leave(&world, &pods, time, async || {}).await;
             });
         });
         *self.running.lock() = Some(Running {
@@ -204,9 +211,21 @@ impl TestNode {
         samples.filter_map(value).sum()
     }
 
-    /// Ends the program; `for_good` cleans up.
-    pub(crate) fn stop(&self, for_good: bool) {
-        self.running.lock().take().unwrap().stop(for_good);
+    /// Ends the program; if the mesh is uninstalled, it cleans up.
+    pub(crate) fn stop(&self, uninstalled: bool) {
+        self.uninstalling(uninstalled);
+        self.running.lock().take().unwrap().stop();
+        self.uninstalling(false);
+    }
+
+    /// The controller says whether the mesh is being uninstalled.
+    pub(crate) fn uninstalling(&self, uninstalling: bool) {
+        let state = MeshState { uninstalling }.encode_to_vec();
+        self.tell(&Update {
+            type_url: MESH_STATE_TYPE,
+            updated: vec![(MESH_STATE_NAME.to_owned(), state.into())],
+            removed: vec![],
+        });
     }
 
     /// The program that runs, so that another can be started beside it.
@@ -273,18 +292,13 @@ impl TestNode {
 }
 
 impl Running {
-    pub(crate) fn stop(self, for_good: bool) {
-        let leaving = if for_good {
-            Leaving::ForGood
-        } else {
-            Leaving::Restart
-        };
-        self.leave(leaving, Duration::from_secs(1));
+    pub(crate) fn stop(self) {
+        self.leave(Duration::from_secs(1));
     }
 
     /// Tells it to end within `time`, and waits until it has.
-    pub(crate) fn leave(self, leaving: Leaving, time: Duration) {
-        self.leave.send((leaving, time)).unwrap();
+    pub(crate) fn leave(self, time: Duration) {
+        self.leave.send(time).unwrap();
         self.thread.join().unwrap();
     }
 }
