@@ -14,10 +14,11 @@ use mesh::proto::certificate::istio_certificate_service_server::IstioCertificate
 use mesh::proto::certificate::{IstioCertificateRequest, IstioCertificateResponse};
 use prost_types::value::Kind;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use self::authority::Authority;
-use self::authorize::{Rules, authorize};
+use self::authorize::{Denied, Permit, Rules, authorize};
 use self::issue::IssueError;
 use crate::connection::CallerConnection;
 use crate::discovery::authenticate::{Authenticate, Caller};
@@ -27,6 +28,9 @@ use crate::refusals::Refusals;
 
 /// In the request's metadata: for whom a node proxy asks.
 const IMPERSONATED: &str = "ImpersonatedIdentity";
+
+/// How long a refusal waits for our watches to see what would make it none.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// The service.
 #[derive(Clone)]
@@ -48,6 +52,22 @@ pub struct Certificates {
 // === impl Certificates ===
 
 impl Certificates {
+    /// The proxy may have heard of a new pod from another replica, whose watches are ahead of ours by a moment.
+    async fn permit(&self, caller: &Caller, asked: Option<&str>) -> Result<Permit, Denied> {
+        let mut snapshots = self.snapshots.clone();
+        let deadline = Instant::now() + CATCH_UP;
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let denied = match authorize(caller, asked, &self.rules, &snapshot) {
+                Err(denied) if denied.may_pass() => denied,
+                verdict => return verdict,
+            };
+            if !matches!(timeout_at(deadline, snapshots.changed()).await, Ok(Ok(()))) {
+                return Err(denied);
+            }
+        }
+    }
+
     async fn sign(
         &self,
         request: Request<IstioCertificateRequest>,
@@ -57,8 +77,9 @@ impl Certificates {
         let caller = &*who.insert(Caller::of(&request, &*self.authenticate).await?);
         let request = request.into_inner();
         let asked = impersonated(&request)?;
-        let snapshot = self.snapshots.borrow().clone();
-        let permit = authorize(caller, asked, &self.rules, &snapshot)
+        let permit = self
+            .permit(caller, asked)
+            .await
             .map_err(|denied| Status::permission_denied(denied.to_string()))?;
         if let Some(connection) = connection {
             connection.prove()?;
@@ -124,3 +145,6 @@ fn impersonated(request: &IstioCertificateRequest) -> Result<Option<&str>, Statu
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,20 @@ pub struct Permit {
     node: Arc<str>,
 }
 
+// === impl Denied ===
+
+impl Denied {
+    /// Whether a pod that we have not seen yet would change it.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoPod(_) | Self::NotAWaypoint { .. } | Self::NotOnNode { .. } => true,
+            Self::NotAnIdentity(_)
+            | Self::ForeignTrustDomain { .. }
+            | Self::NotANodeProxy { .. } => false,
+        }
+    }
+}
+
 // === impl Permit ===
 
 impl Permit {

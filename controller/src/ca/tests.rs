@@ -1,0 +1,108 @@
+use std::net::IpAddr;
+
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+
+use super::*;
+use crate::discovery::authenticate::AuthenticateError;
+use crate::index::changes::{Changes, PodPlacement, Role};
+use crate::index::names::Key;
+
+const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+
+/// Everybody is the ztunnel of n1.
+struct Ztunnel;
+
+#[tonic::async_trait]
+impl Authenticate for Ztunnel {
+    async fn whose(&self, _token: &str, _peer: IpAddr) -> Result<Caller, AuthenticateError> {
+        Ok(Caller {
+            account: Key::new("ambit-system", "ztunnel"),
+            pod: Some("zt".into()),
+            node: Some("n1".into()),
+        })
+    }
+}
+
+fn placed(uid: &str, namespace: &str, account: &str, role: Role) -> Changes {
+    let placement = PodPlacement {
+        pod: Key::new(namespace, uid),
+        node: "n1".into(),
+        service_account: Some(account.into()),
+        captured: role == Role::Application,
+        role,
+    };
+    Changes {
+        placements: vec![(uid.into(), Some(placement))],
+        ..Changes::default()
+    }
+}
+
+fn service() -> (watch::Sender<Arc<Snapshot>>, Certificates) {
+    let mut snapshot = Snapshot::default();
+    snapshot.apply(&placed("zt", "ambit-system", "ztunnel", Role::NodeProxy));
+    let (publish, snapshots) = watch::channel(Arc::new(snapshot));
+    let metrics = Metrics::default();
+    let certificates = Certificates {
+        authenticate: Arc::new(Ztunnel),
+        rules: Arc::new(Rules {
+            trust_domain: hbone::TrustDomain::default(),
+            allow_self_issue: false,
+        }),
+        snapshots,
+        authority: Arc::new(Authority::ephemeral("cluster.local").expect("a root")),
+        refusals: Refusals::new(metrics.clone()),
+        metrics,
+    };
+    (publish, certificates)
+}
+
+fn request(id: &str) -> Request<IstioCertificateRequest> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let csr = CertificateParams::default()
+        .serialize_request(&key)
+        .and_then(|csr| csr.pem())
+        .expect("a request");
+    let value = prost_types::Value {
+        kind: Some(Kind::StringValue(id.to_owned())),
+    };
+    let mut request = Request::new(IstioCertificateRequest {
+        csr,
+        metadata: Some(prost_types::Struct {
+            fields: [(IMPERSONATED.to_owned(), value)].into(),
+        }),
+        ..Default::default()
+    });
+    let token = "Bearer any".parse().expect("a header");
+    request.metadata_mut().insert("authorization", token);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_another_replica_knows_already_is_waited_for_a_moment() {
+    let (publish, certificates) = service();
+    let begun = Instant::now();
+    let asked = certificates.create_certificate(request(CART));
+    tokio::pin!(asked);
+    assert!(futures_util::poll!(&mut asked).is_pending());
+    // Something else, and then the pod.
+    let mut snapshot = (**publish.borrow()).clone();
+    publish.send_replace(Arc::new(snapshot.clone()));
+    assert!(futures_util::poll!(&mut asked).is_pending());
+    snapshot.apply(&placed("cart", "shop", "cart", Role::Application));
+    publish.send_replace(Arc::new(snapshot));
+    let signed = asked.await.expect("signed").into_inner();
+    assert_eq!(signed.cert_chain.len(), 2);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_come_is_refused_in_time_and_what_can_never_be_at_once() {
+    let (_publish, certificates) = service();
+    for (id, waits) in [(CART, CATCH_UP), ("cart", Duration::ZERO)] {
+        let begun = Instant::now();
+        let refused = certificates.create_certificate(request(id)).await;
+        let status = refused.expect_err("refused");
+        assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status}");
+        assert_eq!(begun.elapsed().as_secs(), waits.as_secs(), "{id}");
+    }
+}
