@@ -55,6 +55,10 @@ pub struct Config {
     /// Sign for every pod its own identity, not only for waypoints: for sidecars and for clients that speak HBONE themselves.
     #[arg(long, env = "ALLOW_SELF_ISSUE", default_value_t = false)]
     pub allow_self_issue: bool,
+    /// Prefixes (`example.com/`) of labels and annotations that a Gateway may pass on to its waypoint, beside those without
+    /// any prefix, `app.kubernetes.io/` and `prometheus.io/`.
+    #[arg(long, env = "GATEWAY_METADATA_PREFIXES", value_delimiter = ',')]
+    pub gateway_metadata_prefixes: Vec<String>,
     /// Names under which proxies may look for the controller, beside those of its own Service.
     #[arg(long, env = "SERVER_NAMES", value_delimiter = ',')]
     pub server_names: Vec<String>,
@@ -106,6 +110,7 @@ impl Config {
             excluded_namespaces: self.excluded_namespaces.clone(),
             system_namespace: self.namespace.clone(),
             node_proxies: self.node_proxies(),
+            passed_on_prefixes: self.gateway_metadata_prefixes.clone(),
         }
     }
 

@@ -16,6 +16,7 @@
 //! How Kubernetes should be is a table of desired state: an entry is put in when an object is not as it should be, taken
 //! out when it is seen to have become so, and not told again while nothing changes.
 
+pub mod accepted;
 mod binding;
 pub mod changes;
 mod condition;
@@ -28,6 +29,7 @@ pub mod names;
 mod namespaces;
 mod nodes;
 mod output;
+mod owners;
 pub mod placement;
 mod pods;
 mod reports;
@@ -40,6 +42,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use self::accepted::ToKeep;
 use self::changes::{Changes, WaypointPlan};
 pub use self::event::{Input, WatchEvent};
 use self::gateways::Waypoint;
@@ -48,6 +51,7 @@ use self::names::{CLASSES, Key};
 use self::output::Output;
 use self::placement::NodeProxyRule;
 use self::reports::Reports;
+use self::routes::RouteServices;
 use crate::desired::{Entry, Item, Wanted};
 
 /// What the index is told once.
@@ -65,6 +69,8 @@ pub struct Settings {
     pub system_namespace: String,
     /// Which pods are node proxies.
     pub node_proxies: Vec<NodeProxyRule>,
+    /// Prefixes of labels and annotations that Gateways may pass on, beside those that nobody acts on.
+    pub passed_on_prefixes: Vec<String>,
 }
 
 /// The join.
@@ -89,6 +95,11 @@ struct State {
     waypoints: BTreeMap<Key, Waypoint>,
     /// What runs for them.
     plans: BTreeMap<Key, WaypointPlan>,
+    /// Gateways of a class of ours, by UID.
+    our_gateways: BTreeMap<Key, Arc<str>>,
+    http_route_services: RouteServices,
+    /// Accepted generations that are to survive.
+    to_keep: ToKeep,
 }
 
 // === impl Index ===
@@ -109,6 +120,9 @@ impl Index {
             reports: Reports::default(),
             waypoints: BTreeMap::new(),
             plans: BTreeMap::new(),
+            our_gateways: BTreeMap::new(),
+            http_route_services: RouteServices::default(),
+            to_keep: ToKeep::default(),
         };
         Self {
             state,

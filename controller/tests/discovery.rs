@@ -259,13 +259,15 @@ async fn a_nodes_report_reaches_the_index_under_its_own_name() {
 #[tokio::test]
 async fn a_waypoint_sees_its_own_routes_and_no_pods_of_nodes() {
     let mut controller = Controller::start().await;
-    let [gate, gate_pod] = waypoint("shop", "gate");
+    let [gate, gate_pod, set, deployment] = waypoint("shop", "gate");
     controller.apply([
         namespace("shop", json!({})),
         our_class(),
         gateway("shop", "gate"),
         gate,
         gate_pod,
+        set,
+        deployment,
         service(
             "shop",
             "cart",
@@ -337,12 +339,16 @@ async fn strangers_are_told_why_not() {
 #[tokio::test]
 async fn certificates_go_to_those_who_may_have_them() {
     let mut controller = Controller::start().await;
-    let [gate, gate_pod] = waypoint("shop", "gate");
+    let [gate, gate_pod, set, deployment] = waypoint("shop", "gate");
     controller.apply([
         namespace("shop", json!({"istio.io/dataplane-mode": "ambient"})),
         pod("shop", "a", "10.0.0.1", json!({})),
+        our_class(),
+        gateway("shop", "gate"),
         gate,
         gate_pod,
+        set,
+        deployment,
     ]);
     let id = |text: &str| -> SpiffeId { text.parse().expect("an identity") };
     let cart = id("spiffe://cluster.local/ns/shop/sa/default");

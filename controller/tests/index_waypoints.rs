@@ -3,7 +3,7 @@
 mod support;
 
 use controller::desired::{Item, Wanted};
-use controller::index::changes::Kind;
+use controller::index::changes::{Changes, Kind, Role};
 use controller::index::names::Key;
 use mesh::proto::workload::{TunnelProtocol, gateway_address::Destination};
 use serde_json::json;
@@ -49,8 +49,8 @@ fn a_service_is_bound_when_its_waypoint_is_ready_and_stays_so() {
     );
     assert_eq!(bound_to(&world, "cart"), None);
 
-    let [gate, gate_pod] = waypoint("shop", "gate");
-    let changes = world.apply([gate, gate_pod.clone()]);
+    let [gate, gate_pod, set, deployment] = waypoint("shop", "gate");
+    let changes = world.apply([gate, gate_pod.clone(), set, deployment]);
     let told = world.write(changes);
     assert!(
         told.contains(&"WaypointAccepted: attached to waypoint shop/gate".to_owned()),
@@ -292,4 +292,194 @@ fn what_was_made_for_a_gateway_that_stays_and_is_no_longer_ours_is_unwanted() {
     assert_eq!(world.desired[&roots].wanted, Wanted::NoRoots);
     world.delete(Kind::Namespace, "", "shop");
     assert!(!world.desired.contains_key(&roots));
+}
+
+#[test]
+fn labels_make_no_waypoint() {
+    let [_, real, set, deployment] = waypoint("shop", "gate");
+    let mut without_owner = real.clone();
+    without_owner["metadata"]["ownerReferences"] = json!([]);
+    let mut other_account = real.clone();
+    other_account["spec"]["serviceAccountName"] = json!("default");
+    let mut other_uid = set.clone();
+    other_uid["metadata"]["uid"] = json!("forged");
+    let mut not_of_the_gateway = deployment.clone();
+    not_of_the_gateway["metadata"]["ownerReferences"][0]["uid"] = json!("another");
+    for (what, objects) in [
+        (
+            "no owner",
+            vec![without_owner, set.clone(), deployment.clone()],
+        ),
+        (
+            "another account",
+            vec![other_account, set.clone(), deployment.clone()],
+        ),
+        (
+            "another ReplicaSet",
+            vec![real.clone(), other_uid, deployment.clone()],
+        ),
+        (
+            "another Gateway",
+            vec![real.clone(), set.clone(), not_of_the_gateway],
+        ),
+        ("no Deployment", vec![real.clone(), set.clone()]),
+    ] {
+        let mut world = World::new();
+        world.apply([
+            namespace("shop", json!({})),
+            our_class(),
+            gateway("shop", "gate"),
+        ]);
+        let changes = world.apply(objects);
+        assert_eq!(role(&changes), Role::Application, "{what}");
+        let workload = world.workload("Pod/shop/gate-0").expect("known");
+        assert!(!workload.native_tunnel, "{what}");
+    }
+    // Whole, but its Gateway is not there, or is not ours.
+    let mut world = World::new();
+    let changes = world.apply([real.clone(), set.clone(), deployment.clone(), our_class()]);
+    assert_eq!(role(&changes), Role::Application);
+    // In any order it becomes one, and stays one no longer than its Gateway.
+    let changes = world.apply([gateway("shop", "gate")]);
+    assert_eq!(role(&changes), Role::Waypoint(Key::new("shop", "gate")));
+    assert!(
+        world
+            .workload("Pod/shop/gate-0")
+            .expect("known")
+            .native_tunnel
+    );
+    let changes = world.delete(Kind::Gateway, "shop", "gate");
+    assert_eq!(role(&changes), Role::Application);
+}
+
+fn role(changes: &Changes) -> Role {
+    let placement = changes
+        .placements
+        .iter()
+        .rfind(|(uid, _)| &**uid == "gate-0");
+    let placement = placement.and_then(|(_, placement)| placement.clone());
+    placement.expect("placed").role
+}
+
+#[test]
+fn a_name_that_cannot_carry_the_objects_is_refused_with_the_reason() {
+    let long = "g".repeat(64);
+    for name in ["my.gateway", "0gate", &*long] {
+        let mut world = World::new();
+        let changes = world.apply([
+            namespace("shop", json!({})),
+            our_class(),
+            gateway("shop", name),
+        ]);
+        assert!(changes.waypoints().is_empty(), "{name}: nothing is run");
+        world.write(changes);
+        assert_eq!(
+            world.condition(Kind::Gateway, "shop", name, "Accepted"),
+            "False Invalid"
+        );
+    }
+    let [service, _, _, deployment] = waypoint("shop", "gate");
+    let account = json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"namespace": "shop", "name": "gate", "uid": "sa"}});
+    for mut taken in [service, deployment, account] {
+        taken["metadata"]["ownerReferences"] = json!([]);
+        let kind = taken["kind"].as_str().expect("a kind").to_owned();
+        let mut world = World::new();
+        let changes = world.apply([
+            namespace("shop", json!({})),
+            our_class(),
+            taken.clone(),
+            gateway("shop", "gate"),
+            support::service("shop", "cart", "10.96.0.1", "cart", bound()),
+        ]);
+        assert!(changes.waypoints().is_empty(), "{kind}");
+        let told = world.write(changes);
+        assert!(
+            told.iter()
+                .any(|note| note.contains(&format!("a {kind} shop/gate is there"))),
+            "{told:?}"
+        );
+        assert_eq!(
+            world.condition(Kind::Gateway, "shop", "gate", "Accepted"),
+            "False Invalid"
+        );
+        assert_eq!(
+            world.condition(Kind::Service, "shop", "cart", "istio.io/WaypointBound"),
+            "False WaypointIsNotReady"
+        );
+        let changes = world.delete(support::kind(&taken), "shop", "gate");
+        assert_eq!(changes.waypoints().len(), 1, "{kind}: the name is free");
+        world.write(changes);
+        assert_eq!(
+            world.condition(Kind::Gateway, "shop", "gate", "Accepted"),
+            "True Accepted"
+        );
+    }
+}
+
+#[test]
+fn a_service_without_an_address_is_not_bound_to_a_service_waypoint() {
+    let mut world = shop();
+    let mut headless = service("shop", "db", "None", "db", bound());
+    headless["spec"]["clusterIPs"] = json!(["None"]);
+    let changes = world.apply([headless]);
+    let told = world.write(changes);
+    assert_eq!(
+        world.condition(Kind::Service, "shop", "db", "istio.io/WaypointBound"),
+        "False NoAddress"
+    );
+    assert!(
+        told.iter().any(|note| note.contains("no cluster IP")),
+        "{told:?}"
+    );
+    assert_eq!(bound_to(&world, "db"), None);
+}
+
+#[test]
+fn a_gateway_passes_on_only_what_nobody_acts_on() {
+    let mut world = shop();
+    let mut gate = world.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
+    gate["spec"]["infrastructure"] = json!({
+        "labels": {"team": "red", "istio.io/dataplane-mode": "ambient"},
+        "annotations": {"note": "hello", "eks.amazonaws.com/role-arn": "admin", "sidecar.istio.io/inject": "true"},
+    });
+    let changes = world.apply([gate]);
+    let plans = changes.waypoints();
+    let plan = plans[0].1.as_ref().expect("it runs on");
+    assert_eq!(plan.labels.keys().collect::<Vec<_>>(), ["team"]);
+    assert_eq!(plan.annotations.keys().collect::<Vec<_>>(), ["note"]);
+    world.write(changes);
+    let status = &world.objects[&(Kind::Gateway, Key::new("shop", "gate"))]["status"];
+    let message = status["conditions"][0]["message"]
+        .as_str()
+        .expect("a message");
+    for dropped in [
+        "label istio.io/dataplane-mode",
+        "annotation eks.amazonaws.com/role-arn",
+    ] {
+        assert!(message.contains(dropped), "{message}");
+    }
+}
+
+#[test]
+fn a_field_that_would_not_happen_refuses_a_gateway_and_names_it() {
+    for (field, value, wanted) in [
+        ("newThing", json!(1), "newThing is not known"),
+        ("tls", json!({"backend": {}}), "spec.tls is not supported"),
+        (
+            "listeners",
+            json!([{"name": "mesh", "port": 15008, "protocol": "HBONE", "filters": {}}]),
+            "listener",
+        ),
+    ] {
+        let mut one = gateway("shop", "gate");
+        one["spec"][field] = value;
+        let mut world = World::new();
+        let changes = world.apply([namespace("shop", json!({})), our_class(), one]);
+        assert!(changes.waypoints().is_empty(), "{field}");
+        let told = world.write(changes);
+        assert!(
+            told.iter().any(|note| note.contains(wanted)),
+            "{field}: {told:?}"
+        );
+    }
 }

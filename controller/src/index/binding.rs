@@ -73,7 +73,9 @@ impl State {
         let Some(waypoint) = self.waypoints.get(&gateway) else {
             return refused(
                 "WaypointIsNotReady",
-                format!("waypoint {gateway} does not exist, or its class is not ours"),
+                format!(
+                    "waypoint {gateway} does not exist, is not accepted, or its class is not ours"
+                ),
             );
         };
         if !self.admits(&gateway, &waypoint.allowed, namespace) {

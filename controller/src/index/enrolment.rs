@@ -124,7 +124,7 @@ impl State {
 
     /// A pod's own label that names a waypoint which does not serve it; what namespaces say is told on services.
     fn pod_waypoint_condition(&self, key: &Key, pod: &Pod) -> Option<Condition> {
-        if self.leaving || pod.native_tunnel() || !pod.labels.contains_key(USE_WAYPOINT) {
+        if self.leaving || self.native_tunnel(key, pod) || !pod.labels.contains_key(USE_WAYPOINT) {
             return None;
         }
         match self.binding(&key.namespace, &pod.labels, Traffic::Workload) {

@@ -1,39 +1,43 @@
-//! GatewayClasses and Gateways that are ours: what runs for them, whom they serve, what their status says.
+//! Gateways that are ours: what runs for them, whom they serve, what their status says.
 
+mod accept;
+pub(super) mod class;
+mod naming;
+mod passed_on;
 mod status;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{DynamicObject, Selector};
+use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
+pub(super) use self::accept::{Allowed, Serves};
+use self::accept::{Refusal, accept, accept_listener};
+pub(super) use self::class::Class;
+use self::passed_on::{PassedOn, passed_on};
 use super::State;
-use super::changes::{How, Notice, Target, WaypointPlan, Write};
-use super::condition::{self, Condition};
+use super::accepted::Accepted;
+use super::changes::{Notice, Target, WaypointPlan, Write};
+use super::condition::Condition;
 use super::kinds::{ApiKind, Kind, Watched};
-use super::names::{CLASSES, CONTROLLER_NAME, HBONE_PORT, Key, WAYPOINT_FOR};
+use super::names::{Key, WAYPOINT_FOR};
 use super::output::Output;
 use crate::desired::{Entry, Item, Wanted};
-use crate::gateway_api::{self, GatewayClassSpec, GatewaySpec, Listener};
-
-/// What matters of a GatewayClass.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Class {
-    uid: Arc<str>,
-    generation: Option<i64>,
-    spec: Result<GatewayClassSpec, String>,
-    waypoint_for: Option<String>,
-    conditions: Value,
-}
+use crate::gateway_api::{self, GatewaySpec, Listener};
 
 /// What matters of a Gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gateway {
     uid: Arc<str>,
     generation: Option<i64>,
-    spec: Result<GatewaySpec, String>,
+    /// Read on its own: a Gateway that cannot be read is still ours, and says so.
+    class: Option<String>,
+    listeners: Vec<Listener>,
+    /// Why the generation that is written is refused.
+    refused: Option<Refusal>,
+    /// The newest generation that was not, as far as this replica has seen.
+    seen: Option<Accepted<GatewaySpec>>,
     waypoint_for: Option<String>,
     deleting: bool,
     status: Value,
@@ -48,101 +52,15 @@ pub(super) struct Waypoint {
     pub(super) allowed: Allowed,
 }
 
-/// The kinds of traffic a waypoint takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Serves {
-    pub(super) services: bool,
-    pub(super) workloads: bool,
-}
-
-/// The namespaces that may use a waypoint.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Allowed {
-    Same,
-    All,
-    Selected(Selector),
-}
-
-/// Why a Gateway or one of its listeners is not served.
+/// What is to become of a Gateway's objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Refusal {
-    reason: &'static str,
-    message: String,
-}
-
-// === impl Class ===
-
-impl Watched for Class {
-    type Object = DynamicObject;
-    const API: ApiKind = ApiKind::gateway("GatewayClass", "gatewayclasses");
-
-    fn parse(object: &DynamicObject) -> Option<Self> {
-        Some(Self {
-            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
-            generation: object.metadata.generation,
-            spec: gateway_api::read(&object.data["spec"]).map_err(|error| error.to_string()),
-            waypoint_for: label(object, WAYPOINT_FOR),
-            conditions: object.data["status"]["conditions"].clone(),
-        })
-    }
-
-    fn touch(state: &mut State, key: &Key, _before: Option<&Self>, _now: Option<&Self>) {
-        state.touch_class(&key.name);
-    }
-
-    fn derive(state: &mut State, key: &Key, output: &mut Output) {
-        if CLASSES.contains(&&*key.name) {
-            let missing = state.missing_class(&key.name).then_some(Wanted::Class);
-            let item = Item::Class(key.name.clone());
-            output.desire(item, missing.map(Entry::leader));
-        }
-    }
-
-    fn status(state: &State, key: &Key) -> Option<Write> {
-        let class = state.tables.classes.get(key)?;
-        class.status(key).filter(|_| !state.leaving)
-    }
-}
-
-impl Class {
-    pub(super) fn ours(&self) -> bool {
-        self.spec
-            .as_ref()
-            .is_ok_and(|spec| spec.controller_name == CONTROLLER_NAME)
-    }
-
-    fn status(&self, key: &Key) -> Option<Write> {
-        let spec = self.spec.as_ref().ok().filter(|_| self.ours())?;
-        let condition = match spec.parameters_ref {
-            None => Condition::yes(
-                "Accepted",
-                "Accepted",
-                "Gateways of this class become waypoints",
-            ),
-            Some(_) => Condition::no(
-                "Accepted",
-                "InvalidParameters",
-                "spec.parametersRef is not supported",
-            ),
-        };
-        let wanted = condition.json(&self.conditions, self.generation);
-        if condition::find(&self.conditions, "Accepted") == Some(&wanted) {
-            return None;
-        }
-        let target = Target::new(Kind::GatewayClass, key);
-        let mut body = target.patch(&self.uid);
-        body["status"]["conditions"] = json!([wanted]);
-        let notices = if condition.on {
-            Vec::new()
-        } else {
-            vec![notice(target, &self.uid, &condition)]
-        };
-        Some(Write {
-            how: How::Apply,
-            body,
-            notices,
-        })
-    }
+enum Plan {
+    /// This is to run.
+    Run(WaypointPlan),
+    /// Nothing is begun, and what runs is left alone.
+    Leave,
+    /// What was made for it is to go.
+    Remove,
 }
 
 // === impl Gateway ===
@@ -152,21 +70,48 @@ impl Watched for Gateway {
     const API: ApiKind = ApiKind::gateway("Gateway", "gateways");
 
     fn parse(object: &DynamicObject) -> Option<Self> {
+        let raw = &object.data["spec"];
+        let read = gateway_api::read::<GatewaySpec>(raw);
+        let refused = match &read {
+            Ok(spec) => accept(spec).err(),
+            Err(error) => Some(Refusal {
+                reason: "Invalid",
+                message: format!("the Gateway cannot be read: {error}"),
+            }),
+        };
+        let spec = read.ok();
+        let listeners = spec.as_ref().map(|spec| spec.listeners.clone());
+        let generation = object.metadata.generation;
+        let accepted = spec.filter(|_| refused.is_none());
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
-            generation: object.metadata.generation,
-            spec: gateway_api::read(&object.data["spec"]).map_err(|error| error.to_string()),
+            generation,
+            class: raw["gatewayClassName"].as_str().map(ToOwned::to_owned),
+            listeners: listeners.unwrap_or_default(),
+            refused,
+            seen: accepted.map(|spec| Accepted::new(generation.unwrap_or(0), spec, raw)),
             waypoint_for: label(object, WAYPOINT_FOR),
             deleting: object.metadata.deletion_timestamp.is_some(),
             status: object.data["status"].clone(),
         })
     }
 
+    /// The last accepted generation stays in force.
+    fn inherit(&mut self, before: &Self) {
+        if self.seen.is_none() && self.uid == before.uid {
+            self.seen.clone_from(&before.seen);
+        }
+    }
+
     // Whoever looks at a Gateway looks at what is derived from it.
     fn touch(_state: &mut State, _key: &Key, _before: Option<&Self>, _now: Option<&Self>) {}
 
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
-        state.plan(key, output);
+        state.settle_plan(key, output);
+        state.keep_gateway(key);
+        if state.settle_our_gateway(key) {
+            state.touch_instance_pods(key);
+        }
         let waypoint = state.waypoint(key);
         if state.waypoints.get(key) != waypoint.as_ref() {
             match waypoint {
@@ -183,127 +128,15 @@ impl Watched for Gateway {
 }
 
 impl Gateway {
-    /// The class that it names, even if the rest of it cannot be read.
+    /// The class that it names.
     pub(super) fn class(&self) -> Option<&str> {
-        self.spec
-            .as_ref()
-            .ok()
-            .map(|spec| spec.gateway_class_name.as_str())
+        self.class.as_deref()
     }
 
     fn had_address(&self) -> bool {
         self.status["addresses"]
             .as_array()
             .is_some_and(|addresses| !addresses.is_empty())
-    }
-}
-
-/// Whether a waypoint can be run from this.
-fn accept(spec: &GatewaySpec) -> Result<&Listener, Refusal> {
-    let refuse = |reason, message: &str| {
-        Err(Refusal {
-            reason,
-            message: message.to_owned(),
-        })
-    };
-    if spec
-        .infrastructure
-        .as_ref()
-        .is_some_and(|infrastructure| infrastructure.parameters_ref.is_some())
-    {
-        return refuse(
-            "InvalidParameters",
-            "spec.infrastructure.parametersRef is not supported",
-        );
-    }
-    if spec.tls.is_some() {
-        return refuse(
-            "Invalid",
-            "spec.tls is not supported: a waypoint's clients come through tunnels",
-        );
-    }
-    if !spec.addresses.is_empty() {
-        return refuse(
-            "UnsupportedAddress",
-            "a waypoint's address is its Service's: leave spec.addresses empty",
-        );
-    }
-    match spec
-        .listeners
-        .iter()
-        .find(|listener| accept_listener(listener).is_ok())
-    {
-        Some(listener) => Ok(listener),
-        None => refuse(
-            "ListenersNotValid",
-            "a waypoint needs a listener with protocol HBONE and port 15008",
-        ),
-    }
-}
-
-fn accept_listener(listener: &Listener) -> Result<Allowed, Refusal> {
-    let refuse = |reason, message| Err(Refusal { reason, message });
-    if listener.protocol != "HBONE" {
-        let message = format!(
-            "protocol {} is not supported: a waypoint's listener speaks HBONE",
-            listener.protocol
-        );
-        return refuse("UnsupportedProtocol", message);
-    }
-    if listener.port != i64::from(HBONE_PORT) {
-        let message = format!(
-            "port {} is not available: HBONE is spoken on {HBONE_PORT}",
-            listener.port
-        );
-        return refuse("PortUnavailable", message);
-    }
-    let asked = [("tls", &listener.tls), ("filters", &listener.filters)];
-    if let Some((field, _)) = asked.iter().find(|(_, asked)| asked.is_some()) {
-        return refuse(
-            "Invalid",
-            format!("{field} is not supported on an HBONE listener"),
-        );
-    }
-    let namespaces = listener
-        .allowed_routes
-        .as_ref()
-        .and_then(|allowed| allowed.namespaces.as_ref());
-    let Some(namespaces) = namespaces else {
-        return Ok(Allowed::Same);
-    };
-    match namespaces.from.as_deref().unwrap_or("Same") {
-        "Same" => Ok(Allowed::Same),
-        "All" => Ok(Allowed::All),
-        "Selector" => {
-            let selector: LabelSelector = namespaces.selector.clone().unwrap_or_default();
-            match selector.try_into() {
-                Ok(selector) => Ok(Allowed::Selected(selector)),
-                Err(_) => refuse(
-                    "Invalid",
-                    "allowedRoutes.namespaces.selector cannot be read".to_owned(),
-                ),
-            }
-        }
-        other => refuse(
-            "Invalid",
-            format!("allowedRoutes.namespaces.from={other} means nothing"),
-        ),
-    }
-}
-
-impl Serves {
-    fn parse(value: &str) -> Option<Self> {
-        let (services, workloads) = match value {
-            "service" => (true, false),
-            "workload" => (false, true),
-            "all" => (true, true),
-            "none" => (false, false),
-            _ => return None,
-        };
-        Some(Self {
-            services,
-            workloads,
-        })
     }
 }
 
@@ -318,41 +151,110 @@ impl State {
             .filter(|class| class.ours())
     }
 
-    /// What is to run for a Gateway. A Gateway that has become wrong keeps what it has.
-    fn waypoint_plan(&self, key: &Key, before: Option<&WaypointPlan>) -> Option<WaypointPlan> {
-        let gateway = self
-            .tables
-            .gateways
-            .get(key)
-            .filter(|gateway| !gateway.deleting && !self.leaving)?;
-        self.our_class(gateway)?;
-        let before = before.filter(|plan| plan.uid == gateway.uid);
-        let Ok(spec) = &gateway.spec else {
-            return before.cloned();
-        };
-        if accept(spec).is_err() {
-            return before.cloned();
+    /// A Gateway that is there, stays, and is ours.
+    fn our_live_gateway(&self, key: &Key) -> Option<(&Arc<Gateway>, &Arc<Class>)> {
+        let gateway = self.tables.gateways.get(key)?;
+        let live = !gateway.deleting && !self.leaving;
+        Some((gateway, self.our_class(gateway).filter(|_| live)?))
+    }
+
+    /// The generation that counts: the one that is written, or, while that is refused, the last one that was not.
+    fn gateway_in_force(&self, key: &Key, gateway: &Gateway) -> Option<Accepted<GatewaySpec>> {
+        if gateway.refused.is_none() {
+            return gateway.seen.clone();
         }
-        let passed_on = spec.infrastructure.clone().unwrap_or_default();
-        Some(WaypointPlan {
-            uid: gateway.uid.clone(),
-            class: spec.gateway_class_name.as_str().into(),
-            labels: passed_on.labels,
-            annotations: passed_on.annotations,
+        let target = Target::new(Kind::Gateway, key);
+        self.last_accepted(&target, &gateway.uid, gateway.seen.as_ref())
+    }
+
+    fn keep_gateway(&mut self, key: &Key) {
+        let target = Target::new(Kind::Gateway, key);
+        let gateway = self
+            .our_live_gateway(key)
+            .map(|(gateway, _)| gateway.clone());
+        let kept = gateway.and_then(|gateway| {
+            let accepted = self.gateway_in_force(key, &gateway)?;
+            Some((gateway.uid.clone(), accepted))
+        });
+        self.keep(
+            &target,
+            kept.as_ref().map(|(uid, accepted)| (uid, accepted)),
+        );
+    }
+
+    /// Whether the Gateway has come to be ours, or another one's.
+    fn settle_our_gateway(&mut self, key: &Key) -> bool {
+        let gateway = self.tables.gateways.get(key);
+        let uid = gateway
+            .filter(|gateway| self.our_class(gateway).is_some())
+            .map(|gateway| gateway.uid.clone());
+        let before = self.our_gateways.get(key);
+        if before == uid.as_ref() {
+            return false;
+        }
+        match uid {
+            Some(uid) => self.our_gateways.insert(key.clone(), uid),
+            None => self.our_gateways.remove(key),
+        };
+        true
+    }
+
+    /// Why objects of this name cannot be made for the Gateway.
+    fn name_refused(&self, key: &Key, gateway: &Gateway) -> Option<Refusal> {
+        let taken = self.taken(key, &gateway.uid).map(|kind| {
+            format!(
+                "a {kind} {key} is there that was not made for this Gateway: rename one of them"
+            )
+        });
+        naming::unfit(&key.name).or(taken).map(|message| Refusal {
+            reason: "Invalid",
+            message,
         })
     }
 
-    /// Keeps the plan, and the table of desired state, as the Gateway says.
-    fn plan(&mut self, key: &Key, output: &mut Output) {
-        let before = self.plans.remove(key);
-        let plan = self.waypoint_plan(key, before.as_ref());
-        if let Some(plan) = &plan {
-            self.plans.insert(key.clone(), plan.clone());
+    /// What is to run for a Gateway. A Gateway that has become wrong keeps what it has.
+    fn plan(&self, key: &Key) -> Plan {
+        let Some((gateway, _)) = self.our_live_gateway(key) else {
+            return Plan::Remove;
+        };
+        if self.name_refused(key, gateway).is_some() {
+            return Plan::Leave;
         }
+        let Some(accepted) = self.gateway_in_force(key, gateway) else {
+            return Plan::Leave;
+        };
+        let PassedOn {
+            labels,
+            annotations,
+            ..
+        } = self.passed_on(&accepted.spec);
+        Plan::Run(WaypointPlan {
+            uid: gateway.uid.clone(),
+            class: accepted.spec.gateway_class_name.as_str().into(),
+            labels,
+            annotations,
+        })
+    }
+
+    fn passed_on(&self, spec: &GatewaySpec) -> PassedOn {
+        let more = &self.settings.passed_on_prefixes;
+        passed_on(spec.infrastructure.as_ref(), more)
+    }
+
+    /// Keeps the plan, and the table of desired state, as the Gateway says.
+    fn settle_plan(&mut self, key: &Key, output: &mut Output) {
         let item = Item::Waypoint(key.clone());
-        let wanted = match plan {
-            Some(plan) => Some(Wanted::Waypoint(plan)),
-            None => self.unwanted_waypoint(key, output.desired(&item)),
+        let wanted = match self.plan(key) {
+            Plan::Run(plan) => {
+                self.plans.insert(key.clone(), plan.clone());
+                Some(Wanted::Waypoint(plan))
+            }
+            // Roots stay readable where something may run.
+            Plan::Leave => None,
+            Plan::Remove => {
+                self.plans.remove(key);
+                self.unwanted_waypoint(key, output.desired(&item))
+            }
         };
         output.desire(item, wanted.map(Entry::leader));
     }
@@ -373,22 +275,19 @@ impl State {
 
     /// What those who are bound to it see.
     fn waypoint(&self, key: &Key) -> Option<Waypoint> {
-        let gateway = self
-            .tables
-            .gateways
-            .get(key)
-            .filter(|gateway| !gateway.deleting && !self.leaving)?;
-        let class = self.our_class(gateway)?;
+        let (gateway, class) = self.our_live_gateway(key)?;
         let ready = gateway.had_address() || !self.addresses(key).is_empty();
-        let spec = gateway.spec.as_ref().ok();
-        let listener = spec.and_then(|spec| accept(spec).ok()).map(accept_listener);
-        let before = self.waypoints.get(key).map(|before| before.allowed.clone());
-        let allowed = match listener {
+        let accepted = self.gateway_in_force(key, gateway);
+        let listener = accepted.as_ref().and_then(|one| accept(&one.spec).ok());
+        let allowed = match listener.map(accept_listener) {
             Some(Ok(allowed)) => allowed,
-            // What was bound while the Gateway could be read stays bound; so it does after our restart.
-            _ if ready => before.unwrap_or(Allowed::Same),
+            // It was ready, so it was accepted before anything was kept: what is bound stays bound.
+            _ if ready => Allowed::Same,
             _ => return None,
         };
+        if !ready && self.name_refused(key, gateway).is_some() {
+            return None;
+        }
         let serves = self.serves(gateway, class).unwrap_or(Serves {
             services: true,
             workloads: false,
@@ -408,7 +307,9 @@ impl State {
             .unwrap_or("service");
         Serves::parse(value).ok_or_else(|| Refusal {
             reason: "Invalid",
-            message: format!("label {WAYPOINT_FOR}={value:?} means nothing; taken as \"service\""),
+            message: format!(
+                "unknown value {WAYPOINT_FOR}={value:?}; allowed: service, workload, all, none. It is treated as service"
+            ),
         })
     }
 
@@ -438,11 +339,8 @@ impl State {
         self.tables
             .pods
             .within(&gateway.namespace)
-            .filter(|(_, pod)| {
-                pod.healthy
-                    && pod
-                        .names_gateway()
-                        .is_some_and(|name| **name == *gateway.name)
+            .filter(|(key, pod)| {
+                pod.healthy && self.waypoint_of(key, pod).as_ref() == Some(gateway)
             })
             .count()
     }

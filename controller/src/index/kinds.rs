@@ -202,7 +202,13 @@ kinds! {
     /// v1
     Node => nodes: super::nodes::Node [()],
     /// gateway.networking.k8s.io/v1
-    GatewayClass => classes: super::gateways::Class [()],
+    GatewayClass => classes: super::gateways::class::Class [()],
+    /// apps/v1
+    Deployment => deployments: super::owners::Deployment [()],
+    /// apps/v1
+    ReplicaSet => replica_sets: super::owners::ReplicaSet [()],
+    /// v1
+    ServiceAccount => service_accounts: super::owners::ServiceAccount [()],
     /// gateway.networking.k8s.io/v1
     Gateway => gateways: super::gateways::Gateway [()],
     /// v1
@@ -212,7 +218,9 @@ kinds! {
     /// v1
     Pod => pods: super::pods::Pod [()],
     /// gateway.networking.k8s.io/v1
-    HttpRoute => routes: super::routes::Route [()],
+    HttpRoute => http_routes: super::routes::http::HttpRoute [()],
+    /// v1
+    ConfigMap => accepted: super::accepted::Kept [()],
 }
 
 // === impl ApiKind ===

@@ -155,15 +155,6 @@ impl State {
             None => Role::Application,
         }
     }
-
-    /// The Gateway whose waypoint this pod is.
-    pub(super) fn waypoint_of(&self, key: &Key, pod: &Pod) -> Option<Key> {
-        let gateway = Key::new(&key.namespace, pod.names_gateway()?);
-        let runs_as_it = pod
-            .identity()
-            .is_some_and(|account| *account == gateway.name);
-        runs_as_it.then_some(gateway)
-    }
 }
 
 #[cfg(test)]

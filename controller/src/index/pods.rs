@@ -20,6 +20,7 @@ use super::names::{
     SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
 };
 use super::output::Output;
+use super::owners::Controller;
 use super::services::{Service, ServicePort, TargetPort, octets};
 
 /// What matters of a Pod.
@@ -47,14 +48,6 @@ pub(super) struct Pod {
     /// What the pod's status says of us now.
     pub(super) conditions: Value,
     pub(super) redirected: bool,
-}
-
-/// The owner that manages a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Controller {
-    pub(super) kind: String,
-    pub(super) name: String,
-    pub(super) uid: String,
 }
 
 // === impl Pod ===
@@ -100,7 +93,7 @@ impl Watched for Pod {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             ports: ports(&spec),
             owner: owner(&object.metadata, &labels),
-            controller: controller(&object.metadata),
+            controller: Controller::of(&object.metadata),
             conditions: ours,
             redirected: annotation(REDIRECTION).is_some_and(|value| value == "enabled"),
             labels,
@@ -149,10 +142,12 @@ impl Pod {
         self.labels.get(GATEWAY_NAME).filter(|_| managed)
     }
 
-    /// It speaks HBONE itself.
-    pub(super) fn native_tunnel(&self) -> bool {
-        self.names_gateway().is_some()
-            || self
+    /// Its label says that it speaks HBONE itself. That is believed of any pod with an identity: whoever dials it demands
+    /// a certificate of exactly that identity, so that a pod that says so falsely only cannot be reached. It makes nobody
+    /// a waypoint.
+    fn says_native(&self) -> bool {
+        self.identity().is_some()
+            && self
                 .labels
                 .get(TUNNEL)
                 .is_some_and(|tunnel| tunnel == "http")
@@ -193,16 +188,6 @@ fn ports(spec: &core::PodSpec) -> BTreeMap<String, u16> {
         .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
         .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
         .collect()
-}
-
-fn controller(meta: &kube::core::ObjectMeta) -> Option<Controller> {
-    let owners = meta.owner_references.as_deref().unwrap_or_default();
-    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
-    Some(Controller {
-        kind: owner.kind.clone(),
-        name: owner.name.clone(),
-        uid: owner.uid.clone(),
-    })
 }
 
 /// What made the pod: the Deployment behind its ReplicaSet, the CronJob behind its Job, or itself.
@@ -264,7 +249,7 @@ impl State {
     }
 
     fn workload(&self, key: &Key, pod: &Pod) -> wire::Workload {
-        let hbone = pod.native_tunnel() || self.captured(key, pod);
+        let hbone = self.native_tunnel(key, pod) || self.captured(key, pod);
         let tunnel = if hbone {
             TunnelProtocol::Hbone
         } else {
@@ -314,7 +299,7 @@ impl State {
             canonical_revision: pod.label(&revision).unwrap_or_else(|| "latest".to_owned()),
             workload_type: kind.into(),
             workload_name: owner,
-            native_tunnel: pod.native_tunnel(),
+            native_tunnel: self.native_tunnel(key, pod),
             services: self.pod_services(key, pod),
             status: health.into(),
             cluster_id: self.settings.cluster_id.clone(),
@@ -324,8 +309,13 @@ impl State {
         }
     }
 
+    /// It speaks HBONE itself.
+    pub(super) fn native_tunnel(&self, key: &Key, pod: &Pod) -> bool {
+        pod.says_native() || self.waypoint_of(key, pod).is_some()
+    }
+
     fn pod_waypoint(&self, key: &Key, pod: &Pod) -> Option<wire::GatewayAddress> {
-        if pod.native_tunnel() {
+        if self.native_tunnel(key, pod) {
             return None;
         }
         match self.binding(&key.namespace, &pod.labels, Traffic::Workload) {

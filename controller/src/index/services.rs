@@ -19,11 +19,13 @@ use super::endpoints::Slice;
 use super::kinds::{ApiKind, Kind, Watched};
 use super::names::{Key, MANAGED, MANAGED_BY_US, WAYPOINT_BOUND};
 use super::output::Output;
+use super::owners::Controller;
 
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Service {
     pub(super) uid: Arc<str>,
+    pub(super) controller: Option<Controller>,
     pub(super) labels: BTreeMap<String, String>,
     /// Absent: endpoints come from EndpointSlices that somebody else writes.
     pub(super) selector: Option<BTreeMap<String, String>>,
@@ -77,6 +79,7 @@ impl Watched for Service {
             .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+            controller: Controller::of(&object.metadata),
             labels: object.metadata.labels.clone().unwrap_or_default(),
             selector: spec.selector.filter(|selector| !selector.is_empty()),
             // "None" stands in the same field.
@@ -227,7 +230,16 @@ impl State {
         {
             return Binding::Unasked;
         }
-        self.binding(&key.namespace, &service.labels, Traffic::Service)
+        match self.binding(&key.namespace, &service.labels, Traffic::Service) {
+            // Nobody dials it: its pods are dialled, which is no traffic of a service.
+            Binding::Bound(gateway) if service.vips.is_empty() => Binding::Refused {
+                reason: "NoAddress",
+                message: format!(
+                    "the Service has no cluster IP, so its traffic goes to the pods themselves and not through waypoint {gateway}"
+                ),
+            },
+            binding => binding,
+        }
     }
 
     fn service_resources(&self, key: &Key) -> Resources {
@@ -355,16 +367,9 @@ impl State {
             self.touch_slice_targets(key, slice);
         }
         let slices = slices.into_iter().map(|(key, _)| key);
-        let routes: Vec<Key> = self
-            .tables
-            .routes
-            .iter()
-            .filter(|(_, route)| route.mentions(key))
-            .map(|(key, _)| key.clone())
-            .collect();
         self.tables.pods.mark_each(pods);
         self.tables.slices.mark_each(slices);
-        self.tables.routes.mark_each(routes);
+        self.touch_routes_of(key);
         if self.tables.gateways.get(key).is_some() {
             self.tables.gateways.mark(key.clone());
         }

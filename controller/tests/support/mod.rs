@@ -92,6 +92,7 @@ pub fn settings() -> Settings {
         excluded_namespaces: vec!["kube-system".to_owned()],
         system_namespace: "ambit-system".to_owned(),
         node_proxies: vec![NodeProxyRule::ours("ambit-system")],
+        passed_on_prefixes: Vec::new(),
     }
 }
 
@@ -183,6 +184,46 @@ impl World {
             };
         }
         changes
+    }
+
+    /// The ConfigMaps of accepted generations, as they would be written.
+    pub fn kept(&self) -> Vec<Value> {
+        let wanted = self
+            .desired
+            .iter()
+            .filter_map(|(item, entry)| match (item, &entry.wanted) {
+                (Item::Accepted(namespace), Wanted::Accepted(data)) => Some((namespace, data)),
+                _ => None,
+            });
+        let map = |(namespace, data): (&std::sync::Arc<str>, &BTreeMap<String, String>)| {
+            let name = format!("ambit-accepted-{namespace}");
+            json!({
+                "kind": "ConfigMap",
+                "apiVersion": "v1",
+                "metadata": {"namespace": "ambit-system", "name": name, "labels": {"ambit.mesh/accepted-in": **namespace}},
+                "data": data,
+            })
+        };
+        wanted.map(map).collect()
+    }
+
+    /// What people are told on Events that last: `object reason: note`.
+    pub fn events(&self) -> Vec<String> {
+        let events = self
+            .desired
+            .values()
+            .filter_map(|entry| match &entry.wanted {
+                Wanted::Events(notices) => Some(notices),
+                _ => None,
+            });
+        let line = |notice: &Notice| {
+            let target = &notice.target;
+            format!(
+                "{:?} {} {}: {}",
+                target.kind, target.key, notice.reason, notice.note
+            )
+        };
+        events.flatten().map(line).collect()
     }
 
     /// Makes the writes that were asked for, as the API server would, until nothing more is asked for.
@@ -393,19 +434,47 @@ pub fn gateway(namespace: &str, name: &str) -> Value {
     })
 }
 
-/// What the deployer and Kubernetes make of a Gateway: its Service and one ready pod.
-pub fn waypoint(namespace: &str, name: &str) -> [Value; 2] {
+/// The reference to an object's controlling owner.
+pub fn owner(kind: &str, name: &str, uid: &str) -> Value {
+    json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true}])
+}
+
+/// What the deployer and Kubernetes make of a Gateway: its Service, one ready pod, and what is between them.
+pub fn waypoint(namespace: &str, name: &str) -> [Value; 4] {
     let labels = json!({
         "gateway.networking.k8s.io/gateway-name": name,
         "gateway.istio.io/managed": "ambit.mesh-waypoint-controller",
         "istio.io/dataplane-mode": "none",
     });
     let mut service = service(namespace, name, "10.96.0.99", "-", json!({}));
+    service["metadata"]["ownerReferences"] = owner("Gateway", name, &format!("gw-{name}"));
     service["spec"]["selector"] = json!({"gateway.networking.k8s.io/gateway-name": name});
     service["spec"]["ports"] = json!([{"name": "mesh", "port": 15008, "targetPort": 15008}]);
-    let mut pod = pod(namespace, &format!("{name}-0"), "10.244.9.9", labels);
+    let mut pod = pod(
+        namespace,
+        &format!("{name}-0"),
+        "10.244.9.9",
+        labels.clone(),
+    );
     pod["spec"]["serviceAccountName"] = json!(name);
-    [service, pod]
+    let (set, deployment) = (format!("{name}-5d9"), format!("deploy-{name}"));
+    pod["metadata"]["ownerReferences"] = owner("ReplicaSet", &set, &set);
+    let made = |kind: &str, called: &str, uid: &str, owners: Value| {
+        json!({
+            "kind": kind,
+            "apiVersion": "apps/v1",
+            "metadata": {"namespace": namespace, "name": called, "uid": uid, "labels": labels, "ownerReferences": owners},
+        })
+    };
+    let set = made(
+        "ReplicaSet",
+        &set,
+        &set,
+        owner("Deployment", name, &deployment),
+    );
+    let gateway = owner("Gateway", name, &format!("gw-{name}"));
+    let deployment = made("Deployment", name, &deployment, gateway);
+    [service, pod, set, deployment]
 }
 
 pub fn route(namespace: &str, name: &str, parents: Value, rules: Value) -> Value {

@@ -7,7 +7,8 @@ use super::super::changes::{How, Notice, Target, Write};
 use super::super::condition::{self, Condition};
 use super::super::kinds::Kind;
 use super::super::names::Key;
-use super::{Class, Gateway, Refusal, accept, accept_listener, notice};
+use super::accept::{Refusal, accept_listener};
+use super::{Class, Gateway, notice};
 use crate::gateway_api::Listener;
 
 // === impl State ===
@@ -75,18 +76,30 @@ impl State {
     }
 
     fn gateway_conditions(&self, key: &Key, gateway: &Gateway, class: &Class) -> Vec<Condition> {
-        let refused = match &gateway.spec {
-            Err(error) => Err(Refusal {
-                reason: "Invalid",
-                message: format!("the Gateway cannot be read: {error}"),
-            }),
-            Ok(spec) => accept(spec).map(|_| ()),
-        };
-        let accepted = match (&refused, self.serves(gateway, class)) {
-            (Err(refusal), _) => Condition::no("Accepted", refusal.reason, &*refusal.message),
-            (Ok(()), Err(refusal)) => Condition::yes("Accepted", "Accepted", refusal.message),
-            (Ok(()), Ok(_)) => {
-                Condition::yes("Accepted", "Accepted", "a waypoint runs for this Gateway")
+        let by_name = self.name_refused(key, gateway);
+        let refused = gateway.refused.clone().or(by_name);
+        let accepted = match &refused {
+            Some(Refusal { reason, message }) => {
+                let kept = self.gateway_in_force(key, gateway);
+                let kept = kept.filter(|_| gateway.refused.is_some());
+                let kept = kept.map_or(String::new(), |kept| {
+                    format!("; generation {} stays in force", kept.generation)
+                });
+                Condition::no("Accepted", *reason, format!("{message}{kept}"))
+            }
+            None => {
+                let dropped = gateway.seen.as_ref();
+                let dropped = dropped.and_then(|seen| self.passed_on(&seen.spec).sentence());
+                let serves = self
+                    .serves(gateway, class)
+                    .err()
+                    .map(|refusal| refusal.message);
+                let sentences = ["a waypoint runs for this Gateway".to_owned()]
+                    .into_iter()
+                    .chain(serves)
+                    .chain(dropped);
+                let message = sentences.collect::<Vec<_>>().join("; ");
+                Condition::yes("Accepted", "Accepted", message)
             }
         };
         let ready = self.ready_pods(key);
@@ -95,7 +108,7 @@ impl State {
             .services
             .get(key)
             .is_some_and(|service| !service.vips.is_empty());
-        let programmed = if refused.is_err() {
+        let programmed = if refused.is_some() {
             Condition::no(
                 "Programmed",
                 "Invalid",
@@ -117,9 +130,6 @@ impl State {
 }
 
 fn listener_statuses(gateway: &Gateway) -> Vec<Value> {
-    let Ok(spec) = &gateway.spec else {
-        return Vec::new();
-    };
     let before = &gateway.status["listeners"];
     let status = |listener: &Listener| {
         let seen = before
@@ -132,14 +142,22 @@ fn listener_statuses(gateway: &Gateway) -> Vec<Value> {
             Ok(_) => vec![
                 Condition::yes("Accepted", "Accepted", "tunnels arrive here"),
                 Condition::yes("Programmed", "Programmed", "tunnels arrive here"),
-                Condition::yes("ResolvedRefs", "ResolvedRefs", "it refers to nothing"),
-                Condition::no("Conflicted", "NoConflicts", "it is in nobody's way"),
+                Condition::yes(
+                    "ResolvedRefs",
+                    "ResolvedRefs",
+                    "the listener refers to no other object",
+                ),
+                Condition::no("Conflicted", "NoConflicts", "no conflicting listener"),
             ],
             Err(refusal) => vec![
                 Condition::no("Accepted", refusal.reason, &*refusal.message),
                 Condition::no("Programmed", "Invalid", "the listener is not accepted"),
-                Condition::yes("ResolvedRefs", "ResolvedRefs", "it refers to nothing"),
-                Condition::no("Conflicted", "NoConflicts", "it is in nobody's way"),
+                Condition::yes(
+                    "ResolvedRefs",
+                    "ResolvedRefs",
+                    "the listener refers to no other object",
+                ),
+                Condition::no("Conflicted", "NoConflicts", "no conflicting listener"),
             ],
         };
         let conditions: Vec<Value> = conditions
@@ -149,7 +167,7 @@ fn listener_statuses(gateway: &Gateway) -> Vec<Value> {
         // Routes attach to Services, so a listener has none and takes none.
         json!({"name": listener.name, "supportedKinds": [], "attachedRoutes": 0, "conditions": conditions})
     };
-    spec.listeners.iter().map(status).collect()
+    gateway.listeners.iter().map(status).collect()
 }
 
 /// A refusal that was not there before, or said something else.

@@ -5,6 +5,7 @@ use mesh::proto::waypoint::{
     ServicePort, ValueMatch, backend, filter, path_match, redirect, value_match,
 };
 
+use super::Unresolved;
 use crate::gateway_api as api;
 
 /// A field that asks for what a waypoint does not do.
@@ -13,14 +14,6 @@ use crate::gateway_api as api;
 pub(super) struct Unsupported {
     field: String,
     problem: String,
-}
-
-/// A backend that cannot be used; requests that it would get are answered with status 500.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unresolved {
-    /// One word, of the API.
-    pub(super) reason: &'static str,
-    pub(super) message: String,
 }
 
 type Result<T> = std::result::Result<T, Unsupported>;

@@ -1,0 +1,245 @@
+//! The last accepted generation of each route and Gateway: what was accepted stays in force when a later generation is
+//! refused, after any restart and on every replica alike. It is kept in a ConfigMap per namespace, in the system's
+//! namespace, where no tenant writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::changes::{Notice, Target};
+use super::kinds::{ApiKind, Kind, WatchScope, Watched};
+use super::names::Key;
+use super::output::Output;
+use super::{Settings, State};
+use crate::desired::{Entry, Item, Wanted};
+use crate::gateway_api;
+
+/// On the ConfigMaps: the namespace whose objects they are about.
+pub const LABEL: &str = "ambit.mesh/accepted-in";
+/// Their names begin so; the namespace follows.
+const PREFIX: &str = "ambit-accepted-";
+/// What the entries of one namespace may take together: a ConfigMap holds 1 MiB, its names and managed fields included.
+const MAX_BYTES: usize = 768 << 10;
+/// A key of a ConfigMap has no more.
+const MAX_NAME: usize = 253;
+
+/// A generation that was accepted.
+#[derive(Debug, PartialEq)]
+pub(super) struct Accepted<T> {
+    pub(super) generation: i64,
+    pub(super) spec: Arc<T>,
+    /// The spec as it is kept.
+    raw: Arc<Value>,
+}
+
+/// What a namespace's ConfigMap says now, by object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Kept(BTreeMap<String, String>);
+
+/// What the ConfigMaps should say, by namespace and object.
+#[derive(Debug, Default)]
+pub(super) struct ToKeep(BTreeMap<Arc<str>, BTreeMap<String, Line>>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Line {
+    target: Target,
+    uid: Arc<str>,
+    text: String,
+}
+
+// === impl Accepted ===
+
+// By hand: what is shared need not be cloneable itself.
+impl<T> Clone for Accepted<T> {
+    fn clone(&self) -> Self {
+        Self {
+            generation: self.generation,
+            spec: self.spec.clone(),
+            raw: self.raw.clone(),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Accepted<T> {
+    pub(super) fn new(generation: i64, spec: T, raw: &Value) -> Self {
+        Self {
+            generation,
+            spec: Arc::new(spec),
+            raw: Arc::new(raw.clone()),
+        }
+    }
+
+    /// `None`: it is another object's of the same name, or cannot be read by this version.
+    fn read(text: &str, uid: &str) -> Option<Self> {
+        let mut line: Value = serde_json::from_str(text).ok()?;
+        if line["uid"] != *uid {
+            return None;
+        }
+        let raw = line["spec"].take();
+        let spec = gateway_api::read(&raw).ok()?;
+        Some(Self::new(line["generation"].as_i64()?, spec, &raw))
+    }
+
+    fn line(&self, uid: &str) -> String {
+        json!({"uid": uid, "generation": self.generation, "spec": *self.raw}).to_string()
+    }
+}
+
+// === impl Kept ===
+
+impl Watched for Kept {
+    type Object = ConfigMap;
+    const API: ApiKind = ApiKind::core("ConfigMap", "configmaps");
+
+    fn scope(settings: &Settings) -> WatchScope {
+        WatchScope {
+            namespace: Some(settings.system_namespace.clone()),
+            labels: Some(LABEL.to_owned()),
+            ..WatchScope::default()
+        }
+    }
+
+    fn parse(object: &ConfigMap) -> Option<Self> {
+        Some(Self(object.data.clone().unwrap_or_default()))
+    }
+
+    fn touch(state: &mut State, key: &Key, _before: Option<&Self>, _now: Option<&Self>) {
+        if let Some(namespace) = key.name.strip_prefix(PREFIX) {
+            state.tables.http_routes.mark_within(namespace);
+            state.tables.gateways.mark_within(namespace);
+        }
+    }
+
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        let Some(namespace) = key.name.strip_prefix(PREFIX) else {
+            return;
+        };
+        let (fits, not) = state.to_keep.choose(namespace);
+        let there = state.tables.accepted.get(key).is_some();
+        let wanted = !state.leaving && (there || !fits.is_empty());
+        let item = Item::Accepted(namespace.into());
+        output.desire(item, wanted.then(|| Entry::leader(Wanted::Accepted(fits))));
+        let told = Item::Events(Target::new(Kind::ConfigMap, key));
+        let events = (!not.is_empty() && !state.leaving).then(|| Wanted::Events(not));
+        output.desire(told, events.map(Entry::leader));
+    }
+}
+
+// === impl ToKeep ===
+
+impl ToKeep {
+    /// What is kept for one object; whether that is news.
+    fn put(&mut self, key: &Key, name: String, line: Option<Line>) -> bool {
+        let lines = self.0.entry(key.namespace.clone()).or_default();
+        let changed = lines.get(&name) != line.as_ref();
+        match line {
+            Some(line) => lines.insert(name, line),
+            None => lines.remove(&name),
+        };
+        if lines.is_empty() {
+            self.0.remove(&key.namespace);
+        }
+        changed
+    }
+
+    /// What fits into the namespace's ConfigMap, in the order of its names, and what people are told of the rest.
+    fn choose(&self, namespace: &str) -> (BTreeMap<String, String>, Vec<Notice>) {
+        let (mut fits, mut not, mut bytes) = (BTreeMap::new(), Vec::new(), 0);
+        for (name, line) in self.0.get(namespace).into_iter().flatten() {
+            let size = name.len() + line.text.len();
+            if name.len() <= MAX_NAME && bytes + size <= MAX_BYTES {
+                bytes += size;
+                fits.insert(name.clone(), line.text.clone());
+                continue;
+            }
+            not.push(Notice {
+                target: line.target.clone(),
+                uid: line.uid.clone(),
+                warning: true,
+                reason: "NotKept".to_owned(),
+                note: "the kept generations of this namespace have no room for this object: if a later one is refused, nothing of it stays in force after a restart of the controller".to_owned(),
+            });
+        }
+        (fits, not)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The newest accepted generation of an object whose present one is refused: what this replica has seen, or what is kept.
+    pub(super) fn last_accepted<T: DeserializeOwned>(
+        &self,
+        target: &Target,
+        uid: &str,
+        seen: Option<&Accepted<T>>,
+    ) -> Option<Accepted<T>> {
+        let kept = self
+            .kept_line(target)
+            .and_then(|text| Accepted::read(text, uid));
+        match (seen, kept) {
+            (Some(seen), Some(kept)) if kept.generation > seen.generation => Some(kept),
+            (Some(seen), _) => Some(seen.clone()),
+            (None, kept) => kept,
+        }
+    }
+
+    fn kept_line(&self, target: &Target) -> Option<&String> {
+        let kept = self.tables.accepted.get(&self.map_of(target))?;
+        kept.0.get(&name(target))
+    }
+
+    /// Sees to it that an object's accepted generation is kept; `None`: nothing of it is.
+    pub(super) fn keep<T: DeserializeOwned>(
+        &mut self,
+        target: &Target,
+        accepted: Option<(&Arc<str>, &Accepted<T>)>,
+    ) {
+        let line = accepted.map(|(uid, accepted)| Line {
+            target: target.clone(),
+            uid: uid.clone(),
+            text: accepted.line(uid),
+        });
+        if self.to_keep.put(&target.key, name(target), line) || self.kept_line(target).is_some() {
+            let map = self.map_of(target);
+            self.tables.accepted.mark(map);
+        }
+    }
+
+    fn map_of(&self, target: &Target) -> Key {
+        let name = format!("{PREFIX}{}", target.key.namespace);
+        Key::new(&self.settings.system_namespace, &name)
+    }
+}
+
+/// `HTTPRoute.name`
+fn name(target: &Target) -> String {
+    format!("{}.{}", target.kind.api().kind, target.key.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_told_and_the_rest_is_kept() {
+        let mut to_keep = ToKeep::default();
+        for (name, size) in [("a", 10), ("b", MAX_BYTES), ("c", 20)] {
+            let key = Key::new("shop", name);
+            let line = Line {
+                target: Target::new(Kind::HttpRoute, &key),
+                uid: name.into(),
+                text: "x".repeat(size),
+            };
+            assert!(to_keep.put(&key, name.to_owned(), Some(line.clone())));
+            assert!(!to_keep.put(&key, name.to_owned(), Some(line)), "no news");
+        }
+        let (fits, not) = to_keep.choose("shop");
+        assert_eq!(fits.keys().collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(not.len(), 1);
+        assert_eq!(*not[0].target.key.name, *"b");
+    }
+}
