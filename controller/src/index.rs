@@ -17,6 +17,7 @@
 //! out when it is seen to have become so, and not told again while nothing changes.
 
 pub mod accepted;
+mod addresses;
 mod binding;
 pub mod changes;
 mod condition;

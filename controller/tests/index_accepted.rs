@@ -114,7 +114,10 @@ fn a_route_of_which_nothing_was_ever_accepted_refuses_requests() {
         "{told:?}"
     );
     let kept = world.kept();
-    assert!(!kept[0]["data"].to_string().contains("HTTPRoute"), "{kept:?}");
+    assert!(
+        !kept[0]["data"].to_string().contains("HTTPRoute"),
+        "{kept:?}"
+    );
     // It is a route that a waypoint can read.
     mesh::route::Route::try_from(sent).expect("readable");
 }

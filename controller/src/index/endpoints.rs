@@ -1,5 +1,7 @@
 //! EndpointSlices: endpoints that somebody else chose, of pods or of things outside the cluster.
 
+mod share;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,22 +12,45 @@ use mesh::proto::workload::{
 };
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
+use self::share::MAX_ENDPOINTS;
+pub(super) use self::share::SliceLookup;
 use super::State;
-use super::changes::{Resources, Scope};
-use super::kinds::{ApiKind, Watched};
+use super::addresses::Owner;
+use super::changes::{Notice, Resources, Scope, Target};
+use super::kinds::{ApiKind, Kind, Watched};
 use super::names::{Key, SERVICE_NAME};
+use super::output::Output;
 use super::pods::{Pod, wire_port};
 use super::services::{Service, ServicePort, octets};
 
 /// What matters of an EndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Slice {
+    uid: Arc<str>,
     /// The Service's name, in the same namespace.
     pub(super) service: Arc<str>,
     endpoints: BTreeMap<IpAddr, Endpoint>,
     /// Port number by port name.
     ports: BTreeMap<String, u16>,
 }
+
+/// What an endpoint of a slice is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Meaning {
+    /// This pod.
+    Pod(Key),
+    /// A pod that is not there.
+    Absent,
+    /// Something on a node.
+    Host,
+    /// Something outside the cluster, or at least no pod.
+    Outside,
+    /// Another's own address: nothing of this slice's.
+    Taken(Owner),
+}
+
+/// Events on one slice.
+const MAX_NOTICES: usize = 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Endpoint {
@@ -56,6 +81,7 @@ impl Watched for Slice {
                 ))
             });
         Some(Self {
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             service: service.as_str().into(),
             endpoints: object.endpoints.iter().flat_map(Endpoint::parse).collect(),
             ports: ports.collect(),
@@ -64,8 +90,19 @@ impl Watched for Slice {
 
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
         for slice in [before, now].into_iter().flatten() {
-            state.touch_slice_targets(key, slice);
+            state.touch_slice_targets(slice);
         }
+        let count = |slice: Option<&Self>| slice.map_or(0, Self::counted);
+        let (was, is) = (count(before), count(now));
+        let total = state.tables.slices.lookup().total(&key.namespace);
+        if was != is && total.max(total + was - is) > MAX_ENDPOINTS {
+            state.touch_share(&key.namespace);
+        }
+    }
+
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        let notices = state.slice_notices(key);
+        output.events(Target::new(Kind::EndpointSlice, key), notices);
     }
 
     fn resources(state: &State, key: &Key) -> Resources {
@@ -74,8 +111,29 @@ impl Watched for Slice {
 }
 
 impl Slice {
-    pub(super) fn has_any(&self, ips: &[IpAddr]) -> bool {
-        ips.iter().any(|ip| self.endpoints.contains_key(ip))
+    pub(super) fn service_key(&self, slice: &Key) -> Key {
+        Key {
+            namespace: slice.namespace.clone(),
+            name: self.service.clone(),
+        }
+    }
+
+    /// How many endpoints it lists by address alone.
+    fn counted(&self) -> usize {
+        self.endpoints
+            .values()
+            .filter(|endpoint| endpoint.pod.is_none())
+            .count()
+    }
+
+    /// The how-manieth of those this one is; `None`: it names a pod, which is there anyway.
+    fn rank(&self, address: IpAddr) -> Option<usize> {
+        self.endpoints.get(&address)?.pod.is_none().then(|| {
+            let before = self.endpoints.range(..address);
+            before
+                .filter(|(_, endpoint)| endpoint.pod.is_none())
+                .count()
+        })
     }
 }
 
@@ -105,43 +163,69 @@ impl Endpoint {
 // === impl State ===
 
 impl State {
-    /// The ports of services without a selector whose slices name this pod or one of its addresses.
-    pub(super) fn slice_ports_of<'a>(
-        &'a self,
-        key: &'a Key,
-        pod: &'a Pod,
-    ) -> impl Iterator<Item = (&'a Key, &'a ServicePort, u16)> {
+    /// What an endpoint of a slice is.
+    fn meaning(&self, key: &Key, address: IpAddr, endpoint: &Endpoint) -> Meaning {
+        if let Some(name) = &endpoint.pod {
+            let named = Key {
+                namespace: key.namespace.clone(),
+                name: name.clone(),
+            };
+            let pod = self.tables.pods.get(&named);
+            // It may be on the host's network, where its address is not its own.
+            if pod.is_some_and(|pod| !pod.finished && pod.ips.contains(&address)) {
+                return Meaning::Pod(named);
+            }
+        }
+        match self.owner(address) {
+            Some(Owner::Pod(pod)) => Meaning::Pod(pod),
+            // The pod that it names is not seen yet, or no more.
+            _ if endpoint.pod.is_some() => Meaning::Absent,
+            Some(Owner::Service(service)) => Meaning::Taken(Owner::Service(service)),
+            Some(Owner::Node(_)) => match self.service_at(address) {
+                Some(service) => Meaning::Taken(Owner::Service(service)),
+                None => Meaning::Host,
+            },
+            None => Meaning::Outside,
+        }
+    }
+
+    /// Whether an endpoint is within what its namespace may bring.
+    fn within_share(&self, key: &Key, slice: &Slice, address: IpAddr) -> bool {
+        let allowance = self.tables.slices.lookup().allowance(key);
+        allowance >= MAX_ENDPOINTS || slice.rank(address).is_none_or(|rank| rank < allowance)
+    }
+
+    /// The ports of services without a selector whose slices mean this pod, of whatever namespace they are: to them it is
+    /// an endpoint like any other, with its identity, its policies and its tunnel.
+    pub(super) fn slice_ports_of(&self, key: &Key, pod: &Pod) -> Vec<(Key, ServicePort, u16)> {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
-        for (_, slice) in self
-            .tables
-            .slices
-            .within(&key.namespace)
-            .filter(|(_, slice)| slice.has_any(&pod.ips))
-        {
-            let service = Key {
-                namespace: key.namespace.clone(),
-                name: slice.service.clone(),
-            };
-            if self.selectorless(&service).is_none() {
-                continue;
-            }
-            let Some((service, spec)) = self
-                .tables
-                .services
-                .within(&key.namespace)
-                .find(|(key, _)| **key == service)
-            else {
-                continue;
-            };
-            for (port, target) in spec.ports_in(slice) {
-                // A dual-stack service has a slice for each family.
-                if seen.insert((service, port.port)) {
-                    found.push((service, port, target));
+        for address in &pod.ips {
+            for slice_key in self.tables.slices.lookup().at(*address) {
+                let Some(slice) = self.tables.slices.get(slice_key) else {
+                    continue;
+                };
+                let Some(endpoint) = slice.endpoints.get(address) else {
+                    continue;
+                };
+                if self.meaning(slice_key, *address, endpoint) != Meaning::Pod(key.clone())
+                    || !self.within_share(slice_key, slice, *address)
+                {
+                    continue;
+                }
+                let service_key = slice.service_key(slice_key);
+                let Some(service) = self.selectorless(&service_key) else {
+                    continue;
+                };
+                for (port, target) in service.ports_in(slice) {
+                    // A dual-stack service has a slice for each family.
+                    if seen.insert((service_key.clone(), port.port)) {
+                        found.push((service_key.clone(), port.clone(), target));
+                    }
                 }
             }
         }
-        found.into_iter()
+        found
     }
 
     /// Endpoints that are no pods are workloads of their own.
@@ -150,100 +234,131 @@ impl State {
         let Some(slice) = self.tables.slices.get(key) else {
             return out;
         };
-        let service_key = Key {
-            namespace: key.namespace.clone(),
-            name: slice.service.clone(),
-        };
-        let Some(service) = self.selectorless(&service_key) else {
+        let Some(service) = self.selectorless(&slice.service_key(key)) else {
             return out;
         };
         let ports: Vec<_> = service
             .ports_in(slice)
             .map(|(port, target)| wire_port(port, target))
             .collect();
-        for (ip, endpoint) in &slice.endpoints {
-            if endpoint.pod.is_some() || self.pod_at(&key.namespace, *ip) {
+        for (address, endpoint) in &slice.endpoints {
+            let network = match self.meaning(key, *address, endpoint) {
+                Meaning::Outside => NetworkMode::Standard,
+                // To dial the node itself is not to dial this endpoint.
+                Meaning::Host => NetworkMode::HostNetwork,
+                Meaning::Pod(_) | Meaning::Absent | Meaning::Taken(_) => continue,
+            };
+            if !self.within_share(key, slice, *address) {
                 continue;
             }
-            let uid = format!(
-                "{}/discovery.k8s.io/EndpointSlice/{}/{}/{ip}",
-                self.settings.cluster_id, key.namespace, key.name
-            );
-            let health = if endpoint.ready {
-                WorkloadStatus::Healthy
-            } else {
-                WorkloadStatus::Unhealthy
-            };
-            let of_node = self
-                .tables
-                .nodes
-                .iter()
-                .any(|(_, node)| node.addresses.contains(ip));
-            let network = if of_node {
-                NetworkMode::HostNetwork
-            } else {
-                NetworkMode::Standard
-            };
-            let workload = wire::Workload {
-                uid: uid.clone(),
-                name: format!("{}-{ip}", key.name),
-                namespace: key.namespace.to_string(),
-                addresses: vec![octets(*ip).into()],
-                trust_domain: self.elided_trust_domain(),
-                node: endpoint.node.clone(),
-                canonical_name: slice.service.to_string(),
-                canonical_revision: "latest".to_owned(),
-                workload_type: WorkloadType::Pod.into(),
-                workload_name: key.name.to_string(),
-                services: BTreeMap::from([(
-                    self.service_name(&service_key),
-                    PortList {
-                        ports: ports.clone(),
-                    },
-                )]),
-                status: health.into(),
-                cluster_id: self.settings.cluster_id.clone(),
-                network_mode: network.into(),
-                ..Default::default()
-            };
+            let workload = self.slice_workload(key, slice, *address, endpoint, network, &ports);
+            let name = workload.uid.as_str().into();
             let address = wire::Address {
                 r#type: Some(address::Type::Workload(workload)),
             };
             let resource = Encoded::new(ADDRESS_TYPE, &address);
-            out.insert(Scope::Addresses, uid.into(), resource);
+            out.insert(Scope::Addresses, name, resource);
         }
         out
     }
 
-    /// Marks the pods whose addresses a slice without a selector names.
-    pub(super) fn touch_slice_targets(&mut self, key: &Key, slice: &Slice) {
-        let service = Key {
-            namespace: key.namespace.clone(),
-            name: slice.service.clone(),
+    fn slice_workload(
+        &self,
+        key: &Key,
+        slice: &Slice,
+        address: IpAddr,
+        endpoint: &Endpoint,
+        network: NetworkMode,
+        ports: &[wire::Port],
+    ) -> wire::Workload {
+        let health = if endpoint.ready {
+            WorkloadStatus::Healthy
+        } else {
+            WorkloadStatus::Unhealthy
         };
-        if self
-            .tables
-            .services
-            .get(&service)
-            .is_some_and(|service| service.selector.is_some())
-        {
-            return;
+        let ports = PortList {
+            ports: ports.to_vec(),
+        };
+        wire::Workload {
+            uid: format!(
+                "{}/discovery.k8s.io/EndpointSlice/{}/{}/{address}",
+                self.settings.cluster_id, key.namespace, key.name
+            ),
+            name: format!("{}-{address}", key.name),
+            namespace: key.namespace.to_string(),
+            addresses: vec![octets(address).into()],
+            trust_domain: self.elided_trust_domain(),
+            node: endpoint.node.clone(),
+            canonical_name: slice.service.to_string(),
+            canonical_revision: "latest".to_owned(),
+            workload_type: WorkloadType::Pod.into(),
+            workload_name: key.name.to_string(),
+            services: BTreeMap::from([(self.service_name(&slice.service_key(key)), ports)]),
+            status: health.into(),
+            cluster_id: self.settings.cluster_id.clone(),
+            network_mode: network.into(),
+            ..Default::default()
         }
-        let pods: Vec<Key> = self
-            .tables
-            .pods
-            .within(&key.namespace)
-            .filter(|(_, pod)| slice.has_any(&pod.ips))
-            .map(|(key, _)| key.clone())
-            .collect();
-        self.tables.pods.mark_each(pods);
     }
 
-    fn pod_at(&self, namespace: &str, ip: IpAddr) -> bool {
-        self.tables
-            .pods
-            .within(namespace)
-            .any(|(_, pod)| !pod.finished && !pod.host_network && pod.ips.contains(&ip))
+    /// What people are told on a slice of which not everything is taken.
+    fn slice_notices(&self, key: &Key) -> Vec<Notice> {
+        let slice = self.tables.slices.get(key);
+        let Some(slice) =
+            slice.filter(|slice| self.selectorless(&slice.service_key(key)).is_some())
+        else {
+            return Vec::new();
+        };
+        let mut notices = Vec::new();
+        let mut say = |reason: &str, note: String| {
+            notices.push(Notice {
+                target: Target::new(Kind::EndpointSlice, key),
+                uid: slice.uid.clone(),
+                warning: true,
+                reason: reason.to_owned(),
+                note,
+            });
+        };
+        let mut cut = 0;
+        for (address, endpoint) in &slice.endpoints {
+            if !self.within_share(key, slice, *address) {
+                cut += 1;
+            } else if let Meaning::Taken(owner) = self.meaning(key, *address, endpoint) {
+                say(
+                    "AddressTaken",
+                    format!("address {address} is that of {owner}: it is no endpoint in the mesh"),
+                );
+            }
+        }
+        if cut > 0 {
+            say(
+                "TooManyEndpoints",
+                format!(
+                    "a namespace brings at most {MAX_ENDPOINTS} endpoints that are listed by address alone: {cut} of this EndpointSlice are not known to the mesh"
+                ),
+            );
+        }
+        notices.truncate(MAX_NOTICES);
+        notices
+    }
+
+    /// Marks the pods whose addresses a slice names.
+    pub(super) fn touch_slice_targets(&mut self, slice: &Slice) {
+        let pods = &self.tables.pods;
+        let named = slice.endpoints.keys();
+        let named = named.flat_map(|address| pods.lookup().at(*address).cloned());
+        let named: Vec<Key> = named.collect();
+        self.tables.pods.mark_each(named);
+    }
+
+    /// Marks what may come to be within the namespace's share, or to be outside.
+    fn touch_share(&mut self, namespace: &Arc<str>) {
+        for key in self.tables.slices.lookup().contested(namespace) {
+            if let Some(slice) = self.tables.slices.get(&key).cloned() {
+                self.touch_slice_targets(&slice);
+                self.tables.slices.mark(key);
+            }
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use kube::api::ApiResource;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::addresses::ByAddress;
 use super::changes::{Resources, Write};
+use super::endpoints::SliceLookup;
 use super::event::{ObjectEvent, WatchEvent};
 use super::names::Key;
 use super::output::Output;
@@ -200,7 +202,7 @@ kinds! {
     /// v1
     Namespace => namespaces: super::namespaces::Namespace [()],
     /// v1
-    Node => nodes: super::nodes::Node [()],
+    Node => nodes: super::nodes::Node [ByAddress],
     /// gateway.networking.k8s.io/v1
     GatewayClass => classes: super::gateways::class::Class [()],
     /// apps/v1
@@ -212,11 +214,11 @@ kinds! {
     /// gateway.networking.k8s.io/v1
     Gateway => gateways: super::gateways::Gateway [()],
     /// v1
-    Service => services: super::services::Service [()],
+    Service => services: super::services::Service [ByAddress],
     /// discovery.k8s.io/v1
-    EndpointSlice => slices: super::endpoints::Slice [()],
+    EndpointSlice => slices: super::endpoints::Slice [SliceLookup],
     /// v1
-    Pod => pods: super::pods::Pod [()],
+    Pod => pods: super::pods::Pod [ByAddress],
     /// gateway.networking.k8s.io/v1
     HttpRoute => http_routes: super::routes::http::HttpRoute [()],
     /// v1

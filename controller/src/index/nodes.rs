@@ -1,19 +1,27 @@
 //! Nodes: where they are, and the addresses that are theirs rather than a pod's.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use mesh::proto::workload::Locality;
 
 use super::State;
+use super::addresses::{Addressed, Range};
+use super::changes::Target;
+use super::kinds::Kind;
 use super::kinds::{ApiKind, Watched};
 use super::names::Key;
+use super::output::Output;
 
 /// What matters of a Node.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     pub(super) locality: Option<Locality>,
+    pub(super) uid: Arc<str>,
     pub(super) addresses: Vec<IpAddr>,
+    /// Its pods' addresses are from here, where the cluster gives out addresses so.
+    pub(super) pod_ranges: Vec<Range>,
 }
 
 // === impl Node ===
@@ -42,6 +50,7 @@ impl Watched for Node {
             .as_ref()
             .and_then(|status| status.addresses.as_ref());
         Some(Self {
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             locality: (locality != Locality::default()).then_some(locality),
             addresses: addresses
                 .into_iter()
@@ -49,16 +58,49 @@ impl Watched for Node {
                 // Hostnames stand in the same list.
                 .filter_map(|address| address.address.parse().ok())
                 .collect(),
+            pod_ranges: pod_ranges(object),
         })
     }
 
-    fn touch(state: &mut State, key: &Key, _before: Option<&Self>, _now: Option<&Self>) {
-        let pods = state.tables.pods.iter();
-        let pods: Vec<Key> = pods
-            .filter(|(_, pod)| pod.node == key.name)
-            .map(|(key, _)| key.clone())
-            .collect();
+    fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
+        let on_it = state.tables.pods.iter();
+        let on_it = on_it.filter(|(_, pod)| pod.node == key.name);
+        let (pods, addresses): (Vec<Key>, Vec<_>) = on_it
+            .map(|(key, pod)| (key.clone(), pod.ips.clone()))
+            .unzip();
         state.tables.pods.mark_each(pods);
-        state.tables.slices.mark_all();
+        let ranges = |node: Option<&Self>| node.map(|node| node.pod_ranges.clone());
+        if ranges(before) != ranges(now) {
+            // Whose address it is may hang on that.
+            for address in addresses.into_iter().flatten() {
+                state.touch_address(address);
+            }
+        }
+        for node in [before, now].into_iter().flatten() {
+            for address in &node.addresses {
+                state.touch_address(*address);
+            }
+        }
+    }
+
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        let notices = state.node_address_notices(key);
+        output.events(Target::new(Kind::Node, key), notices);
+    }
+}
+
+fn pod_ranges(object: &core::Node) -> Vec<Range> {
+    let spec = object.spec.as_ref();
+    let ranges = spec.and_then(|spec| spec.pod_cidrs.as_ref());
+    ranges
+        .into_iter()
+        .flatten()
+        .filter_map(|range| Range::parse(range))
+        .collect()
+}
+
+impl Addressed for Node {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied()
     }
 }

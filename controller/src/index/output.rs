@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::changes::{Changes, PodPlacement, Published, Resources, Source, Target, Write};
+use super::changes::{Changes, Notice, PodPlacement, Published, Resources, Source, Target, Write};
 use super::kinds::Kind;
 use super::names::Key;
 use crate::desired::{Entry, Item, Wanted};
@@ -67,6 +67,12 @@ impl Output {
     pub(super) fn want(&mut self, kind: Kind, key: &Key, write: Option<Write>) {
         let item = Item::Status(Target::new(kind, key));
         self.desire(item, write.map(Wanted::Status).map(Entry::leader));
+    }
+
+    /// These are the Events that an object has as long as it is what it is.
+    pub(super) fn events(&mut self, target: Target, notices: Vec<Notice>) {
+        let wanted = (!notices.is_empty()).then(|| Wanted::Events(notices));
+        self.desire(Item::Events(target), wanted.map(Entry::leader));
     }
 
     /// Puts an entry into the table of desired state, or takes it out.

@@ -1,6 +1,6 @@
 //! Pods: what they are to the mesh, and how other proxies are told of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,9 +12,10 @@ use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, Encoded};
 use serde_json::{Value, json};
 
 use super::State;
+use super::addresses::Addressed;
 use super::binding::{Binding, Traffic};
-use super::changes::{Resources, Scope, Write};
-use super::kinds::{ApiKind, Watched};
+use super::changes::{Resources, Scope, Target, Write};
+use super::kinds::{ApiKind, Kind, Watched};
 use super::names::{
     BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, MIRROR, REDIRECTION,
     SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
@@ -28,6 +29,9 @@ use super::services::{Service, ServicePort, TargetPort, octets};
 pub(super) struct Pod {
     pub(super) uid: Arc<str>,
     pub(super) labels: BTreeMap<String, String>,
+    /// In milliseconds.
+    pub(super) created: i64,
+    /// As its status says; whose they are is decided in [`super::addresses`].
     pub(super) ips: Vec<IpAddr>,
     pub(super) node: Arc<str>,
     /// Absent in a mirror of a static pod.
@@ -78,6 +82,11 @@ impl Watched for Pod {
             .collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+            created: object
+                .metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |time| time.0.as_millisecond()),
             ips: addresses(status.pod_ips, status.pod_ip),
             node: spec.node_name.as_deref().unwrap_or_default().into(),
             service_account: spec
@@ -116,6 +125,8 @@ impl Watched for Pod {
 
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
         output.place(key, state.placement(key));
+        let notices = state.pod_address_notices(key);
+        output.events(Target::new(Kind::Pod, key), notices);
     }
 
     fn resources(state: &State, key: &Key) -> Resources {
@@ -236,8 +247,9 @@ impl State {
             let enrolment = Encoded::new(ENROLMENT_TYPE, &self.enrolment(key, pod));
             out.insert(Scope::Node(pod.node.clone()), pod.uid.clone(), enrolment);
         }
-        if !pod.ips.is_empty() {
-            let workload = self.workload(key, pod);
+        let addresses = self.addresses_of(key, pod);
+        if !addresses.is_empty() {
+            let workload = self.workload(key, pod, &addresses);
             let uid = workload.uid.as_str().into();
             let address = wire::Address {
                 r#type: Some(address::Type::Workload(workload)),
@@ -248,7 +260,7 @@ impl State {
         out
     }
 
-    fn workload(&self, key: &Key, pod: &Pod) -> wire::Workload {
+    fn workload(&self, key: &Key, pod: &Pod, addresses: &[IpAddr]) -> wire::Workload {
         let hbone = self.native_tunnel(key, pod) || self.captured(key, pod);
         let tunnel = if hbone {
             TunnelProtocol::Hbone
@@ -284,7 +296,7 @@ impl State {
             ),
             name: key.name.to_string(),
             namespace: key.namespace.to_string(),
-            addresses: pod.ips.iter().map(|ip| octets(*ip).into()).collect(),
+            addresses: addresses.iter().map(|ip| octets(*ip).into()).collect(),
             tunnel_protocol: tunnel.into(),
             trust_domain: self.elided_trust_domain(),
             // The wire's default.
@@ -340,8 +352,8 @@ impl State {
             );
         }
         for (service, port, target) in self.slice_ports_of(key, pod) {
-            let list: &mut PortList = services.entry(self.service_name(service)).or_default();
-            list.ports.push(wire_port(port, target));
+            let list: &mut PortList = services.entry(self.service_name(&service)).or_default();
+            list.ports.push(wire_port(&port, target));
         }
         services
     }
@@ -352,13 +364,9 @@ impl State {
             if let Some(gateway) = pod.names_gateway() {
                 self.tables.gateways.mark(Key::new(&key.namespace, gateway));
             }
-            let slices = self
-                .tables
-                .slices
-                .within(&key.namespace)
-                .filter(|(_, slice)| slice.has_any(&pod.ips));
-            let slices: BTreeSet<Key> = slices.map(|(key, _)| key.clone()).collect();
-            self.tables.slices.mark_each(slices);
+            for address in &pod.ips {
+                self.touch_address(*address);
+            }
         }
     }
 
@@ -386,5 +394,11 @@ pub(super) fn wire_port(port: &ServicePort, target: u16) -> wire::Port {
         service_port: port.port.into(),
         target_port: target.into(),
         app_protocol: port.protocol.into(),
+    }
+}
+
+impl Addressed for Pod {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.ips.iter().copied()
     }
 }

@@ -12,6 +12,7 @@ use mesh::xds::{ADDRESS_TYPE, Encoded};
 use serde_json::{Value, json};
 
 use super::State;
+use super::addresses::Addressed;
 use super::binding::{Binding, Traffic};
 use super::changes::{How, Notice, Resources, Scope, Target, Write};
 use super::condition::{self, Condition};
@@ -356,17 +357,24 @@ impl State {
             .filter(|(_, pod)| behind(&pod.labels))
             .map(|(key, _)| key.clone())
             .collect();
-        let slices: Vec<(Key, Arc<Slice>)> = self
-            .tables
-            .slices
-            .within(&key.namespace)
-            .filter(|(_, slice)| slice.service == key.name)
+        let slices = self.tables.slices.within(&key.namespace);
+        let slices = slices.filter(|(_, slice)| slice.service == key.name);
+        let (slices, contents): (Vec<Key>, Vec<Arc<Slice>>) = slices
             .map(|(key, slice)| (key.clone(), slice.clone()))
-            .collect();
-        for (key, slice) in &slices {
-            self.touch_slice_targets(key, slice);
+            .unzip();
+        for slice in &contents {
+            self.touch_slice_targets(slice);
         }
-        let slices = slices.into_iter().map(|(key, _)| key);
+        let addresses = |service: Option<&Service>| service.map(|service| service.vips.clone());
+        if addresses(before) != addresses(now) {
+            for address in [before, now]
+                .into_iter()
+                .flatten()
+                .flat_map(|one| &one.vips)
+            {
+                self.touch_address(*address);
+            }
+        }
         self.tables.pods.mark_each(pods);
         self.tables.slices.mark_each(slices);
         self.touch_routes_of(key);
@@ -416,5 +424,11 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+impl Addressed for Service {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.vips.iter().copied()
     }
 }

@@ -102,6 +102,11 @@ impl<T: super::kinds::Stored> Table<T> {
             .map(|(key, held)| (key, &held.object))
     }
 
+    /// What finds the objects by something else than their key.
+    pub(super) fn lookup(&self) -> &T::Lookup {
+        &self.lookup
+    }
+
     /// It must be looked at again.
     pub(super) fn mark(&mut self, key: Key) {
         self.dirty.insert(key);

@@ -1,0 +1,230 @@
+//! DECISION: whose address is this? One owner each: pods before nodes before the rest.
+//!
+//! An EndpointSlice, a pod's status and a node's status are words of whoever may write them. An address that a live pod has
+//! is that pod's, whatever they say, so that nobody takes a pod out of mutual TLS, or speaks in its place, by listing it.
+//! Pods on the host's network have their node's address and own none. Two pods can name one address (a node that is gone
+//! still has pods, or a kubelet lies): one that has an identity goes before one that has none, one inside its own node's
+//! pod range before one outside, then the younger, then the greater UID. Each replica comes to the same answer.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use super::State;
+use super::changes::{Notice, Target};
+use super::kinds::Kind;
+use super::names::Key;
+use super::pods::Pod;
+use super::tables::SecondaryIndex;
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Owner {
+    Pod(Key),
+    Node(Key),
+    /// As its cluster IP, which the API server gave out.
+    Service(Key),
+}
+
+/// The objects of a kind by the addresses that they name.
+#[derive(Debug, Default)]
+pub(super) struct ByAddress(HashMap<IpAddr, BTreeSet<Key>>);
+
+/// An object that names addresses.
+pub(super) trait Addressed {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr>;
+}
+
+/// A range of addresses: `10.244.1.0/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    network: IpAddr,
+    bits: u32,
+}
+
+// === impl Owner ===
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pod(key) => write!(f, "pod {key}"),
+            Self::Node(key) => write!(f, "node {key}"),
+            Self::Service(key) => write!(f, "Service {key}"),
+        }
+    }
+}
+
+// === impl ByAddress ===
+
+impl ByAddress {
+    /// Who names it, in the order of their keys.
+    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        self.0.get(&address).into_iter().flatten()
+    }
+}
+
+impl<T: Addressed> SecondaryIndex<T> for ByAddress {
+    fn add(&mut self, key: &Key, object: &T) {
+        for address in object.addresses() {
+            self.0.entry(address).or_default().insert(key.clone());
+        }
+    }
+
+    fn remove(&mut self, key: &Key, object: &T) {
+        for address in object.addresses() {
+            if let Some(keys) = self.0.get_mut(&address) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.0.remove(&address);
+                }
+            }
+        }
+    }
+}
+
+// === impl Range ===
+
+impl Range {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (network, bits) = text.split_once('/')?;
+        Some(Self {
+            network: network.parse().ok()?,
+            bits: bits.parse().ok()?,
+        })
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        match (self.network, address) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let differ = network.to_bits() ^ address.to_bits();
+                differ.leading_zeros() >= self.bits
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let differ = network.to_bits() ^ address.to_bits();
+                differ.leading_zeros() >= self.bits
+            }
+            _ => false,
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
+        self.pod_at(address)
+            .map(Owner::Pod)
+            .or_else(|| {
+                let node = self.tables.nodes.lookup().at(address).next();
+                node.cloned().map(Owner::Node)
+            })
+            .or_else(|| self.service_at(address).map(Owner::Service))
+    }
+
+    /// The Service whose cluster IP it is.
+    pub(super) fn service_at(&self, address: IpAddr) -> Option<Key> {
+        self.tables.services.lookup().at(address).next().cloned()
+    }
+
+    fn pod_at(&self, address: IpAddr) -> Option<Key> {
+        let named = self.tables.pods.lookup().at(address);
+        let claims = named.filter_map(|key| {
+            let pod = self.tables.pods.get(key)?;
+            (!pod.finished && !pod.host_network).then_some((key, pod))
+        });
+        let ranked = claims.max_by_key(|(_, pod)| {
+            let node = self.tables.nodes.named("", &pod.node);
+            let in_range = node
+                .is_some_and(|node| node.pod_ranges.iter().any(|range| range.contains(address)));
+            let identity = pod.identity().is_some();
+            (identity, in_range, pod.created, pod.uid.clone())
+        });
+        ranked.map(|(key, _)| key.clone())
+    }
+
+    /// The addresses under which a pod is known: those of its status that are its own.
+    pub(super) fn addresses_of(&self, key: &Key, pod: &Pod) -> Vec<IpAddr> {
+        let own =
+            |address: &&IpAddr| pod.host_network || self.pod_at(**address).as_ref() == Some(key);
+        pod.ips.iter().filter(own).copied().collect()
+    }
+
+    /// What people are told on a pod whose status names addresses that are another's.
+    pub(super) fn pod_address_notices(&self, key: &Key) -> Vec<Notice> {
+        let Some(pod) = self.tables.pods.get(key) else {
+            return Vec::new();
+        };
+        if pod.finished || pod.host_network {
+            return Vec::new();
+        }
+        self.lost_addresses(
+            Target::new(Kind::Pod, key),
+            &pod.uid,
+            &pod.ips,
+            &Owner::Pod(key.clone()),
+        )
+    }
+
+    /// The same on a node.
+    pub(super) fn node_address_notices(&self, key: &Key) -> Vec<Notice> {
+        let Some(node) = self.tables.nodes.get(key) else {
+            return Vec::new();
+        };
+        let target = Target::new(Kind::Node, key);
+        self.lost_addresses(
+            target,
+            &node.uid,
+            &node.addresses,
+            &Owner::Node(key.clone()),
+        )
+    }
+
+    fn lost_addresses(
+        &self,
+        target: Target,
+        uid: &std::sync::Arc<str>,
+        addresses: &[IpAddr],
+        me: &Owner,
+    ) -> Vec<Notice> {
+        let lost = addresses.iter().filter_map(|address| {
+            let owner = self.owner(*address).filter(|owner| owner != me)?;
+            Some(Notice {
+                target: target.clone(),
+                uid: uid.clone(),
+                warning: true,
+                reason: "AddressTaken".to_owned(),
+                note: format!("address {address} is that of {owner}: in the mesh it leads there"),
+            })
+        });
+        lost.collect()
+    }
+
+    /// Marks everything that depends on who has an address.
+    pub(super) fn touch_address(&mut self, address: IpAddr) {
+        let tables = &mut self.tables;
+        let pods: Vec<Key> = tables.pods.lookup().at(address).cloned().collect();
+        let nodes: Vec<Key> = tables.nodes.lookup().at(address).cloned().collect();
+        let slices: Vec<Key> = tables.slices.lookup().at(address).cloned().collect();
+        tables.pods.mark_each(pods);
+        tables.nodes.mark_each(nodes);
+        tables.slices.mark_each(slices);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_what_begins_like_it() {
+        let range = Range::parse("10.244.1.0/24").expect("a range");
+        let within = |address: &str| range.contains(address.parse().expect("an address"));
+        assert!(!within("10.244.2.1") && !within("fd00::1"));
+        assert!(within("10.244.1.0") && within("10.244.1.255"));
+        assert!(
+            Range::parse("0.0.0.0/0")
+                .expect("a range")
+                .contains([1, 2, 3, 4].into())
+        );
+        assert!(Range::parse("10.0.0.0").is_none());
+    }
+}

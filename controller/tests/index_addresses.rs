@@ -1,0 +1,325 @@
+//! Addresses have one owner: whoever lists, claims or repeats another's address gets nothing of it, and is told.
+
+mod support;
+
+use controller::index::changes::Kind;
+use mesh::proto::node::enrolment_report::State as Reported;
+use mesh::proto::workload::{NetworkMode, TunnelProtocol};
+use serde_json::{Value, json};
+
+use support::{World, namespace, pod, service};
+
+/// An EndpointSlice of the Service `name`, with these addresses.
+fn slice(namespace: &str, name: &str, addresses: &[&str]) -> Value {
+    let endpoints: Vec<Value> = addresses
+        .iter()
+        .map(|address| json!({"addresses": [address]}))
+        .collect();
+    json!({
+        "kind": "EndpointSlice",
+        "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {
+            "namespace": namespace,
+            "name": format!("{name}-1"),
+            "uid": format!("slice-{namespace}-{name}"),
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    })
+}
+
+/// A Service whose endpoints somebody else writes.
+fn manual(namespace: &str, name: &str, ip: &str) -> Value {
+    let mut service = service(namespace, name, ip, "-", json!({}));
+    service["spec"]["selector"] = json!(null);
+    service
+}
+
+fn node(name: &str, address: &str, range: &str) -> Value {
+    json!({
+        "kind": "Node",
+        "apiVersion": "v1",
+        "metadata": {"name": name, "uid": format!("node-{name}")},
+        "spec": {"podCIDRs": [range]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    })
+}
+
+/// `shop/db` in the mesh at 10.0.0.1, on node n1 at 192.168.0.1.
+fn shop() -> World {
+    let mut world = World::new();
+    let changes = world.apply([
+        namespace("shop", json!({"istio.io/dataplane-mode": "ambient"})),
+        namespace("evil", json!({})),
+        node("n1", "192.168.0.1", "10.0.0.0/24"),
+        pod("shop", "db", "10.0.0.1", json!({})),
+        service("shop", "cart", "10.96.0.1", "cart", json!({})),
+    ]);
+    world.write(changes);
+    let changes = world.report("n1", "db", Reported::Enrolled, "");
+    world.write(changes);
+    world
+}
+
+/// Names of the workloads that have an address.
+fn at(world: &World, address: [u8; 4]) -> Vec<String> {
+    let named = world.resources.iter().filter_map(|((_, name), _)| {
+        let uid = name.strip_prefix("Kubernetes/")?;
+        let workload = world.workload(uid.trim_start_matches('/'))?;
+        let claims = workload.network_mode() == NetworkMode::Standard;
+        (claims && workload.addresses.iter().any(|one| **one == address))
+            .then(|| workload.name.clone())
+    });
+    named.collect()
+}
+
+#[test]
+fn a_slice_of_another_namespace_that_lists_a_pod_means_that_pod() {
+    let mut world = shop();
+    let before = world.workload("Pod/shop/db").expect("known");
+    for order in [true, false] {
+        let objects = [
+            manual("evil", "steal", "10.96.0.66"),
+            slice("evil", "steal", &["10.0.0.1"]),
+        ];
+        let objects: Vec<Value> = if order {
+            objects.into_iter().collect()
+        } else {
+            objects.into_iter().rev().collect()
+        };
+        world.apply(objects);
+        assert_eq!(at(&world, [10, 0, 0, 1]), ["db"], "one owner");
+        let now = world.workload("Pod/shop/db").expect("known");
+        assert_eq!(now.tunnel_protocol(), TunnelProtocol::Hbone);
+        assert_eq!(
+            (&now.namespace, &now.service_account, &now.waypoint),
+            (&before.namespace, &before.service_account, &before.waypoint)
+        );
+        // It is an endpoint of theirs like any other.
+        let port = &now.services["evil/steal.evil.svc.cluster.local"].ports[0];
+        assert_eq!((port.service_port, port.target_port), (80, 8080));
+        world.delete(Kind::EndpointSlice, "evil", "steal-1");
+        assert_eq!(world.workload("Pod/shop/db").as_ref(), Some(&before));
+        world.delete(Kind::Service, "evil", "steal");
+    }
+}
+
+#[test]
+fn a_slice_that_was_there_first_gives_way_to_the_pod() {
+    let mut world = World::new();
+    world.apply([
+        namespace("evil", json!({})),
+        manual("evil", "steal", "10.96.0.66"),
+        slice("evil", "steal", &["10.0.0.1"]),
+    ]);
+    assert_eq!(at(&world, [10, 0, 0, 1]), ["steal-1-10.0.0.1"]);
+    world.apply([pod("shop", "db", "10.0.0.1", json!({}))]);
+    assert_eq!(at(&world, [10, 0, 0, 1]), ["db"]);
+    let mut finished = pod("shop", "db", "10.0.0.1", json!({}));
+    finished["status"]["phase"] = json!("Succeeded");
+    world.apply([finished]);
+    assert_eq!(
+        at(&world, [10, 0, 0, 1]),
+        ["steal-1-10.0.0.1"],
+        "who has ended owns nothing"
+    );
+}
+
+#[test]
+fn a_slice_claims_no_node_and_no_service() {
+    let mut world = shop();
+    world.apply([
+        manual("evil", "steal", "10.96.0.66"),
+        slice(
+            "evil",
+            "steal",
+            &["192.168.0.1", "10.96.0.1", "203.0.113.9"],
+        ),
+    ]);
+    // On a node there is something to dial, but dialling the node is not dialling it.
+    let host = world
+        .workload("discovery.k8s.io/EndpointSlice/evil/steal-1/192.168.0.1")
+        .expect("an endpoint");
+    assert_eq!(host.network_mode(), NetworkMode::HostNetwork);
+    assert!(at(&world, [192, 168, 0, 1]).is_empty());
+    assert!(
+        world
+            .workload("discovery.k8s.io/EndpointSlice/evil/steal-1/10.96.0.1")
+            .is_none()
+    );
+    assert_eq!(at(&world, [203, 0, 113, 9]), ["steal-1-203.0.113.9"]);
+    assert_eq!(
+        world.events(),
+        [
+            "EndpointSlice evil/steal-1 AddressTaken: address 10.96.0.1 is that of Service shop/cart: it is no endpoint in the mesh"
+        ]
+    );
+    world.delete(Kind::Service, "shop", "cart");
+    assert!(world.events().is_empty(), "{:?}", world.events());
+    assert!(
+        world
+            .workload("discovery.k8s.io/EndpointSlice/evil/steal-1/10.96.0.1")
+            .is_some()
+    );
+}
+
+#[test]
+fn of_two_pods_with_one_address_one_has_it_in_any_order() {
+    let mut stale = pod("shop", "stale", "10.0.0.7", json!({}));
+    stale["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let mut fresh = pod("shop", "fresh", "10.0.0.7", json!({}));
+    fresh["metadata"]["creationTimestamp"] = json!("2026-01-02T00:00:00Z");
+    // A kubelet may lie, and make pods without identity wherever it likes; its own range it cannot choose.
+    let mut liar = pod("shop", "liar", "10.0.0.7", json!({}));
+    liar["metadata"]["creationTimestamp"] = json!("2026-01-03T00:00:00Z");
+    liar["spec"]["nodeName"] = json!("n2");
+    let mut mirror = liar.clone();
+    mirror["metadata"]["name"] = json!("mirror");
+    mirror["metadata"]["uid"] = json!("mirror");
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    let nodes = [
+        node("n1", "192.168.0.1", "10.0.0.0/24"),
+        node("n2", "192.168.0.2", "10.0.1.0/24"),
+    ];
+    let objects: Vec<Value> = [stale, fresh, liar, mirror]
+        .into_iter()
+        .chain(nodes)
+        .collect();
+    let mut orders: Vec<Vec<Value>> = (0..objects.len())
+        .map(|first| {
+            let mut order = objects.clone();
+            order.rotate_left(first);
+            order
+        })
+        .collect();
+    orders.extend(
+        orders
+            .clone()
+            .into_iter()
+            .map(|order| order.into_iter().rev().collect()),
+    );
+    for order in orders {
+        let mut world = World::new();
+        for object in order {
+            world.apply([object]);
+        }
+        assert_eq!(at(&world, [10, 0, 0, 7]), ["fresh"]);
+        let events = world.events();
+        for loser in ["stale", "liar", "mirror"] {
+            let wanted = format!(
+                "Pod shop/{loser} AddressTaken: address 10.0.0.7 is that of pod shop/fresh: in the mesh it leads there"
+            );
+            assert!(events.contains(&wanted), "{events:?}");
+        }
+        assert_eq!(events.len(), 3, "{events:?}");
+        world.delete(Kind::Pod, "shop", "fresh");
+        assert_eq!(at(&world, [10, 0, 0, 7]), ["stale"]);
+    }
+}
+
+#[test]
+fn a_node_that_names_a_pods_address_is_told_and_has_nothing_of_it() {
+    let mut world = shop();
+    world.apply([node("n2", "10.0.0.1", "10.0.1.0/24")]);
+    assert_eq!(at(&world, [10, 0, 0, 1]), ["db"]);
+    assert_eq!(
+        world.events(),
+        [
+            "Node n2 AddressTaken: address 10.0.0.1 is that of pod shop/db: in the mesh it leads there"
+        ]
+    );
+}
+
+#[test]
+fn a_pod_on_the_hosts_network_is_an_endpoint_where_a_slice_names_it() {
+    let mut world = shop();
+    let mut host = pod("evil", "agent", "192.168.0.1", json!({}));
+    host["spec"]["hostNetwork"] = json!(true);
+    let mut named = slice("evil", "agents", &["192.168.0.1"]);
+    named["endpoints"][0]["targetRef"] =
+        json!({"kind": "Pod", "name": "agent", "namespace": "evil"});
+    world.apply([host, manual("evil", "agents", "10.96.0.67"), named]);
+    let workload = world.workload("Pod/evil/agent").expect("known");
+    assert!(
+        workload
+            .services
+            .contains_key("evil/agents.evil.svc.cluster.local")
+    );
+    assert!(
+        world
+            .workload("discovery.k8s.io/EndpointSlice/evil/agents-1/192.168.0.1")
+            .is_none(),
+        "never twice"
+    );
+    assert!(world.events().is_empty(), "{:?}", world.events());
+}
+
+#[test]
+fn a_namespace_brings_a_bounded_number_of_endpoints() {
+    let mut world = World::new();
+    let bring = |name: &str, third: usize, count: usize| {
+        let addresses: Vec<String> = (0..count)
+            .map(|n| format!("203.{third}.{}.{}", n / 250, n % 250))
+            .collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        slice("evil", name, &addresses)
+    };
+    let known = |world: &World| {
+        world
+            .resources
+            .keys()
+            .filter(|(_, name)| name.contains("EndpointSlice/evil"))
+            .count()
+    };
+    world.apply([
+        manual("evil", "a", "10.96.0.1"),
+        manual("evil", "b", "10.96.0.2"),
+        manual("evil", "c", "10.96.0.3"),
+    ]);
+    world.apply([bring("b", 2, 700), bring("c", 3, 500)]);
+    assert_eq!(known(&world), 1000);
+    let events = world.events();
+    assert_eq!(events.len(), 1);
+    assert!(
+        events[0].contains("evil/c-1 TooManyEndpoints") && events[0].contains("200 of this"),
+        "{events:?}"
+    );
+    // Another order, the same choice.
+    let mut other = World::new();
+    other.apply([
+        manual("evil", "c", "10.96.0.3"),
+        bring("c", 3, 500),
+        bring("b", 2, 700),
+        manual("evil", "b", "10.96.0.2"),
+    ]);
+    let names = |world: &World| {
+        world
+            .resources
+            .keys()
+            .filter(|(_, name)| name.contains("EndpointSlice"))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&world), names(&other));
+    // One that goes before takes its part, and gives it back.
+    world.apply([bring("a", 1, 400)]);
+    assert_eq!(known(&world), 1000);
+    assert!(!names(&world).iter().any(|(_, name)| name.contains("/c-1/")));
+    world.delete(Kind::EndpointSlice, "evil", "a-1");
+    assert_eq!(names(&world), names(&other));
+    world.delete(Kind::EndpointSlice, "evil", "b-1");
+    assert_eq!(known(&world), 500);
+    assert!(world.events().is_empty());
+    // Others have theirs.
+    world.apply([
+        manual("shop", "a", "10.96.0.9"),
+        slice("shop", "a", &["203.0.113.1"]),
+    ]);
+    assert!(
+        world
+            .workload("discovery.k8s.io/EndpointSlice/shop/a-1/203.0.113.1")
+            .is_some()
+    );
+}
