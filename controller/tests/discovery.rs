@@ -396,6 +396,7 @@ async fn certificates_go_to_those_who_may_have_them() {
 #[tokio::test]
 async fn a_request_that_contradicts_its_sender_is_refused() {
     let mut controller = Controller::start().await;
+    controller.apply([our_class(), gateway("shop", "gate")]);
     controller.apply(waypoint("shop", "gate"));
     let control = controller.control("waypoint");
     let mut client =

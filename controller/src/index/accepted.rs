@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ impl<T: DeserializeOwned> Accepted<T> {
 // === impl Kept ===
 
 impl Watched for Kept {
-    type Object = ConfigMap;
+    type Object = DynamicObject;
     const API: ApiKind = ApiKind::core("ConfigMap", "configmaps");
 
     fn scope(settings: &Settings) -> WatchScope {
@@ -102,8 +102,11 @@ impl Watched for Kept {
         }
     }
 
-    fn parse(object: &ConfigMap) -> Option<Self> {
-        Some(Self(object.data.clone().unwrap_or_default()))
+    fn parse(object: &DynamicObject) -> Option<Self> {
+        let data = object.data["data"].as_object().into_iter().flatten();
+        let text =
+            |(name, text): (&String, &Value)| Some((name.clone(), text.as_str()?.to_owned()));
+        Some(Self(data.filter_map(text).collect()))
     }
 
     fn touch(state: &mut State, key: &Key, _before: Option<&Self>, _now: Option<&Self>) {
@@ -122,9 +125,8 @@ impl Watched for Kept {
         let wanted = !state.leaving && (there || !fits.is_empty());
         let item = Item::Accepted(namespace.into());
         output.desire(item, wanted.then(|| Entry::leader(Wanted::Accepted(fits))));
-        let told = Item::Events(Target::new(Kind::ConfigMap, key));
-        let events = (!not.is_empty() && !state.leaving).then(|| Wanted::Events(not));
-        output.desire(told, events.map(Entry::leader));
+        let told = Target::new(Kind::ConfigMap, key);
+        output.events(told, if state.leaving { Vec::new() } else { not });
     }
 }
 

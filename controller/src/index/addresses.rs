@@ -157,7 +157,7 @@ impl State {
             return Vec::new();
         }
         self.lost_addresses(
-            Target::new(Kind::Pod, key),
+            &Target::new(Kind::Pod, key),
             &pod.uid,
             &pod.ips,
             &Owner::Pod(key.clone()),
@@ -171,7 +171,7 @@ impl State {
         };
         let target = Target::new(Kind::Node, key);
         self.lost_addresses(
-            target,
+            &target,
             &node.uid,
             &node.addresses,
             &Owner::Node(key.clone()),
@@ -180,7 +180,7 @@ impl State {
 
     fn lost_addresses(
         &self,
-        target: Target,
+        target: &Target,
         uid: &std::sync::Arc<str>,
         addresses: &[IpAddr],
         me: &Owner,

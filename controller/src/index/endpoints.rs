@@ -237,6 +237,7 @@ impl State {
         let Some(service) = self.selectorless(&slice.service_key(key)) else {
             return out;
         };
+        let service_name = self.service_name(&slice.service_key(key));
         let ports: Vec<_> = service
             .ports_in(slice)
             .map(|(port, target)| wire_port(port, target))
@@ -251,7 +252,12 @@ impl State {
             if !self.within_share(key, slice, *address) {
                 continue;
             }
-            let workload = self.slice_workload(key, slice, *address, endpoint, network, &ports);
+            let mut workload = self.slice_workload(key, slice, *address, endpoint);
+            workload.network_mode = network.into();
+            let ports = PortList {
+                ports: ports.clone(),
+            };
+            workload.services = BTreeMap::from([(service_name.clone(), ports)]);
             let name = workload.uid.as_str().into();
             let address = wire::Address {
                 r#type: Some(address::Type::Workload(workload)),
@@ -268,16 +274,11 @@ impl State {
         slice: &Slice,
         address: IpAddr,
         endpoint: &Endpoint,
-        network: NetworkMode,
-        ports: &[wire::Port],
     ) -> wire::Workload {
         let health = if endpoint.ready {
             WorkloadStatus::Healthy
         } else {
             WorkloadStatus::Unhealthy
-        };
-        let ports = PortList {
-            ports: ports.to_vec(),
         };
         wire::Workload {
             uid: format!(
@@ -293,10 +294,8 @@ impl State {
             canonical_revision: "latest".to_owned(),
             workload_type: WorkloadType::Pod.into(),
             workload_name: key.name.to_string(),
-            services: BTreeMap::from([(self.service_name(&slice.service_key(key)), ports)]),
             status: health.into(),
             cluster_id: self.settings.cluster_id.clone(),
-            network_mode: network.into(),
             ..Default::default()
         }
     }

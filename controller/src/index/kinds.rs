@@ -44,6 +44,8 @@ pub enum Fetch {
 /// The part of a kind's objects that is watched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WatchScope {
+    /// Only in this namespace; for kinds that are read as `DynamicObject`.
+    pub namespace: Option<String>,
     /// Label selector.
     pub labels: Option<String>,
     /// Field selector.
@@ -59,7 +61,7 @@ pub trait ApiObject:
 /// What kube needs to know at run time about a kind.
 pub trait ApiType: Clone + Send + Sync + 'static {
     /// For kinds that say it in their Rust type this is nothing.
-    fn of(kind: &ApiKind) -> Self;
+    fn of(kind: &ApiKind, namespace: Option<&str>) -> Self;
 }
 
 /// One watched kind: what is kept of an object, and what follows from it.
@@ -285,11 +287,16 @@ impl<O> ApiObject for O where
 }
 
 impl ApiType for () {
-    fn of(_kind: &ApiKind) -> Self {}
+    fn of(_kind: &ApiKind, _namespace: Option<&str>) -> Self {}
 }
 
 impl ApiType for ApiResource {
-    fn of(kind: &ApiKind) -> Self {
-        kind.resource()
+    fn of(kind: &ApiKind, namespace: Option<&str>) -> Self {
+        let mut resource = kind.resource();
+        if let Some(namespace) = namespace {
+            // Which namespace is a part of the address, and kube lets only namespaced types say it.
+            resource.plural = format!("namespaces/{namespace}/{}", resource.plural);
+        }
+        resource
     }
 }

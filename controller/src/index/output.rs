@@ -71,7 +71,7 @@ impl Output {
 
     /// These are the Events that an object has as long as it is what it is.
     pub(super) fn events(&mut self, target: Target, notices: Vec<Notice>) {
-        let wanted = (!notices.is_empty()).then(|| Wanted::Events(notices));
+        let wanted = (!notices.is_empty()).then_some(Wanted::Events(notices));
         self.desire(Item::Events(target), wanted.map(Entry::leader));
     }
 

@@ -48,7 +48,10 @@ impl KindVisitor for Starter<'_> {
                 }
             }
         };
-        let objects = Api::<O>::all_with(self.client.clone(), &O::DynamicType::of(api));
+        let objects = Api::<O>::all_with(
+            self.client.clone(),
+            &O::DynamicType::of(api, scope.namespace.as_deref()),
+        );
         self.tasks
             .must_live(api.plural, super::watch(watched, objects, on));
     }
