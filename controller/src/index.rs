@@ -240,6 +240,9 @@ impl State {
     fn leave(&mut self) {
         if !std::mem::replace(&mut self.leaving, true) {
             self.tables.mark_all();
+            // Its key says to the nodes that the mesh goes, whether or not it was ever seen.
+            let system = Key::new("", &self.settings.system_namespace);
+            self.tables.namespaces.mark(system);
         }
     }
 }

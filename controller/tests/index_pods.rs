@@ -2,12 +2,13 @@
 
 mod support;
 
-use controller::index::changes::{Changes, Kind, PodPlacement, Role};
+use controller::index::changes::{Changes, Kind, PodPlacement, Role, Scope};
 use mesh::proto::node::Capture;
 use mesh::proto::node::enrolment_report::State;
 use mesh::proto::workload::{
     AppProtocol, NetworkMode, TunnelProtocol, WorkloadStatus, WorkloadType,
 };
+use mesh::xds::MESH_STATE_NAME;
 use serde_json::json;
 
 use support::{DesiredChanges, World, namespace, pod, service};
@@ -463,9 +464,19 @@ fn uninstalling_takes_everything_back() {
     let mut world = enrolled();
     let changes = world.apply([namespace("ambit-system", json!({}))]);
     world.write(changes);
+    let told = |world: &World| {
+        let word = (Scope::Nodes, MESH_STATE_NAME.to_owned());
+        world.resources.contains_key(&word)
+    };
+    // Another namespace that goes is nobody's concern.
+    let mut other = namespace("other", json!({}));
+    other["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    world.apply([other]);
+    assert!(!told(&world));
     let mut going = namespace("ambit-system", json!({}));
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let changes = world.apply([going]);
+    assert!(told(&world));
     assert_eq!(capture(&world), Capture::Out);
     assert_eq!(spoken(&world), TunnelProtocol::None);
     world.write(changes);
@@ -474,6 +485,9 @@ fn uninstalling_takes_everything_back() {
         !world
             .resources
             .keys()
-            .any(|(scope, _)| *scope == controller::index::changes::Scope::Namespaces)
+            .any(|(scope, _)| *scope == Scope::Namespaces)
     );
+    // Nodes that have not heard must still hear.
+    world.delete(Kind::Namespace, "", "ambit-system");
+    assert!(told(&world));
 }

@@ -224,10 +224,7 @@ fn a_pod_that_is_not_mentioned_any_more_stays_until_it_ends() {
     exchange(&mut open).unwrap();
     client.ask(silent.addr(false, ECHO)).unwrap();
     assert!(installed(&silent));
-    assert_eq!(
-        node.metric("workload_manager_proxies_started"),
-        started
-    );
+    assert_eq!(node.metric("workload_manager_proxies_started"), started);
     // And what the controller does ask for is done.
     fabric.take_out(&silent);
 }

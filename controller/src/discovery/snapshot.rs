@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap};
-use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Resources};
+use mesh::xds::{
+    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_TYPE, ROUTE_TYPE, Resources,
+};
 
 use crate::index::changes::{Changes, PodPlacement, Role, Scope};
 use crate::index::names::Key;
@@ -19,6 +21,8 @@ const REQUEST_NAME: usize = 512;
 pub struct Snapshot {
     addresses: Resources,
     namespaces: Resources,
+    /// The state of the mesh as a whole.
+    mesh: Resources,
     nodes: HashMap<Arc<str>, Resources>,
     waypoints: HashMap<Key, Resources>,
     pods: HashMap<Arc<str>, PodPlacement>,
@@ -45,6 +49,7 @@ impl Snapshot {
             match &change.scope {
                 Scope::Addresses => put(&mut self.addresses, change),
                 Scope::Namespaces => put(&mut self.namespaces, change),
+                Scope::Nodes => put(&mut self.mesh, change),
                 Scope::Node(node) => put_in(&mut self.nodes, node, change),
                 Scope::Waypoint(gateway) => put_in(&mut self.waypoints, gateway, change),
             }
@@ -82,6 +87,7 @@ impl Snapshot {
         match (type_url, viewer) {
             (ADDRESS_TYPE, _) => self.addresses.clone(),
             (ENROLLED_NAMESPACE_TYPE, Viewer::Node(_)) => self.namespaces.clone(),
+            (MESH_STATE_TYPE, Viewer::Node(_)) => self.mesh.clone(),
             (ENROLMENT_TYPE, Viewer::Node(node)) => {
                 self.nodes.get(node).cloned().unwrap_or_default()
             }

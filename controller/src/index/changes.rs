@@ -30,6 +30,8 @@ pub enum Scope {
     Addresses,
     /// Every node: the namespaces whose pods are enrolled.
     Namespaces,
+    /// Every node: the state of the mesh as a whole.
+    Nodes,
     /// The ztunnel of one node: its pods.
     Node(Arc<str>),
     /// One waypoint: its routes.

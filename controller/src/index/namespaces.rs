@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
-use mesh::proto::node::EnrolledNamespace;
-use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded};
+use mesh::proto::node::{EnrolledNamespace, MeshState};
+use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded, MESH_STATE_NAME, MESH_STATE_TYPE};
 use serde_json::{Value, json};
 
 use super::State;
@@ -106,6 +106,11 @@ impl Watched for Namespace {
             };
             let resource = Encoded::new(ENROLLED_NAMESPACE_TYPE, &message);
             resources.insert(Scope::Namespaces, key.name.clone(), resource);
+        }
+        // Said until the end, also when the namespace is gone already: a node that has not heard stays as it is.
+        if state.leaving && *key.name == *state.settings.system_namespace {
+            let resource = Encoded::new(MESH_STATE_TYPE, &MeshState { uninstalling: true });
+            resources.insert(Scope::Nodes, MESH_STATE_NAME.into(), resource);
         }
         resources
     }
