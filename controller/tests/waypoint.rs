@@ -43,8 +43,13 @@ fn kubernetes_would_read_it() {
     let deployment: Deployment =
         serde_json::from_value(objects["deployments"].clone()).expect("a Deployment");
     serde_json::from_value::<Service>(objects["services"].clone()).expect("a Service");
-    serde_json::from_value::<ServiceAccount>(objects["serviceaccounts"].clone())
-        .expect("a ServiceAccount");
+    let account: ServiceAccount =
+        serde_json::from_value(objects["serviceaccounts"].clone()).expect("a ServiceAccount");
+    let annotations = account.metadata.annotations.unwrap_or_default();
+    assert!(
+        annotations.is_empty(),
+        "{annotations:?} would give it rights"
+    );
     let template = deployment.spec.expect("a spec").template;
     let labels = template.metadata.expect("metadata").labels.expect("labels");
     assert_eq!(

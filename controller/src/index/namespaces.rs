@@ -25,7 +25,7 @@ pub(super) enum Mode {
     Ambient,
     /// Not in the mesh.
     None,
-    /// A value that means nothing: taken as not in the mesh, and said so.
+    /// An unknown value: treated as not enrolled, and said so.
     Unknown(String),
 }
 
@@ -122,7 +122,7 @@ impl Watched for Namespace {
 }
 
 impl Namespace {
-    /// The condition is there only to say that a label means nothing.
+    /// The condition is there only to say that a label has an unknown value.
     fn status(&self, key: &Key, leaving: bool) -> Option<Write> {
         let target = Target::new(Kind::Namespace, key);
         let mut body = target.patch(&self.uid);
@@ -160,9 +160,9 @@ impl Namespace {
     }
 }
 
-/// The sentence for a label that means nothing.
+/// The sentence for a label with an unknown value.
 pub(super) fn unknown_mode(value: &str) -> String {
     format!(
-        "label {DATAPLANE_MODE}={value:?} means nothing: use \"ambient\" or \"none\"; taken as not in the mesh"
+        "unknown value {DATAPLANE_MODE}={value:?}; allowed: ambient, none. It is treated as not enrolled"
     )
 }

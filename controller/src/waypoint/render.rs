@@ -73,7 +73,7 @@ fn object(version: &str, kind: &str, gateway: &Key, plan: &WaypointPlan, mut res
         "name": &*gateway.name,
         "namespace": &*gateway.namespace,
         "labels": labels(gateway, plan),
-        "annotations": plan.annotations,
+        "annotations": annotations(kind, plan),
         "ownerReferences": [{
             "apiVersion": crate::gateway_api::API_VERSION,
             "kind": "Gateway",
@@ -83,6 +83,15 @@ fn object(version: &str, kind: &str, gateway: &Key, plan: &WaypointPlan, mut res
         }],
     });
     rest
+}
+
+/// What a Gateway passes on. An account gets nothing: clouds give rights to accounts by their annotations.
+fn annotations(kind: &str, plan: &WaypointPlan) -> Value {
+    if kind == "ServiceAccount" {
+        json!({})
+    } else {
+        json!(plan.annotations)
+    }
 }
 
 /// What a Gateway passes on, under what must be so.
