@@ -9,7 +9,8 @@ use e2e::apps::{EchoClient, Namespace};
 use e2e::cluster::Cluster;
 use e2e::images::previous;
 use e2e::mesh::{SYSTEM_NAMESPACE, kubectl, serving};
-use e2e::probe::{PodRef, eventually, has_condition};
+use e2e::probe::{PodRef, eventually, has_condition, wait_available};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 
 use shop::{AMBIENT, GATEWAY_API, SOON, START, WAYPOINT_PODS};
@@ -31,44 +32,8 @@ async fn the_previous_build_serves_with_this_one() -> Result<()> {
         kubectl(&cluster, &["-n", SYSTEM_NAMESPACE, "apply", "-f", &role])?;
         let asks = shop::open(ns).await?;
         let load = asks.load("http://web/", 50).await?;
-        let tag = previous::TAG;
-
-        waypoints_run(&cluster, &format!("ambit/waypoint:{tag}"))?;
-        run(
-            &cluster,
-            "daemonset/ztunnel",
-            &format!("ztunnel=ambit/ztunnel:{tag}"),
-        )?;
-        serving(&client).await?;
-        shop::bind(ns, &asks).await?;
-        works(ns, &asks, "previous proxies", &format!("waypoint:{tag}")).await?;
-
-        waypoints_run(&cluster, "ambit/waypoint:local")?;
-        serving(&client).await?;
-        kubectl(
-            &cluster,
-            &[
-                "-n",
-                ns.name(),
-                "rollout",
-                "status",
-                "deployment/waypoint",
-                "--timeout=120s",
-            ],
-        )?;
-        run(&cluster, "daemonset/ztunnel", "ztunnel=ambit/ztunnel:local")?;
-        serving(&client).await?;
-        run(
-            &cluster,
-            "deployment/ambit-controller",
-            &format!("controller=ambit/controller:{tag}"),
-        )?;
-        // There was one of it.
-        let scale = ["scale", "deployment/ambit-controller", "--replicas=1"];
-        kubectl(&cluster, &[&["-n", SYSTEM_NAMESPACE][..], &scale].concat())?;
-        serving(&client).await?;
-        works(ns, &asks, "the previous controller", "waypoint:local").await?;
-
+        previous_proxies(&cluster, ns, &asks).await?;
+        previous_controller(&cluster, ns, &asks).await?;
         let load = load.stop().await?;
         println!(
             "two builds at once: {} requests, {} failed, slowest {:.0} ms",
@@ -92,6 +57,50 @@ async fn the_previous_build_serves_with_this_one() -> Result<()> {
     )?;
     e2e::mesh::install(&cluster).await?;
     worked
+}
+
+async fn previous_proxies(cluster: &Cluster, ns: &Namespace, asks: &PodRef) -> Result<()> {
+    let tag = previous::TAG;
+    waypoints_run(cluster, &format!("ambit/waypoint:{tag}"))?;
+    let image = format!("ztunnel=ambit/ztunnel:{tag}");
+    run(cluster, "daemonset/ztunnel", &image)?;
+    serving(ns.client()).await?;
+    shop::bind(ns, asks).await?;
+    works(ns, asks, "previous proxies", &format!("waypoint:{tag}")).await
+}
+
+/// With the proxies of today, which are brought back first.
+async fn previous_controller(cluster: &Cluster, ns: &Namespace, asks: &PodRef) -> Result<()> {
+    waypoints_run(cluster, "ambit/waypoint:local")?;
+    serving(ns.client()).await?;
+    eventually("waypoints of today", START, async || {
+        all_run(ns, "waypoint:local").await
+    })
+    .await?;
+    wait_available(ns.api::<Deployment>(), "waypoint", START).await?;
+    run(cluster, "daemonset/ztunnel", "ztunnel=ambit/ztunnel:local")?;
+    serving(ns.client()).await?;
+    let image = format!("controller=ambit/controller:{}", previous::TAG);
+    run(cluster, "deployment/ambit-controller", &image)?;
+    // There was one of it.
+    let scale = ["scale", "deployment/ambit-controller", "--replicas=1"];
+    kubectl(cluster, &[&["-n", SYSTEM_NAMESPACE][..], &scale].concat())?;
+    serving(ns.client()).await?;
+    works(ns, asks, "the previous controller", "waypoint:local").await
+}
+
+/// Do all waypoints run this image?
+async fn all_run(ns: &Namespace, image: &str) -> Result<()> {
+    for pod in ns.pods(WAYPOINT_PODS).await? {
+        let spec = pod.get().await?.spec.unwrap_or_default();
+        let runs = spec.containers.first().and_then(|one| one.image.clone());
+        ensure!(
+            runs.as_ref().is_some_and(|runs| runs.ends_with(image)),
+            "{} runs {runs:?}",
+            pod.name()
+        );
+    }
+    Ok(())
 }
 
 fn run(cluster: &Cluster, what: &str, image: &str) -> Result<()> {
@@ -142,14 +151,7 @@ async fn works(ns: &Namespace, asks: &PodRef, what: &str, image: &str) -> Result
         late.ask_once("http://web/").await
     })
     .await?;
-    for pod in ns.pods(WAYPOINT_PODS).await? {
-        let spec = pod.get().await?.spec.unwrap_or_default();
-        let runs = spec.containers.first().and_then(|one| one.image.clone());
-        ensure!(
-            runs.as_ref().is_some_and(|runs| runs.ends_with(image)),
-            "it runs {runs:?}"
-        );
-    }
+    all_run(ns, image).await?;
     println!("{what}: routes take effect, a new pod gets in");
     Ok(())
 }
