@@ -1,0 +1,221 @@
+//! The controller without Kubernetes: the real index and hub, and the real server on loopback; tokens are names.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use controller::ca::Certificates;
+use controller::ca::authority::Authority;
+use controller::ca::authorize::Rules;
+use controller::desired::DesiredState;
+use controller::discovery::Discovery;
+use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
+use controller::discovery::snapshot::Snapshot;
+use controller::hub::{Hub, IndexState, Outputs};
+use controller::index::event::{ObjectEvent, WatchEvent};
+use controller::index::kinds::Kind;
+use controller::index::names::Key;
+use controller::index::placement::NodeProxyRule;
+use controller::index::{Input, Settings};
+use controller::metrics::Metrics;
+use controller::refusals::Refusals;
+use controller::server;
+use hbone::TrustDomain;
+use mesh::control::Control;
+use mesh::process::readiness::Readiness;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use crate::cluster::{Cluster, SYSTEM};
+
+/// As the program has it.
+const INPUT_QUEUE: usize = 16_384;
+/// The version of every list; pods have none older.
+const LISTED_AT: &str = "10000000";
+const SERVER_NAME: &str = "ambit-controller.ambit-system.svc";
+/// What its threads are called.
+pub(crate) const THREADS: &str = "controller";
+
+pub(crate) struct Controller {
+    runtime: Runtime,
+    inputs: mpsc::Sender<Input>,
+    state: watch::Receiver<IndexState>,
+    /// What waits to be written must not grow with what is read.
+    desired: watch::Receiver<DesiredState>,
+    address: SocketAddr,
+    files: TempDir,
+}
+
+/// A ztunnel's token is its pod's name.
+struct Tokens;
+
+#[tonic::async_trait]
+impl Authenticate for Tokens {
+    async fn whose(&self, token: &str, _peer: IpAddr) -> Result<Caller, AuthenticateError> {
+        let number = token
+            .strip_prefix("ztunnel-")
+            .and_then(|number| number.parse().ok());
+        let node = number.map(Cluster::node);
+        let node = node.ok_or_else(|| AuthenticateError::Refused("unknown token".to_owned()))?;
+        Ok(Caller {
+            account: Key::new(SYSTEM, "ztunnel"),
+            pod: Some(token.into()),
+            node: Some(node.as_str().into()),
+        })
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    pub(crate) fn start(threads: usize) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name(THREADS)
+            .enable_all()
+            .build()?;
+        let files = tempfile::tempdir()?;
+        let settings = Settings {
+            trust_domain: "cluster.local".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            cluster_id: "Kubernetes".to_owned(),
+            excluded_namespaces: Vec::new(),
+            system_namespace: SYSTEM.to_owned(),
+            node_proxies: vec![NodeProxyRule::ours(SYSTEM)],
+            ..Settings::default()
+        };
+        let (inputs, taken) = mpsc::channel(INPUT_QUEUE);
+        let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
+        let (desired, wanted) = watch::channel(DesiredState::default());
+        let (state, when) = watch::channel(IndexState::default());
+        let outputs = Outputs {
+            snapshots,
+            desired,
+            state,
+            summary: Arc::new(ArcSwap::from_pointee(Value::Null)),
+        };
+        let pending = Readiness::new().wait_for("index");
+        runtime.spawn(Hub::new(settings, pending, outputs).run(taken));
+
+        let authority = Arc::new(Authority::ephemeral("cluster.local")?);
+        std::fs::write(files.path().join("root.pem"), authority.roots())?;
+        let authenticate: Arc<dyn Authenticate> = Arc::new(Tokens);
+        let discovery = Discovery {
+            authenticate: authenticate.clone(),
+            node_accounts: vec![Key::new(SYSTEM, "ztunnel")].into(),
+            snapshots: seen.clone(),
+            index: inputs.clone(),
+            metrics: Metrics::default(),
+        };
+        let certificates = Certificates {
+            authenticate,
+            rules: Arc::new(Rules {
+                trust_domain: TrustDomain::default(),
+                allow_self_issue: false,
+            }),
+            snapshots: seen,
+            authority: authority.clone(),
+            metrics: Metrics::default(),
+            refusals: Refusals::new(Metrics::default()),
+        };
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        let address = listener.local_addr()?;
+        let names = vec![SERVER_NAME.to_owned()];
+        runtime.spawn(server::serve(
+            listener,
+            authority,
+            names,
+            discovery,
+            certificates,
+        ));
+        Ok(Self {
+            runtime,
+            inputs,
+            state: when,
+            desired: wanted,
+            address,
+            files,
+        })
+    }
+
+    /// Lists everything, and waits until the index has published it.
+    pub(crate) fn load(&mut self, cluster: Cluster) -> anyhow::Result<()> {
+        for kind in Kind::ALL {
+            self.list(*kind, cluster)?;
+        }
+        let mut state = self.state.clone();
+        self.runtime
+            .block_on(state.wait_for(|state| state.synced))?;
+        Ok(())
+    }
+
+    fn list(&self, kind: Kind, cluster: Cluster) -> anyhow::Result<()> {
+        let say = |event| {
+            let event = ObjectEvent::from_json(kind, event)?;
+            let sent = self.inputs.blocking_send(Input::Object(event));
+            sent.map_err(|_| anyhow::anyhow!("the hub ended"))?;
+            anyhow::Ok(())
+        };
+        say(WatchEvent::Begin)?;
+        match kind {
+            Kind::Namespace => cluster
+                .namespaces()
+                .map(WatchEvent::Item)
+                .try_for_each(say)?,
+            Kind::Node => cluster
+                .all_nodes()
+                .map(WatchEvent::Item)
+                .try_for_each(say)?,
+            Kind::Service => cluster
+                .all_services()
+                .map(WatchEvent::Item)
+                .try_for_each(say)?,
+            Kind::EndpointSlice => cluster
+                .all_slices()
+                .map(WatchEvent::Item)
+                .try_for_each(say)?,
+            Kind::Pod => cluster.all_pods().map(WatchEvent::Item).try_for_each(say)?,
+            // There are none of the others.
+            _ => {}
+        }
+        let version = LISTED_AT.to_owned();
+        say(WatchEvent::End { version })
+    }
+
+    /// One pod changed.
+    pub(crate) async fn change(inputs: &mpsc::Sender<Input>, pod: Value) -> anyhow::Result<()> {
+        let event = ObjectEvent::from_json(Kind::Pod, WatchEvent::Apply(pod))?;
+        let sent = inputs.send(Input::Object(event)).await;
+        sent.map_err(|_| anyhow::anyhow!("the hub ended"))?;
+        Ok(())
+    }
+
+    pub(crate) fn inputs(&self) -> mpsc::Sender<Input> {
+        self.inputs.clone()
+    }
+
+    /// Statuses that wait to be written: they would be figures of another story.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.desired.borrow().len()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The way to it for one stream's ztunnel, perhaps by a detour.
+    pub(crate) fn control(&self, number: usize, address: SocketAddr) -> std::io::Result<Control> {
+        let token = format!("ztunnel-{number:05}");
+        let file = self.files.path().join(&token);
+        std::fs::write(&file, token)?;
+        Ok(Control {
+            address: address.to_string(),
+            server_name: Some(SERVER_NAME.to_owned()),
+            roots: self.files.path().join("root.pem"),
+            token: Some(file),
+        })
+    }
+}
