@@ -15,10 +15,14 @@
 
 #[path = "kubernetes/apply.rs"]
 mod apply;
+#[path = "kubernetes/asked.rs"]
+mod asked;
 #[path = "kubernetes/serve.rs"]
 mod serve;
 #[path = "kubernetes/store.rs"]
 mod store;
+#[path = "kubernetes/watching.rs"]
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +49,7 @@ struct State {
     store: Store,
     rules: Vec<Rule>,
     calls: Vec<Call>,
-    watches: Vec<serve::Watch>,
+    watches: Vec<watching::Watch>,
 }
 
 /// One call, as it arrived.

@@ -1,68 +1,30 @@
-//! HTTP: calls to objects, lists in pages, watches; and what the faults make of the answers.
+//! HTTP: calls to objects and lists in pages; and what the faults make of the answers.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response, header};
-use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tower::{BoxError, Service};
 
-use super::store::{Change, How, Place, Refusal, Resource, Store};
+use super::asked::{Asked, Scope};
+use super::store::{Change, How, Refusal, Store};
+use super::watching::open_watch;
 use super::{Call, Cluster, End, Fault};
 
-type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
-
-/// How often a watch is told how far it is, as the real one does.
-const BOOKMARKS: Duration = Duration::from_secs(60);
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// The API server as a service.
 #[derive(Clone)]
 pub struct Server {
     cluster: Cluster,
-}
-
-/// One open watch.
-pub struct Watch {
-    scope: Scope,
-    seen: u64,
-    silent: watch::Sender<bool>,
-    to: mpsc::UnboundedSender<Bytes>,
-}
-
-/// Which objects are asked for, and how.
-#[derive(Debug, Clone)]
-struct Scope {
-    resource: Resource,
-    /// As objects name it.
-    api_version: String,
-    kind: String,
-    namespace: Option<String>,
-    labels: Option<String>,
-    fields: Option<String>,
-    metadata_only: bool,
-}
-
-/// A call, taken apart.
-struct Asked {
-    verb: &'static str,
-    path: String,
-    query: Vec<(String, String)>,
-    content_type: String,
-    body: Value,
-    scope: Scope,
-    name: Option<String>,
-    subresource: Option<String>,
-    known: bool,
 }
 
 /// Marks its call as given up, unless it is answered.
@@ -112,7 +74,7 @@ async fn serve(cluster: Cluster, request: Request<Body>) -> Result<Answer, BoxEr
         }
         Some(Fault::Stall) => {
             let head = answer(&cluster, &asked).map(|_| silence());
-            cluster.lock().watches.retain(|watch| !watch.to.is_closed());
+            cluster.lock().watches.retain(|watch| !watch.is_closed());
             head
         }
         Some(Fault::Refuse(code, reason)) => refused((code, reason, format!("{reason}, as told"))),
@@ -161,144 +123,6 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.end(End::GivenUp);
     }
-}
-
-// === impl Asked ===
-
-impl Asked {
-    async fn read(cluster: &Cluster, request: Request<Body>) -> Result<Self, BoxError> {
-        let (head, body) = request.into_parts();
-        let query = pairs(head.uri.query().unwrap_or_default());
-        let text = |name: header::HeaderName| {
-            let value = head.headers.get(name).and_then(|value| value.to_str().ok());
-            value.unwrap_or_default().to_owned()
-        };
-        let body = body.collect().await?.to_bytes();
-        let body = if body.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(&body)?
-        };
-        let get = |name: &str| {
-            let found = query.iter().find(|(key, _)| key == name);
-            found
-                .map(|(_, value)| value.clone())
-                .filter(|v| !v.is_empty())
-        };
-        let path = head.uri.path().to_owned();
-        let (group, version, rest) = api(&path);
-        let (namespace, rest) = match rest.as_slice() {
-            // A namespace's own subresource is no kind.
-            ["namespaces", namespace, plural, rest @ ..]
-                if !matches!(*plural, "status" | "finalize") =>
-            {
-                let all = std::iter::once(*plural).chain(rest.iter().copied());
-                (Some((*namespace).to_owned()), all.collect::<Vec<_>>())
-            }
-            rest => (None, rest.to_vec()),
-        };
-        let plural = rest.first().copied().unwrap_or_default();
-        let kind = cluster.lock().store.kind(group, version, plural).copied();
-        let name = rest.get(1).map(|name| (*name).to_owned());
-        let watching = get("watch").is_some_and(|value| value == "true" || value == "1");
-        let verb = match (head.method.as_str(), &name) {
-            ("GET", None) if watching => "WATCH",
-            ("GET", None) => "LIST",
-            ("GET", Some(_)) => "GET",
-            ("POST", _) => "POST",
-            ("PUT", _) => "PUT",
-            ("PATCH", _) => "PATCH",
-            _ => "DELETE",
-        };
-        let scope = Scope {
-            resource: Resource {
-                group: group.to_owned(),
-                plural: plural.to_owned(),
-            },
-            api_version: if group.is_empty() {
-                version.to_owned()
-            } else {
-                format!("{group}/{version}")
-            },
-            kind: kind.map_or("", |kind| kind.3).to_owned(),
-            namespace,
-            labels: get("labelSelector"),
-            fields: get("fieldSelector"),
-            metadata_only: text(header::ACCEPT).contains("as=PartialObjectMetadata"),
-        };
-        Ok(Self {
-            verb,
-            subresource: rest.get(2).map(|name| (*name).to_owned()),
-            content_type: text(header::CONTENT_TYPE),
-            known: kind.is_some(),
-            path,
-            query,
-            body,
-            scope,
-            name,
-        })
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        let found = self.query.iter().find(|(key, _)| key == name);
-        found
-            .map(|(_, value)| value.as_str())
-            .filter(|v| !v.is_empty())
-    }
-
-    fn place(&self) -> Place {
-        let namespace = self.scope.namespace.clone().unwrap_or_default();
-        let name = self.name.clone().or_else(|| {
-            let name = self.body["metadata"]["name"].as_str();
-            name.map(str::to_owned)
-        });
-        (
-            self.scope.resource.clone(),
-            namespace,
-            name.unwrap_or_default(),
-        )
-    }
-}
-
-/// Group, version and what follows.
-fn api(path: &str) -> (&str, &str, Vec<&str>) {
-    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    match parts.as_slice() {
-        ["api", version, rest @ ..] => ("", version, rest.to_vec()),
-        ["apis", group, version, rest @ ..] => (group, version, rest.to_vec()),
-        _ => ("", "", Vec::new()),
-    }
-}
-
-fn pairs(query: &str) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        let text = text.replace('+', " ");
-        let bytes = text.as_bytes();
-        let mut out = Vec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            let hex = bytes
-                .get(at + 1..at + 3)
-                .and_then(|two| std::str::from_utf8(two).ok());
-            match hex.map(|two| u8::from_str_radix(two, 16)) {
-                Some(Ok(byte)) if bytes[at] == b'%' => {
-                    out.push(byte);
-                    at += 3;
-                }
-                _ => {
-                    out.push(bytes[at]);
-                    at += 1;
-                }
-            }
-        }
-        String::from_utf8_lossy(&out).into_owned()
-    };
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect()
 }
 
 // === answers ===
@@ -422,199 +246,7 @@ fn list(store: &Store, asked: &Asked) -> Result<(u16, Value), Refusal> {
     Ok((200, list))
 }
 
-fn open_watch(cluster: &Cluster, asked: &Asked) -> Answer {
-    let mut state = cluster.lock();
-    let from = asked.get("resourceVersion").unwrap_or("0");
-    let from: u64 = from.parse().unwrap_or(0);
-    let (to, told) = mpsc::unbounded_channel();
-    let (silent, when_silent) = watch::channel(false);
-    let mut watch = Watch {
-        scope: asked.scope.clone(),
-        seen: from,
-        silent,
-        to,
-    };
-    if from == 0 {
-        watch.seen = state.store.version();
-        let all = state.store.as_of(watch.seen, &watch.scope.resource);
-        for object in all.values().filter(|object| watch.scope.holds(object)) {
-            watch.say("ADDED", object);
-        }
-    }
-    if from == 0 || state.store.remembers(from) {
-        watch.tell(&state.store);
-        state.watches.push(watch);
-    } else {
-        // As the watch cache says it: within an answer that began well. And then it ends.
-        let status = status(410, "Expired", &format!("too old resource version: {from}"));
-        watch.send(&json!({"type": "ERROR", "object": status}));
-    }
-    drop(state);
-    let seconds = asked
-        .get("timeoutSeconds")
-        .and_then(|text| text.parse().ok());
-    let bookmarks = asked.get("allowWatchBookmarks") == Some("true");
-    let stream = Streaming {
-        cluster: cluster.clone(),
-        scope: asked.scope.clone(),
-        told,
-        silent: when_silent,
-        bookmark: Instant::now() + BOOKMARKS,
-        bookmarks,
-        until: Instant::now() + Duration::from_secs(seconds.unwrap_or(1800)),
-    };
-    let body = stream::unfold(stream, async |mut stream| {
-        let next = stream.next().await?;
-        Some((Ok(Frame::data(next)), stream))
-    });
-    let body = BodyExt::boxed_unsync(StreamBody::new(body.boxed()));
-    let mut answer = Response::new(body);
-    answer.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
-    answer
-}
-
-/// The sending end of a watch.
-struct Streaming {
-    cluster: Cluster,
-    scope: Scope,
-    told: mpsc::UnboundedReceiver<Bytes>,
-    silent: watch::Receiver<bool>,
-    bookmark: Instant,
-    bookmarks: bool,
-    until: Instant,
-}
-
-impl Streaming {
-    async fn next(&mut self) -> Option<Bytes> {
-        let mut frozen = self.cluster.frozen.subscribe();
-        let silent = &mut self.silent;
-        let silenced = async { silent.wait_for(|silent| *silent).await.is_ok() };
-        let told = tokio::select! {
-            biased;
-            true = silenced => None,
-            told = self.told.recv() => Some(told),
-            () = tokio::time::sleep_until(self.bookmark), if self.bookmarks => Some(Some(self.mark())),
-            () = tokio::time::sleep_until(self.until) => Some(None),
-        };
-        let Some(told) = told else {
-            return std::future::pending().await;
-        };
-        let _ = frozen.wait_for(|frozen| !frozen).await;
-        told
-    }
-
-    /// How far it is by now.
-    fn mark(&mut self) -> Bytes {
-        self.bookmark += BOOKMARKS;
-        let version = self.cluster.lock().store.version().to_string();
-        let object = json!({
-            "apiVersion": self.scope.api_version,
-            "kind": self.scope.kind,
-            "metadata": {"resourceVersion": version},
-        });
-        line(&json!({"type": "BOOKMARK", "object": object}))
-    }
-}
-
-// === impl Watch ===
-
-impl Watch {
-    /// Says what has happened since; false when nobody listens any more.
-    pub(super) fn tell(&mut self, store: &Store) -> bool {
-        for happened in store.since(self.seen, &self.scope.resource) {
-            let before = happened.before.as_ref().filter(|one| self.scope.holds(one));
-            let after = happened.after.as_ref().filter(|one| self.scope.holds(one));
-            let (kind, object) = match (before, after) {
-                (None, None) => continue,
-                (None, Some(after)) => ("ADDED", after.clone()),
-                (Some(_), Some(after)) => ("MODIFIED", after.clone()),
-                (Some(before), None) => {
-                    let mut last = before.clone();
-                    last["metadata"]["resourceVersion"] = json!(happened.version.to_string());
-                    ("DELETED", last)
-                }
-            };
-            self.say(kind, &object);
-        }
-        self.seen = store.version();
-        !self.to.is_closed()
-    }
-
-    pub(super) fn silence(&mut self) {
-        self.silent.send_replace(true);
-    }
-
-    fn say(&self, kind: &str, object: &Value) {
-        self.send(&json!({"type": kind, "object": self.scope.shown(object)}));
-    }
-
-    fn send(&self, event: &Value) {
-        // A caller that went away is found out by `tell`.
-        let _ = self.to.send(line(event));
-    }
-}
-
-// === impl Scope ===
-
-impl Scope {
-    /// Whether the object is asked for.
-    fn holds(&self, object: &Value) -> bool {
-        let meta = &object["metadata"];
-        let there = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
-        let namespace = self.namespace.as_deref();
-        namespace.is_none_or(|namespace| meta["namespace"] == namespace)
-            && selected(self.labels.as_deref(), |name| {
-                meta["labels"]
-                    .get(name)
-                    .and_then(Value::as_str)
-                    .map(str::to_owned)
-            })
-            && selected(self.fields.as_deref(), |path| {
-                let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
-                let of = parents.split('.').fold(object, |of, name| &of[name]);
-                Some(there(of, last))
-            })
-    }
-
-    /// The object as it is asked for.
-    fn shown(&self, object: &Value) -> Value {
-        if !self.metadata_only {
-            return object.clone();
-        }
-        json!({
-            "apiVersion": "meta.k8s.io/v1",
-            "kind": "PartialObjectMetadata",
-            "metadata": object["metadata"],
-        })
-    }
-}
-
-/// Whether every requirement holds: `a=b`, `a==b`, `a!=b`, `a`, `!a`.
-fn selected(selector: Option<&str>, get: impl Fn(&str) -> Option<String>) -> bool {
-    let all = selector.unwrap_or_default().split(',');
-    all.map(str::trim).filter(|one| !one.is_empty()).all(|one| {
-        if let Some((name, value)) = one.split_once("!=") {
-            return get(name.trim()).as_deref() != Some(value.trim());
-        }
-        if let Some((name, value)) = one.split_once('=') {
-            let value = value.trim_start_matches('=').trim();
-            return get(name.trim()).as_deref() == Some(value);
-        }
-        match one.strip_prefix('!') {
-            Some(name) => get(name).is_none(),
-            None => get(one).is_some(),
-        }
-    })
-}
-
 // === bodies ===
-
-fn line(event: &Value) -> Bytes {
-    Bytes::from(format!("{event}\n"))
-}
 
 fn silence() -> UnsyncBoxBody<Bytes, BoxError> {
     BodyExt::boxed_unsync(StreamBody::new(stream::pending().boxed()))
@@ -642,7 +274,7 @@ fn json_answer(code: u16, object: &Value) -> Answer {
     answer
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Value {
+pub(super) fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Status",
