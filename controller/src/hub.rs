@@ -90,8 +90,11 @@ impl Hub {
     }
 
     fn publish(&mut self, changes: Changes) {
-        if !changes.resources.is_empty() || !changes.placements.is_empty() {
+        let positions = self.index.positions();
+        let moved = positions != self.snapshot.positions();
+        if moved || !changes.resources.is_empty() || !changes.placements.is_empty() {
             self.snapshot.apply(&changes);
+            self.snapshot.at(positions.clone());
             self.out
                 .snapshots
                 .send_replace(Arc::new(self.snapshot.clone()));

@@ -26,6 +26,7 @@ mod enrolment;
 pub mod event;
 mod gateways;
 pub mod kinds;
+mod lookup;
 pub mod names;
 mod namespaces;
 mod nodes;
@@ -54,6 +55,7 @@ use self::placement::NodeProxyRule;
 use self::reports::Reports;
 use self::routes::RouteServices;
 use crate::desired::{Entry, Item, Wanted};
+use crate::position::Positions;
 
 /// What the index is told once.
 #[derive(Debug, Clone, Default)]
@@ -89,6 +91,8 @@ struct State {
     settings: Settings,
     leaving: bool,
     tables: Tables,
+    /// How far the watches are.
+    positions: Positions,
     /// Pods by UID.
     uids: HashMap<Arc<str>, Key>,
     reports: Reports,
@@ -117,6 +121,7 @@ impl Index {
             settings,
             leaving: false,
             tables,
+            positions: Positions::default(),
             uids: HashMap::new(),
             reports: Reports::default(),
             waypoints: BTreeMap::new(),
@@ -146,6 +151,11 @@ impl Index {
     /// Whether every kind has listed all of its objects once.
     pub fn synced(&self) -> bool {
         self.state.tables.listed()
+    }
+
+    /// How far the watches are.
+    pub fn positions(&self) -> &Positions {
+        &self.state.positions
     }
 
     /// Whether the mesh is being uninstalled.
@@ -187,7 +197,8 @@ impl Index {
             let resources = T::resources(&self.state, &key);
             self.output.publish(T::KIND, &key, resources);
             let write = T::status(&self.state, &key);
-            self.output.want(T::KIND, &key, write);
+            let writer = T::writer(&self.state, &key);
+            self.output.want(T::KIND, &key, write, writer);
         }
     }
 

@@ -135,6 +135,25 @@ fn a_report_may_come_before_its_pod() {
 }
 
 #[test]
+fn a_node_that_speaks_of_many_pods_unseen_takes_nobody_elses_place() {
+    let mut world = World::new();
+    world.apply([namespace("shop", json!({AMBIENT: "ambient"}))]);
+    world.report("n1", "a", State::Enrolled, "");
+    for number in 0..10_000 {
+        world.report("n2", &format!("unseen-{number}"), State::Enrolled, "");
+    }
+    // It keeps the newest of its own.
+    world.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    assert_eq!(spoken(&world), TunnelProtocol::Hbone);
+    let mut late = pod("shop", "late", "10.0.0.2", json!({}));
+    late["metadata"]["uid"] = json!("unseen-9999");
+    late["spec"]["nodeName"] = json!("n2");
+    world.apply([late]);
+    let workload = world.workload("Pod/shop/late").expect("known");
+    assert_eq!(workload.tunnel_protocol(), TunnelProtocol::Hbone);
+}
+
+#[test]
 fn who_is_enrolled() {
     let ambient = json!({AMBIENT: "ambient"});
     let none = json!({AMBIENT: "none"});

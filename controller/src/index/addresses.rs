@@ -6,12 +6,12 @@
 //! still has pods, or a kubelet lies): one that has an identity goes before one that has none, one inside its own node's
 //! pod range before one outside, then the younger, then the greater UID. Each replica comes to the same answer.
 
-use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::State;
 use super::changes::{Notice, Target};
 use super::kinds::Kind;
+use super::lookup::Lookup;
 use super::names::Key;
 use super::pods::Pod;
 use super::tables::SecondaryIndex;
@@ -27,7 +27,7 @@ pub(super) enum Owner {
 
 /// The objects of a kind by the addresses that they name.
 #[derive(Debug, Default)]
-pub(super) struct ByAddress(HashMap<IpAddr, BTreeSet<Key>>);
+pub(super) struct ByAddress(Lookup<IpAddr>);
 
 /// An object that names addresses.
 pub(super) trait Addressed {
@@ -58,25 +58,20 @@ impl std::fmt::Display for Owner {
 impl ByAddress {
     /// Who names it, in the order of their keys.
     pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.0.get(&address).into_iter().flatten()
+        self.0.get(&address)
     }
 }
 
 impl<T: Addressed> SecondaryIndex<T> for ByAddress {
     fn add(&mut self, key: &Key, object: &T) {
         for address in object.addresses() {
-            self.0.entry(address).or_default().insert(key.clone());
+            self.0.insert(address, key);
         }
     }
 
     fn remove(&mut self, key: &Key, object: &T) {
         for address in object.addresses() {
-            if let Some(keys) = self.0.get_mut(&address) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.0.remove(&address);
-                }
-            }
+            self.0.take(&address, key);
         }
     }
 }

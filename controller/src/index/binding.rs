@@ -32,6 +32,15 @@ pub(super) enum Binding {
     },
 }
 
+/// The Gateway that the labels of one object of this namespace name.
+pub(super) fn asks_for(namespace: &str, labels: &BTreeMap<String, String>) -> Option<Key> {
+    let name = labels.get(USE_WAYPOINT).filter(|name| !name.is_empty())?;
+    let of = labels
+        .get(USE_WAYPOINT_NAMESPACE)
+        .map_or(namespace, String::as_str);
+    Some(Key::new(of, name))
+}
+
 // === impl State ===
 
 impl State {
@@ -41,19 +50,12 @@ impl State {
         namespace: &str,
         labels: &BTreeMap<String, String>,
     ) -> Option<(Key, bool)> {
-        let named = |labels: &BTreeMap<String, String>| {
-            let name = labels.get(USE_WAYPOINT).filter(|name| !name.is_empty())?;
-            let of = labels
-                .get(USE_WAYPOINT_NAMESPACE)
-                .map_or(namespace, String::as_str);
-            Some(Key::new(of, name))
-        };
         // An object's label is never completed by the namespace's.
-        if let Some(gateway) = named(labels) {
+        if let Some(gateway) = asks_for(namespace, labels) {
             return Some((gateway, false));
         }
-        let namespace = self.tables.namespaces.named("", namespace)?;
-        named(&namespace.labels).map(|gateway| (gateway, true))
+        let labels = &self.tables.namespaces.named("", namespace)?.labels;
+        asks_for(namespace, labels).map(|gateway| (gateway, true))
     }
 
     pub(super) fn binding(

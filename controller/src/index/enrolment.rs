@@ -1,5 +1,7 @@
 //! Who is in the mesh: what labels ask for, what the node reports, what the pod's status says of it.
 
+use std::borrow::Cow;
+
 use mesh::proto::node::{Capture, Enrolment};
 use serde_json::json;
 
@@ -13,6 +15,11 @@ use super::namespaces::{Mode, unknown_mode};
 use super::pods::Pod;
 use super::reports::Report;
 use super::services::octets;
+
+/// The reason of a condition that waits for the node's word.
+pub(super) const PENDING: &str = "Pending";
+/// The reason of a condition that tells of a label without meaning.
+pub(super) const UNKNOWN_MODE: &str = "UnknownDataplaneMode";
 
 // === impl State ===
 
@@ -56,12 +63,10 @@ impl State {
             .is_some_and(|namespace| namespace.mode == Mode::Ambient)
     }
 
-    /// Whether redirection is in place, as far as the node, or the pod's status from before our start, says.
+    /// Whether redirection is in place, as far as the node has said.
     fn redirected(&self, pod: &Pod) -> bool {
-        match self.reports.of(pod) {
-            Some(report) => *report == Report::Enrolled,
-            None => condition::holds(&pod.conditions, IN_MESH),
-        }
+        self.said(pod)
+            .is_some_and(|report| *report == Report::Enrolled)
     }
 
     /// In the mesh, by wish and in fact: others may send HBONE.
@@ -91,11 +96,7 @@ impl State {
             return None;
         }
         if let Mode::Unknown(value) = Mode::of(&pod.labels) {
-            return Some(Condition::no(
-                IN_MESH,
-                "UnknownDataplaneMode",
-                unknown_mode(&value),
-            ));
+            return Some(Condition::no(IN_MESH, UNKNOWN_MODE, unknown_mode(&value)));
         }
         let enrolled = Condition::yes(
             IN_MESH,
@@ -109,14 +110,12 @@ impl State {
         if self.redirected(pod) {
             return Some(enrolled);
         }
-        Some(match self.reports.of(pod) {
-            Some(Report::Failed { reason, message }) => {
-                Condition::no(IN_MESH, reason.clone(), message.clone())
-            }
-            _ if pod.node.is_empty() => Condition::no(IN_MESH, "Pending", "not scheduled yet"),
+        Some(match self.said(pod).map(Cow::into_owned) {
+            Some(Report::Failed { reason, message }) => Condition::no(IN_MESH, reason, message),
+            _ if pod.node.is_empty() => Condition::no(IN_MESH, PENDING, "not scheduled yet"),
             _ => Condition::no(
                 IN_MESH,
-                "Pending",
+                PENDING,
                 format!("waiting for the ztunnel of node {}", pod.node),
             ),
         })
@@ -192,7 +191,7 @@ fn enrolment_notice(key: &Key, pod: &Pod, condition: Option<Condition>) -> Optio
     let was_in = condition::holds(&pod.conditions, IN_MESH);
     match condition {
         // Waiting is no news.
-        Some(condition) if condition.reason == "Pending" => None,
+        Some(condition) if condition.reason == PENDING => None,
         Some(condition) => Some(notice(
             key,
             pod,

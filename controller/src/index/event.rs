@@ -75,6 +75,7 @@ trait Apply: Send {
 #[derive(Debug)]
 struct Parsed<T> {
     key: Key,
+    version: String,
     object: Option<T>,
 }
 
@@ -87,6 +88,7 @@ impl ObjectEvent {
             let meta = kube::Resource::meta(&object);
             Parsed {
                 key: Key::of(meta),
+                version: meta.resource_version.clone().unwrap_or_default(),
                 object: T::parse(&object),
             }
         };
@@ -172,17 +174,32 @@ impl<T: Watched> Apply for WatchEvent<Parsed<T>> {
     }
 
     fn apply(self: Box<Self>, state: &mut State) {
+        let kind = T::API.plural;
         match *self {
             Self::Begin => T::table_mut(state).begin(),
-            Self::Item(parsed) | Self::Apply(parsed) => state.put(&parsed.key, parsed.object),
-            Self::End { .. } => {
-                for key in T::table_mut(state).end() {
+            Self::Item(parsed) | Self::Apply(parsed) => {
+                state.positions.changed(kind, &parsed.version);
+                state.put(&parsed.key, parsed.object);
+            }
+            Self::End { version } => {
+                let gone = T::table_mut(state).end();
+                if !gone.is_empty() {
+                    state.positions.changed(kind, &version);
+                }
+                state.positions.seen(kind, &version);
+                for key in gone {
                     state.put::<T>(&key, None);
                 }
             }
-            Self::Delete { key, .. } => state.put::<T>(&key, None),
-            Self::Progress { .. } => {}
-            Self::Absent => T::table_mut(state).absent(),
+            Self::Delete { key, version } => {
+                state.positions.changed(kind, &version);
+                state.put::<T>(&key, None);
+            }
+            Self::Progress { version } => state.positions.seen(kind, &version),
+            Self::Absent => {
+                state.positions.absent(kind);
+                T::table_mut(state).absent();
+            }
         }
     }
 

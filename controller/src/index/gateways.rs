@@ -6,7 +6,6 @@ mod naming;
 mod passed_on;
 mod status;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::core::DynamicObject;
@@ -21,7 +20,8 @@ use super::accepted::Accepted;
 use super::changes::{Notice, Target, WaypointPlan, Write};
 use super::condition::Condition;
 use super::kinds::{ApiKind, Kind, Watched};
-use super::names::{Key, WAYPOINT_FOR};
+use super::lookup::Says;
+use super::names::{CLASSES, Key, WAYPOINT_FOR};
 use super::output::Output;
 use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api::{self, GatewaySpec, Listener};
@@ -64,6 +64,13 @@ enum Plan {
 }
 
 // === impl Gateway ===
+
+impl Says<Arc<str>> for Gateway {
+    /// Its class.
+    fn says(&self, _key: &Key) -> impl Iterator<Item = Arc<str>> {
+        self.class().map(Into::into).into_iter()
+    }
+}
 
 impl Watched for Gateway {
     type Object = DynamicObject;
@@ -253,23 +260,23 @@ impl State {
             Plan::Leave => None,
             Plan::Remove => {
                 self.plans.remove(key);
-                self.unwanted_waypoint(key, output.desired(&item))
+                self.unwanted_waypoint(key)
             }
         };
         output.desire(item, wanted.map(Entry::leader));
     }
 
     /// What was made for a Gateway that is gone goes with it: it is the owner. One that stays and is no longer ours is to
-    /// lose it.
-    fn unwanted_waypoint(&self, key: &Key, before: Option<&Wanted>) -> Option<Wanted> {
+    /// lose it, whoever made it; not while our class is only missing.
+    fn unwanted_waypoint(&self, key: &Key) -> Option<Wanted> {
         let gateway = self.tables.gateways.get(key)?;
-        let made_for = match before? {
-            Wanted::Waypoint(plan) => &plan.uid,
-            Wanted::NoWaypoint { gateway_uid } => gateway_uid,
-            _ => return None,
-        };
-        (*made_for == gateway.uid).then(|| Wanted::NoWaypoint {
-            gateway_uid: made_for.clone(),
+        let ours = self.our_class(gateway).is_some() || gateway.class().is_some_and(is_ours);
+        if ours && !gateway.deleting && !self.leaving {
+            return None;
+        }
+        let made = self.made_for(key, &gateway.uid);
+        made.then(|| Wanted::NoWaypoint {
+            gateway_uid: gateway.uid.clone(),
         })
     }
 
@@ -336,54 +343,48 @@ impl State {
     }
 
     fn ready_pods(&self, gateway: &Key) -> usize {
-        self.tables
-            .pods
-            .within(&gateway.namespace)
-            .filter(|(key, pod)| {
+        let pods = self.tables.pods.lookup().instances(gateway);
+        let ready = pods.filter(|key| {
+            let pod = self.tables.pods.get(key);
+            pod.is_some_and(|pod| {
                 pod.healthy && self.waypoint_of(key, pod).as_ref() == Some(gateway)
             })
-            .count()
+        });
+        ready.count()
     }
 
     /// Marks everything that looks at a class: its Gateways.
     fn touch_class(&mut self, name: &Arc<str>) {
-        let of_class = self
-            .tables
-            .gateways
-            .iter()
-            .filter(|(_, gateway)| gateway.class() == Some(name));
-        let gateways: Vec<Key> = of_class.map(|(key, _)| key.clone()).collect();
+        let gateways = self.tables.gateways.lookup().get(name);
+        let gateways: Vec<Key> = gateways.cloned().collect();
         self.tables.gateways.mark_each(gateways);
     }
 
     /// Marks everything that is bound, or asks to be, to a Gateway.
     fn touch_bound(&mut self, gateway: &Key) {
-        let asks = |namespace: &str, labels: &BTreeMap<String, String>| {
-            self.asked(namespace, labels)
-                .is_some_and(|(asked, _)| asked == *gateway)
-        };
-        let services: Vec<Key> = self
-            .tables
-            .services
-            .iter()
-            .filter(|(key, service)| asks(&key.namespace, &service.labels))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let pods: Vec<Key> = self
-            .tables
-            .pods
-            .iter()
-            .filter(|(key, pod)| asks(&key.namespace, &pod.labels))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let services = self.tables.services.lookup().asking(gateway);
+        let services: Vec<Key> = services.cloned().collect();
+        let pods = self.tables.pods.lookup().asking(gateway);
+        let pods: Vec<Key> = pods.cloned().collect();
+        let namespaces = self.tables.namespaces.lookup().get(gateway);
+        let namespaces: Vec<Key> = namespaces.cloned().collect();
         self.tables.services.mark_each(services);
         self.tables.pods.mark_each(pods);
+        for namespace in namespaces {
+            self.tables.services.mark_within(&namespace.name);
+            self.tables.pods.mark_within(&namespace.name);
+        }
     }
 
     /// Whether this class of ours does not exist; one of its name with another controller is left alone.
     fn missing_class(&self, name: &str) -> bool {
         !self.leaving && self.tables.classes.named("", name).is_none()
     }
+}
+
+/// Whether a class of this name is made by us.
+fn is_ours(class: &str) -> bool {
+    CLASSES.contains(&class)
 }
 
 fn notice(target: Target, uid: &Arc<str>, condition: &Condition) -> Notice {

@@ -2,6 +2,7 @@
 //! dirty set, readiness, line in the summary, group, version and plural follow from them.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use kube::api::ApiResource;
 use serde::de::DeserializeOwned;
@@ -11,10 +12,14 @@ use super::addresses::ByAddress;
 use super::changes::{Resources, Write};
 use super::endpoints::SliceLookup;
 use super::event::{ObjectEvent, WatchEvent};
+use super::lookup::Lookup;
 use super::names::Key;
 use super::output::Output;
+use super::pods::PodLookup;
+use super::services::ServiceLookup;
 use super::tables::{SecondaryIndex, Table};
 use super::{Index, Settings, State};
+use crate::desired::Writer;
 use crate::gateway_api::GROUP;
 
 /// What Kubernetes calls a kind.
@@ -96,6 +101,11 @@ pub(super) trait Watched: Stored {
     /// The write that its status needs.
     fn status(_state: &State, _key: &Key) -> Option<Write> {
         None
+    }
+
+    /// Which replica writes that.
+    fn writer(_state: &State, _key: &Key) -> Writer {
+        Writer::Leader
     }
 }
 
@@ -202,7 +212,7 @@ macro_rules! kinds {
 
 kinds! {
     /// v1
-    Namespace => namespaces: super::namespaces::Namespace [()],
+    Namespace => namespaces: super::namespaces::Namespace [Lookup<Key>],
     /// v1
     Node => nodes: super::nodes::Node [ByAddress],
     /// gateway.networking.k8s.io/v1
@@ -214,13 +224,13 @@ kinds! {
     /// v1
     ServiceAccount => service_accounts: super::owners::ServiceAccount [()],
     /// gateway.networking.k8s.io/v1
-    Gateway => gateways: super::gateways::Gateway [()],
+    Gateway => gateways: super::gateways::Gateway [Lookup<Arc<str>>],
     /// v1
-    Service => services: super::services::Service [ByAddress],
+    Service => services: super::services::Service [ServiceLookup],
     /// discovery.k8s.io/v1
     EndpointSlice => slices: super::endpoints::Slice [SliceLookup],
     /// v1
-    Pod => pods: super::pods::Pod [ByAddress],
+    Pod => pods: super::pods::Pod [PodLookup],
     /// gateway.networking.k8s.io/v1
     HttpRoute => http_routes: super::routes::http::HttpRoute [()],
     /// v1

@@ -9,9 +9,11 @@ use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded, MESH_STATE_NAME, MESH_STATE_TY
 use serde_json::{Value, json};
 
 use super::State;
+use super::binding::asks_for;
 use super::changes::{How, Notice, Resources, Scope, Target, Write};
 use super::condition::{self, Condition};
 use super::kinds::{ApiKind, Kind, Watched};
+use super::lookup::Says;
 use super::names::{DATAPLANE_MODE, IN_MESH, Key};
 use super::output::Output;
 use crate::desired::Item;
@@ -54,6 +56,13 @@ impl Mode {
 }
 
 // === impl Namespace ===
+
+impl Says<Key> for Namespace {
+    /// The Gateway that it asks for.
+    fn says(&self, key: &Key) -> impl Iterator<Item = Key> {
+        asks_for(&key.name, &self.labels).into_iter()
+    }
+}
 
 impl Watched for Namespace {
     type Object = core::Namespace;

@@ -63,16 +63,18 @@ impl Watched for Node {
     }
 
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
-        let on_it = state.tables.pods.iter();
-        let on_it = on_it.filter(|(_, pod)| pod.node == key.name);
-        let (pods, addresses): (Vec<Key>, Vec<_>) = on_it
-            .map(|(key, pod)| (key.clone(), pod.ips.clone()))
-            .unzip();
+        let on_it = state.tables.pods.lookup().on_node(&key.name);
+        let pods: Vec<Key> = on_it.cloned().collect();
+        let addresses: Vec<IpAddr> = pods
+            .iter()
+            .filter_map(|key| state.tables.pods.get(key))
+            .flat_map(|pod| pod.ips.iter().copied())
+            .collect();
         state.tables.pods.mark_each(pods);
         let ranges = |node: Option<&Self>| node.map(|node| node.pod_ranges.clone());
         if ranges(before) != ranges(now) {
             // Whose address it is may hang on that.
-            for address in addresses.into_iter().flatten() {
+            for address in addresses {
                 state.touch_address(address);
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::changes::{Changes, Notice, PodPlacement, Published, Resources, Source, Target, Write};
 use super::kinds::Kind;
 use super::names::Key;
-use crate::desired::{Entry, Item, Wanted};
+use crate::desired::{Entry, Item, Wanted, Writer};
 
 /// The index's side of everybody who acts on it.
 #[derive(Debug, Default)]
@@ -48,11 +48,6 @@ impl Output {
         })
     }
 
-    /// What stands in the table of desired state.
-    pub(super) fn desired(&self, item: &Item) -> Option<&Wanted> {
-        self.desired.get(item).map(|entry| &entry.wanted)
-    }
-
     /// An object is the source of these resources, and of no others.
     pub(super) fn publish(&mut self, kind: Kind, key: &Key, now: Resources) {
         let source = Source {
@@ -64,9 +59,10 @@ impl Output {
     }
 
     /// An object's status should be written so; `None`: it is as it should be.
-    pub(super) fn want(&mut self, kind: Kind, key: &Key, write: Option<Write>) {
+    pub(super) fn want(&mut self, kind: Kind, key: &Key, write: Option<Write>, writer: Writer) {
         let item = Item::Status(Target::new(kind, key));
-        self.desire(item, write.map(Wanted::Status).map(Entry::leader));
+        let entry = |wanted| Entry { wanted, writer };
+        self.desire(item, write.map(Wanted::Status).map(entry));
     }
 
     /// These are the Events that an object has as long as it is what it is.

@@ -183,6 +183,14 @@ impl State {
         chain.then_some(gateway)
     }
 
+    /// Whether something that we made for the Gateway with this UID is there.
+    pub(super) fn made_for(&self, gateway: &Key, uid: &str) -> bool {
+        let deployment = self.tables.deployments.get(gateway);
+        let account = self.tables.service_accounts.get(gateway);
+        deployment.is_some_and(|one| one.0.owned_by("Gateway", &gateway.name, uid))
+            || account.is_some_and(|one| one.0.owned_by("Gateway", &gateway.name, uid))
+    }
+
     /// Marks a Gateway, and the pods that say they are its waypoint. Where there is no Gateway, nobody is its waypoint.
     fn touch_instances(&mut self, gateway: &Key) {
         if self.tables.gateways.get(gateway).is_some() {
@@ -193,12 +201,8 @@ impl State {
 
     /// Marks the pods that say they are a Gateway's waypoint.
     pub(super) fn touch_instance_pods(&mut self, gateway: &Key) {
-        let pods = self.tables.pods.within(&gateway.namespace);
-        let pods = pods.filter(|(_, pod)| {
-            pod.names_gateway()
-                .is_some_and(|name| **name == *gateway.name)
-        });
-        let pods: Vec<Key> = pods.map(|(key, _)| key.clone()).collect();
+        let pods = self.tables.pods.lookup().instances(gateway);
+        let pods: Vec<Key> = pods.cloned().collect();
         self.tables.pods.mark_each(pods);
     }
 }

@@ -1,5 +1,7 @@
 //! Pods: what they are to the mesh, and how other proxies are told of them.
 
+mod lookup;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use mesh::proto::workload::{
 use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, Encoded};
 use serde_json::{Value, json};
 
+pub(super) use self::lookup::PodLookup;
 use super::State;
 use super::addresses::Addressed;
 use super::binding::{Binding, Traffic};
@@ -23,6 +26,7 @@ use super::names::{
 use super::output::Output;
 use super::owners::Controller;
 use super::services::{Service, ServicePort, TargetPort, octets};
+use crate::desired::Writer;
 
 /// What matters of a Pod.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,6 +140,15 @@ impl Watched for Pod {
     fn status(state: &State, key: &Key) -> Option<Write> {
         state.pod_status(key)
     }
+
+    /// Only the replica that its node speaks to knows what is to be written.
+    fn writer(state: &State, key: &Key) -> Writer {
+        let pod = state.tables.pods.get(key);
+        match pod.is_some_and(|pod| state.reports.heard_of(pod)) {
+            true => Writer::ThisReplica,
+            false => Writer::Leader,
+        }
+    }
 }
 
 impl Pod {
@@ -151,6 +164,11 @@ impl Pod {
             .get(MANAGED)
             .is_some_and(|by| by == MANAGED_BY_US);
         self.labels.get(GATEWAY_NAME).filter(|_| managed)
+    }
+
+    /// The same, as a key.
+    pub(super) fn instance_of(&self, key: &Key) -> Option<Key> {
+        Some(Key::new(&key.namespace, self.names_gateway()?))
     }
 
     /// Its label says that it speaks HBONE itself. That is believed of any pod with an identity: whoever dials it demands

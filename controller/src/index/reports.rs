@@ -1,12 +1,17 @@
 //! What nodes say about their pods.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use mesh::proto::node::{EnrolmentReport, enrolment_report};
 
+use serde_json::Value;
+
 use super::State;
-use super::names::Key;
+use super::condition;
+use super::enrolment::{PENDING, UNKNOWN_MODE};
+use super::names::{IN_MESH, Key};
 use super::pods::Pod;
 
 /// Reports of one node that may wait for their pods to be seen: far more than start at once on a node.
@@ -53,13 +58,31 @@ impl Report {
     }
 }
 
-/// A condition's reason must be one word.
+impl Report {
+    /// What a node must have said, for the pod's condition to be what it is.
+    fn told_by(conditions: &Value) -> Option<Self> {
+        let seen = condition::find(conditions, IN_MESH)?;
+        let text = |field: &str| seen[field].as_str().unwrap_or_default();
+        match (text("status"), text("reason")) {
+            ("True", _) => Some(Self::Enrolled),
+            // These are the controller's own words.
+            ("False", PENDING | UNKNOWN_MODE) => None,
+            ("False", reason) => Some(Self::Failed {
+                reason: reason.to_owned(),
+                message: text("message").to_owned(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// A condition's reason must be one word, and none of ours.
 fn word(reason: &str) -> String {
     let fits = reason.starts_with(|c: char| c.is_ascii_alphabetic())
         && reason
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if fits {
+    if fits && !matches!(reason, PENDING | UNKNOWN_MODE) {
         reason.to_owned()
     } else {
         "EnrolmentFailed".to_owned()
@@ -72,6 +95,11 @@ impl Reports {
     /// What the pod's node last said about it.
     pub(super) fn of(&self, pod: &Pod) -> Option<&Report> {
         self.nodes.get(&pod.node)?.known.get(&pod.uid)
+    }
+
+    /// Whether the pod's node speaks to this replica.
+    pub(super) fn heard_of(&self, pod: &Pod) -> bool {
+        self.of(pod).is_some()
     }
 
     /// How many there are.
@@ -129,6 +157,14 @@ impl Reports {
 // === impl State ===
 
 impl State {
+    /// What the pod's node last said about it: to this replica or, as the pod's condition tells, to another.
+    pub(super) fn said(&self, pod: &Pod) -> Option<Cow<'_, Report>> {
+        match self.reports.of(pod) {
+            Some(report) => Some(Cow::Borrowed(report)),
+            None => Report::told_by(&pod.conditions).map(Cow::Owned),
+        }
+    }
+
     /// Only the node on which a pod runs may speak of it.
     pub(super) fn report(&mut self, node: &Arc<str>, report: &EnrolmentReport) {
         let Some(parsed) = Report::parse(report) else {

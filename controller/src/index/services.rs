@@ -12,15 +12,17 @@ use mesh::xds::{ADDRESS_TYPE, Encoded};
 use serde_json::{Value, json};
 
 use super::State;
-use super::addresses::Addressed;
-use super::binding::{Binding, Traffic};
+use super::addresses::{Addressed, ByAddress};
+use super::binding::{Binding, Traffic, asks_for};
 use super::changes::{How, Notice, Resources, Scope, Target, Write};
 use super::condition::{self, Condition};
 use super::endpoints::Slice;
 use super::kinds::{ApiKind, Kind, Watched};
+use super::lookup::{Lookup, Says};
 use super::names::{Key, MANAGED, MANAGED_BY_US, WAYPOINT_BOUND};
 use super::output::Output;
 use super::owners::Controller;
+use super::tables::SecondaryIndex;
 
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
@@ -357,11 +359,10 @@ impl State {
             .filter(|(_, pod)| behind(&pod.labels))
             .map(|(key, _)| key.clone())
             .collect();
-        let slices = self.tables.slices.within(&key.namespace);
-        let slices = slices.filter(|(_, slice)| slice.service == key.name);
-        let (slices, contents): (Vec<Key>, Vec<Arc<Slice>>) = slices
-            .map(|(key, slice)| (key.clone(), slice.clone()))
-            .unzip();
+        let slices = self.tables.slices.lookup().of_service(key);
+        let slices: Vec<Key> = slices.cloned().collect();
+        let contents = slices.iter().filter_map(|key| self.tables.slices.get(key));
+        let contents: Vec<Arc<Slice>> = contents.cloned().collect();
         for slice in &contents {
             self.touch_slice_targets(slice);
         }
@@ -424,6 +425,47 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// Finds Services.
+#[derive(Debug, Default)]
+pub(super) struct ServiceLookup {
+    addresses: ByAddress,
+    /// By the Gateway that their own labels ask for.
+    asking: Lookup<Key>,
+}
+
+// === impl ServiceLookup ===
+
+impl ServiceLookup {
+    /// The Services that have an address.
+    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        self.addresses.at(address)
+    }
+
+    /// The Services whose own labels ask for a Gateway.
+    pub(super) fn asking(&self, gateway: &Key) -> impl Iterator<Item = &Key> {
+        self.asking.get(gateway)
+    }
+}
+
+impl SecondaryIndex<Service> for ServiceLookup {
+    fn add(&mut self, key: &Key, service: &Service) {
+        self.addresses.add(key, service);
+        self.asking.add(key, service);
+    }
+
+    fn remove(&mut self, key: &Key, service: &Service) {
+        self.addresses.remove(key, service);
+        self.asking.remove(key, service);
+    }
+}
+
+impl Says<Key> for Service {
+    /// The Gateway that it asks for.
+    fn says(&self, key: &Key) -> impl Iterator<Item = Key> {
+        asks_for(&key.namespace, &self.labels).into_iter()
     }
 }
 

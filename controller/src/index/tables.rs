@@ -85,10 +85,6 @@ impl<T: super::kinds::Stored> Table<T> {
         before
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<T>)> {
-        self.objects.iter().map(|(key, held)| (key, &held.object))
-    }
-
     /// The objects of one namespace.
     pub(super) fn within<'a>(
         &'a self,

@@ -246,16 +246,21 @@ impl World {
                         .iter()
                         .map(|notice| format!("{}: {}", notice.reason, notice.note)),
                 );
-                let mut object = self.objects[&(target.kind, target.key.clone())].clone();
-                match target.kind {
-                    Kind::Pod | Kind::Namespace | Kind::Service => merge(&mut object, &write.body),
-                    _ => object["status"] = write.body["status"].clone(),
-                }
-                self.put(object);
+                self.put(self.after(&target, &write));
             }
             changes = self.settle();
         }
         told
+    }
+
+    /// The object as the API server would have it after a write.
+    pub fn after(&self, target: &Target, write: &Write) -> Value {
+        let mut object = self.objects[&(target.kind, target.key.clone())].clone();
+        match target.kind {
+            Kind::Pod | Kind::Namespace | Kind::Service => merge(&mut object, &write.body),
+            _ => object["status"] = write.body["status"].clone(),
+        }
+        object
     }
 
     fn address(&self, name: &str) -> Option<address::Type> {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::addresses::{Addressed, ByAddress};
+use super::super::lookup::{Lookup, Says};
 use super::super::names::Key;
 use super::super::tables::SecondaryIndex;
 use super::Slice;
@@ -16,6 +17,7 @@ pub(super) const MAX_ENDPOINTS: usize = 1000;
 #[derive(Debug, Default)]
 pub(in crate::index) struct SliceLookup {
     addresses: ByAddress,
+    services: Lookup<Key>,
     namespaces: HashMap<Arc<str>, Share>,
 }
 
@@ -32,6 +34,11 @@ impl SliceLookup {
     /// The slices that name an address.
     pub(in crate::index) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
         self.addresses.at(address)
+    }
+
+    /// The slices of a Service.
+    pub(in crate::index) fn of_service(&self, service: &Key) -> impl Iterator<Item = &Key> {
+        self.services.get(service)
     }
 
     /// How many of a slice's endpoints are taken: slices in the order of their names, endpoints in that of their addresses.
@@ -79,6 +86,7 @@ impl SliceLookup {
 impl SecondaryIndex<Slice> for SliceLookup {
     fn add(&mut self, key: &Key, slice: &Slice) {
         self.addresses.add(key, slice);
+        self.services.add(key, slice);
         let count = slice.counted();
         if count > 0 {
             let share = self.namespaces.entry(key.namespace.clone()).or_default();
@@ -89,6 +97,7 @@ impl SecondaryIndex<Slice> for SliceLookup {
 
     fn remove(&mut self, key: &Key, slice: &Slice) {
         self.addresses.remove(key, slice);
+        self.services.remove(key, slice);
         if let Some(share) = self.namespaces.get_mut(&key.namespace)
             && let Some(count) = share.slices.remove(&key.name)
         {
@@ -97,6 +106,13 @@ impl SecondaryIndex<Slice> for SliceLookup {
                 self.namespaces.remove(&key.namespace);
             }
         }
+    }
+}
+
+impl Says<Key> for Slice {
+    /// The Service that it is of.
+    fn says(&self, key: &Key) -> impl Iterator<Item = Key> {
+        std::iter::once(self.service_key(key))
     }
 }
 

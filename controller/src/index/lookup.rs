@@ -1,0 +1,100 @@
+//! Finds objects of a kind by what they say, so that the cost of a change does not grow with the cluster.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use super::names::Key;
+use super::tables::SecondaryIndex;
+
+/// Objects by something that they say.
+#[derive(Debug)]
+pub(super) struct Lookup<Q>(HashMap<Q, Keys>);
+
+/// Nearly always one: a set of its own for each would cost more than the objects.
+#[derive(Debug)]
+enum Keys {
+    One(Key),
+    Many(BTreeSet<Key>),
+}
+
+/// An object that says something by which it is found.
+pub(super) trait Says<Q> {
+    fn says(&self, key: &Key) -> impl Iterator<Item = Q>;
+}
+
+// === impl Lookup ===
+
+impl<Q> Default for Lookup<Q> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<Q: Hash + Eq> Lookup<Q> {
+    /// The objects that say so, in the order of their keys.
+    pub(super) fn get<B>(&self, said: &B) -> impl Iterator<Item = &Key> + use<'_, Q, B>
+    where
+        Q: Borrow<B>,
+        B: Hash + Eq + ?Sized,
+    {
+        let (one, many) = match self.0.get(said) {
+            None => (None, None),
+            Some(Keys::One(key)) => (Some(key), None),
+            Some(Keys::Many(keys)) => (None, Some(keys.iter())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    pub(super) fn insert(&mut self, said: Q, key: &Key) {
+        match self.0.get_mut(&said) {
+            None => {
+                self.0.insert(said, Keys::One(key.clone()));
+            }
+            Some(Keys::One(one)) if one == key => {}
+            Some(keys @ Keys::One(_)) => {
+                let mut many = BTreeSet::from([key.clone()]);
+                if let Keys::One(one) = keys {
+                    many.insert(one.clone());
+                }
+                *keys = Keys::Many(many);
+            }
+            Some(Keys::Many(keys)) => {
+                keys.insert(key.clone());
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, said: &Q, key: &Key) {
+        let empty = match self.0.get_mut(said) {
+            None => false,
+            Some(Keys::One(one)) => one == key,
+            Some(Keys::Many(keys)) => {
+                keys.remove(key);
+                keys.is_empty()
+            }
+        };
+        if empty {
+            self.0.remove(said);
+        }
+    }
+}
+
+impl<Q, T> SecondaryIndex<T> for Lookup<Q>
+where
+    Q: Hash + Eq + Debug + Send + Sync,
+    T: Says<Q>,
+{
+    fn add(&mut self, key: &Key, object: &T) {
+        for said in object.says(key) {
+            self.insert(said, key);
+        }
+    }
+
+    fn remove(&mut self, key: &Key, object: &T) {
+        for said in object.says(key) {
+            self.take(&said, key);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Finds pods by what they say.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::super::addresses::ByAddress;
+use super::super::binding::asks_for;
+use super::super::lookup::Lookup;
+use super::super::names::Key;
+use super::super::tables::SecondaryIndex;
+use super::Pod;
+
+/// Finds pods.
+#[derive(Debug, Default)]
+pub(in crate::index) struct PodLookup {
+    addresses: ByAddress,
+    nodes: Lookup<Arc<str>>,
+    /// By the Gateway whose waypoint their labels say they are.
+    instances: Lookup<Key>,
+    /// By the Gateway that their own labels ask for.
+    asking: Lookup<Key>,
+}
+
+// === impl PodLookup ===
+
+impl PodLookup {
+    /// The pods that name an address.
+    pub(in crate::index) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        self.addresses.at(address)
+    }
+
+    /// The pods that run on a node.
+    pub(in crate::index) fn on_node(&self, node: &str) -> impl Iterator<Item = &Key> {
+        self.nodes.get(node)
+    }
+
+    /// The pods that say they are a Gateway's waypoint.
+    pub(in crate::index) fn instances(&self, gateway: &Key) -> impl Iterator<Item = &Key> {
+        self.instances.get(gateway)
+    }
+
+    /// The pods whose own labels ask for a Gateway.
+    pub(in crate::index) fn asking(&self, gateway: &Key) -> impl Iterator<Item = &Key> {
+        self.asking.get(gateway)
+    }
+}
+
+impl SecondaryIndex<Pod> for PodLookup {
+    fn add(&mut self, key: &Key, pod: &Pod) {
+        self.addresses.add(key, pod);
+        if !pod.node.is_empty() {
+            self.nodes.insert(pod.node.clone(), key);
+        }
+        if let Some(gateway) = pod.instance_of(key) {
+            self.instances.insert(gateway, key);
+        }
+        if let Some(gateway) = asks_for(&key.namespace, &pod.labels) {
+            self.asking.insert(gateway, key);
+        }
+    }
+
+    fn remove(&mut self, key: &Key, pod: &Pod) {
+        self.addresses.remove(key, pod);
+        self.nodes.take(&pod.node, key);
+        if let Some(gateway) = pod.instance_of(key) {
+            self.instances.take(&gateway, key);
+        }
+        if let Some(gateway) = asks_for(&key.namespace, &pod.labels) {
+            self.asking.take(&gateway, key);
+        }
+    }
+}
