@@ -1,12 +1,9 @@
 //! Builds everything and owns every task that must live.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use kube::Client;
 use mesh::process::admin::{self, Admin};
 use mesh::process::readiness::Readiness;
@@ -14,10 +11,10 @@ use mesh::process::shutdown::{Exit, Signals, Supervisor};
 use mesh::process::telemetry::FilterHandle;
 use tokio::sync::{mpsc, watch};
 
+use crate::ca::Certificates;
 use crate::ca::authority::Authority;
 use crate::ca::authorize::Rules;
 use crate::ca::store::Store;
-use crate::ca::{Certificates, roots};
 use crate::config::Config;
 use crate::desired::DesiredState;
 use crate::discovery::Discovery;
@@ -26,32 +23,39 @@ use crate::discovery::authenticate::{Authenticate, TokenReviews};
 use crate::discovery::snapshot::Snapshot;
 use crate::hub::{Hub, IndexState, Outputs};
 use crate::index::Input;
+use crate::lease::{self, Candidate, Term};
 use crate::listen::listen;
 use crate::metrics::Metrics;
-use crate::reconcile;
+use crate::reconcile::{self, Reconciler, seen};
 use crate::refusals::Refusals;
 use crate::server;
-use crate::status::{Order, Writer};
 use crate::uninstall::Installation;
+use crate::uninstall::withdraw::Uninstaller;
 use crate::watch as watches;
 use crate::waypoint::render::Mesh;
-use crate::waypoint::{self, Deployer, Task};
 
 /// Inputs that wait for the index.
 const TOLD: usize = 16_384;
-/// Orders that wait for the writer.
-const ORDERS: usize = 1024;
+/// What happened to things that were made, and waits for the reconciler. It never waits for a call: they are soon taken.
+const SEEN: usize = 1024;
 /// How long an uninstallation may take before the rest is left to people.
-const UNINSTALL: Duration = Duration::from_secs(40);
-/// How long the writes of an uninstallation may take.
-const WITHDRAW: Duration = Duration::from_secs(20);
+const UNINSTALL: Duration = Duration::from_secs(45);
+/// How long giving back the lease may take; others take it anyhow when it ends.
+const RELEASE: Duration = Duration::from_secs(4);
 
 /// What others are told through.
 struct Channels {
     told: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    roots: watch::Receiver<BTreeSet<Arc<str>>>,
+    desired: watch::Receiver<DesiredState>,
     state: watch::Receiver<IndexState>,
+}
+
+/// Whether this replica writes, and how it ceases to.
+struct Leadership {
+    term: Term,
+    stop: watch::Sender<bool>,
+    released: watch::Receiver<bool>,
 }
 
 /// Runs until told to stop.
@@ -95,13 +99,17 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         .wait()
         .await,
     );
-    let channels = join(&client, &config, &metrics, index, summary, &mut tasks);
-    let publisher = roots::publish(
-        client.clone(),
-        authority.roots().to_owned(),
-        channels.roots.clone(),
-    );
-    tasks.must_live("roots", publisher);
+    let state = watch::Sender::new(IndexState::default());
+    let leadership = lead(&client, &config, state.subscribe(), &metrics, &mut tasks);
+    let channels = join(&client, &config, index, state, summary, &mut tasks);
+    let settings = reconcile::Settings {
+        client: client.clone(),
+        instance: config.pod_name.clone(),
+        namespace: config.namespace.clone(),
+        mesh: waypoints(&config),
+        roots: authority.roots().to_owned(),
+    };
+    bring_about(settings, &metrics, &channels, &leadership, &mut tasks);
 
     let installation = config
         .installed_as
@@ -110,94 +118,68 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     if let Some(installation) = &installation {
         tasks.must_live("guard", installation.clone().guard());
     }
+    let (done, when_done) = watch::channel(false);
+    let uninstaller = Uninstaller {
+        client: lease::fenced(client.clone(), leadership.term.clone()),
+        installation: installation.clone(),
+        state: channels.state.clone(),
+        term: leadership.term.clone(),
+        done,
+    };
+    tasks.must_live("uninstaller", uninstaller.run());
     tasks.must_live(
         "server",
-        serve(
-            config.clone(),
-            client.clone(),
-            authority,
-            metrics,
-            &channels,
-            serving,
-        )
-        .await?,
+        serve(config, client, authority, metrics, &channels, serving).await?,
     );
-
-    let done = uninstaller(client, installation, &channels, &mut tasks);
     let told = channels.told.clone();
-    let exit = tasks
-        .run(
-            signals,
-            wind_down(told, done),
-            UNINSTALL + Duration::from_secs(5),
-        )
-        .await;
-    Ok(exit)
+    let drain = async move {
+        uninstalled(told, installation, when_done).await;
+        leadership.give_back().await;
+    };
+    let most = UNINSTALL + RELEASE + Duration::from_secs(1);
+    Ok(tasks.run(signals, drain, most).await)
 }
 
-/// Watches, the index, and those who act on what it says.
+/// Seeks the lease. The name is this process's alone: one that is started again is another candidate.
+fn lead(
+    client: &Client,
+    config: &Config,
+    index: watch::Receiver<IndexState>,
+    metrics: &Metrics,
+    tasks: &mut Supervisor,
+) -> Leadership {
+    let metrics = metrics.clone();
+    let identity = format!("{}_{:016x}", config.pod_name, fastrand::u64(..));
+    let candidate = Candidate::new(client.clone(), &config.namespace, identity, index, metrics);
+    let (stop, stopped) = watch::channel(false);
+    let leadership = Leadership {
+        term: candidate.term(),
+        released: candidate.released(),
+        stop,
+    };
+    tasks.must_live("lease", candidate.run(stopped));
+    leadership
+}
+
+/// Watches, and the index that they tell.
 fn join(
     client: &Client,
     config: &Config,
-    metrics: &Metrics,
     index: mesh::process::readiness::Pending,
+    state: watch::Sender<IndexState>,
     summary: Arc<ArcSwap<serde_json::Value>>,
     tasks: &mut Supervisor,
 ) -> Channels {
     let (told, inputs) = mpsc::channel(TOLD);
-    let (orders, ordered) = mpsc::channel::<Order>(ORDERS);
-    let (work, worked) = mpsc::channel::<Task>(ORDERS);
     let snapshots = watch::Sender::new(Arc::new(Snapshot::default()));
-    // Proxies of the system itself wait for them.
-    let roots = watch::Sender::new(BTreeSet::from([Arc::from(config.namespace.as_str())]));
-    let state = watch::Sender::new(IndexState::default());
     let desired = watch::Sender::new(DesiredState::default());
     let channels = Channels {
         told: told.clone(),
         snapshots: snapshots.subscribe(),
-        roots: roots.subscribe(),
+        desired: desired.subscribe(),
         state: state.subscribe(),
     };
-
-    tasks.must_live(
-        "status",
-        Writer::new(client.clone(), &config.pod_name, metrics.clone()).run(ordered),
-    );
-    let mesh = Mesh {
-        image: config.waypoint_image.clone(),
-        pull_policy: config.waypoint_pull_policy.clone(),
-        xds_address: config.xds_address(),
-        trust_domain: config.trust_domain.as_str().to_owned(),
-        cluster_id: config.cluster_id.clone(),
-        cluster_domain: config.cluster_domain.clone(),
-        log_format: if config.log_format == mesh::process::telemetry::LogFormat::Json {
-            "json"
-        } else {
-            "text"
-        }
-        .to_owned(),
-    };
-    tasks.must_live(
-        "deployer",
-        Deployer::new(client.clone(), mesh, orders.clone()).run(worked),
-    );
-    tasks.must_live(
-        "watch deployments",
-        waypoint::watch_children::<Deployment>(client.clone(), work.clone()),
-    );
-    tasks.must_live(
-        "watch own services",
-        waypoint::watch_children::<Service>(client.clone(), work.clone()),
-    );
-    tasks.must_live(
-        "watch accounts",
-        waypoint::watch_children::<ServiceAccount>(client.clone(), work.clone()),
-    );
     watches::all(client, &config.settings(), &told, tasks);
-    tasks.must_live(
-        "desired state",
-        reconcile::distribute(desired.subscribe(), orders, work, roots),
-    );
     let out = Outputs {
         snapshots,
         desired,
@@ -206,6 +188,39 @@ fn join(
     };
     tasks.must_live("index", Hub::new(config.settings(), index, out).run(inputs));
     channels
+}
+
+/// Brings the cluster to what the index wants.
+fn bring_about(
+    settings: reconcile::Settings,
+    metrics: &Metrics,
+    channels: &Channels,
+    leadership: &Leadership,
+    tasks: &mut Supervisor,
+) {
+    let (seen, happened) = mpsc::channel(SEEN);
+    seen::all(&settings.client, &seen, tasks);
+    let inputs = reconcile::Inputs {
+        desired: channels.desired.clone(),
+        term: leadership.term.clone(),
+        seen: happened,
+    };
+    let reconciler = Reconciler::new(settings, leadership.term.clone(), metrics.clone());
+    tasks.must_live("reconciler", reconciler.run(inputs));
+}
+
+/// What waypoints have in common.
+fn waypoints(config: &Config) -> Mesh {
+    let json = config.log_format == mesh::process::telemetry::LogFormat::Json;
+    Mesh {
+        image: config.waypoint_image.clone(),
+        pull_policy: config.waypoint_pull_policy.clone(),
+        xds_address: config.xds_address(),
+        trust_domain: config.trust_domain.as_str().to_owned(),
+        cluster_id: config.cluster_id.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        log_format: if json { "json" } else { "text" }.to_owned(),
+    }
 }
 
 /// Serves as soon as there is something whole to serve: a proxy must never be told that the mesh is empty.
@@ -256,59 +271,11 @@ async fn serve(
     })
 }
 
-/// Cleans up once the mesh is being deleted, and says (`true`) when that is done. Before, it says whether it must be.
-fn uninstaller(
-    client: Client,
-    installation: Option<Installation>,
-    channels: &Channels,
-    tasks: &mut Supervisor,
-) -> (Option<Installation>, watch::Receiver<bool>) {
-    let (done, when_done) = watch::channel(false);
-    let mut state = channels.state.clone();
-    let roots = channels.roots.clone();
-    let owned = installation.clone();
-    tasks.must_live("uninstaller", async move {
-        let kept = loop {
-            // What is there before it is withdrawn.
-            let kept = roots.borrow().clone();
-            tokio::select! {
-                left = state.wait_for(|state| state.uninstalling) => {
-                    if left.is_err() {
-                        return;
-                    }
-                    break kept;
-                }
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            }
-        };
-        tracing::info!("the mesh is being deleted: withdrawing everything that was written");
-        let settled = async { state.wait_for(|state| state.writes_settled).await.is_ok() };
-        if tokio::time::timeout(WITHDRAW, settled).await != Ok(true) {
-            tracing::error!("not everything could be withdrawn in time");
-        }
-        for namespace in &kept {
-            if let Err(error) = roots::remove(&client, namespace).await {
-                tracing::warn!(%namespace, %error, "the roots cannot be withdrawn");
-            }
-        }
-        if let Err(error) = waypoint::remove_all(&client).await {
-            tracing::error!(%error, "waypoints or classes are left");
-        }
-        if let Some(installation) = owned {
-            installation.release().await;
-        }
-        tracing::info!("nothing is left");
-        done.send_replace(true);
-        // It must live: what follows is the signal.
-        std::future::pending::<()>().await;
-    });
-    (installation, when_done)
-}
-
 /// On a signal: leaves things as they are, unless the mesh is being deleted.
-async fn wind_down(
+async fn uninstalled(
     told: mpsc::Sender<Input>,
-    (installation, mut done): (Option<Installation>, watch::Receiver<bool>),
+    installation: Option<Installation>,
+    mut done: watch::Receiver<bool>,
 ) {
     let Some(installation) = installation else {
         return;
@@ -321,5 +288,16 @@ async fn wind_down(
     let finished = async { done.wait_for(|done| *done).await.is_ok() };
     if tokio::time::timeout(UNINSTALL, finished).await != Ok(true) {
         tracing::error!("the mesh could not be withdrawn in time");
+    }
+}
+
+// === impl Leadership ===
+
+impl Leadership {
+    /// So that another replica need not wait for the lease's end.
+    async fn give_back(mut self) {
+        self.stop.send_replace(true);
+        let released = self.released.wait_for(|released| *released);
+        let _ = tokio::time::timeout(RELEASE, released).await;
     }
 }

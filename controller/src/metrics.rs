@@ -32,6 +32,7 @@ pub struct Metrics {
     shed: Family<Shed, Counter>,
     reviews: Family<Outcome, Counter>,
     writes: Family<Outcome, Counter>,
+    leads: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,6 +105,11 @@ impl Metrics {
             "Writes to the API server, by outcome",
             self.writes.clone(),
         );
+        registry.register(
+            "ambit_leader",
+            "Whether this replica writes to the cluster",
+            self.leads.clone(),
+        );
     }
 
     pub(crate) fn stream(&self) -> Counted {
@@ -138,6 +144,10 @@ impl Metrics {
 
     pub(crate) fn reviewed(&self, outcome: &'static str) {
         self.reviews.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn leads(&self, leads: bool) {
+        self.leads.set(leads.into());
     }
 
     pub(crate) fn wrote(&self, outcome: &'static str) {

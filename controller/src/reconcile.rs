@@ -1,79 +1,499 @@
-//! Hands what differs in the table of desired state to those who bring it about.
+//! Brings Kubernetes to what the table of desired state says, object by object, for as long as it takes.
+//!
+//! ```text
+//!  table ──▶ what differs ──▶ Queue ──▶ one try of one object, with a deadline ──▶ Outcome ──▶ Queue
+//!  lease ──▶ what this replica may write ─┘
+//!  watches of what was made ──▶ nudges ───┘
+//! ```
+//!
+//! Level-triggered: a try reads what is wanted when it starts, and whoever becomes leader begins with the whole table.
+//! One task owns all of this and never waits for a call: whatever the API server does, it goes on reading the table.
 
-use std::collections::BTreeSet;
+mod accepted;
+mod class;
+mod complaints;
+pub(crate) mod events;
+pub mod outcome;
+pub mod queue;
+pub(crate) mod roots;
+pub mod seen;
+mod status;
+pub mod waypoint;
+
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
+use kube::Client;
 use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
 
-use crate::desired::{DesiredState, Entry, Item, Wanted};
-use crate::status::Order;
-use crate::waypoint::Task;
+pub use self::accepted::{LABEL as ACCEPTED_LABEL, name as accepted_name};
+pub(crate) use self::class::classes;
+use self::complaints::Complaints;
+use self::events::{Backlog, Budgets, Told, one_line};
+use self::outcome::{Failure, Outcome};
+use self::queue::{Queue, Then, Work as _};
+use self::seen::Seen;
+use crate::desired::{DesiredState, Entry, Item, Wanted, Writer};
+use crate::index::changes::{Kind, Notice, Target, Write};
+use crate::lease::{Term, fenced};
+use crate::metrics::Metrics;
+use crate::waypoint::render::Mesh;
 
-/// Runs until nobody publishes any more, or nobody acts.
-pub async fn distribute(
-    mut desired: watch::Receiver<DesiredState>,
-    orders: mpsc::Sender<Order>,
-    tasks: mpsc::Sender<Task>,
-    roots: watch::Sender<BTreeSet<Arc<str>>>,
-) {
-    let mut before = DesiredState::default();
-    while desired.changed().await.is_ok() {
-        let now = desired.borrow_and_update().clone();
-        let changed = before.diff(&now).map(|difference| match difference {
-            DiffItem::Add(item, entry)
-            | DiffItem::Update {
-                new: (item, entry), ..
-            } => (item.clone(), Some(entry.clone())),
-            DiffItem::Remove(item, _) => (item.clone(), None),
-        });
-        for (item, entry) in changed.collect::<Vec<_>>() {
-            if hand_on(item, entry.as_deref(), &orders, &tasks, &roots)
-                .await
-                .is_none()
-            {
-                return;
+/// Whose fields ours are, in every object we write to.
+pub const FIELD_MANAGER: &str = "ambit.mesh/controller";
+/// Tries at once. One namespace's pods get half of them: enough to enrol it quickly, few enough for any API server.
+const PLACES: usize = 32;
+/// How long a try of one call may take.
+const ONE_CALL: Duration = Duration::from_secs(10);
+/// How long a try may take that consists of several.
+const SEVERAL_CALLS: Duration = Duration::from_secs(30);
+/// A status that was written and is not seen after so long was overwritten, or the watch lags: it is written again.
+const CONFIRM: Duration = Duration::from_secs(30);
+/// How often what stays wanted is looked at, even if nothing changed: watches tell sooner.
+const RESYNC: Duration = Duration::from_secs(300);
+/// The same for roots, which whoever may write ConfigMaps in his namespace can rewrite.
+const RESYNC_ROOTS: Duration = Duration::from_secs(60);
+/// A note that is logged is no longer than this.
+const MAX_LOGGED: usize = 1024;
+
+/// What all tries have in common.
+#[derive(Clone)]
+pub struct Settings {
+    /// Writes without asking who leads.
+    pub client: Client,
+    /// This replica's pod: it stands in Events.
+    pub instance: String,
+    /// The controller's namespace.
+    pub namespace: String,
+    /// What waypoints have in common.
+    pub mesh: Mesh,
+    /// The roots, PEM.
+    pub roots: String,
+}
+
+/// What a reconciler reads.
+pub struct Inputs {
+    /// The table.
+    pub desired: watch::Receiver<DesiredState>,
+    /// Whether this replica writes what is the leader's to write.
+    pub term: Term,
+    /// What happened to things that were made.
+    pub seen: mpsc::Receiver<Seen>,
+}
+
+/// One thing to do, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Work {
+    /// Bring this about.
+    Item(Item),
+    /// Tell what waits to be told about this object.
+    Tell(Target),
+}
+
+/// What has turns of its own: a kind of work, in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Lane {
+    kind: WorkKind,
+    namespace: Arc<str>,
+}
+
+/// The kinds of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum WorkKind {
+    Status(Kind),
+    Events,
+    Waypoint,
+    Class,
+    Roots,
+    Accepted,
+}
+
+/// What a try works on.
+enum Try {
+    Entry(Item, Arc<Entry>),
+    Tell(Told),
+}
+
+/// Reconciles.
+pub struct Reconciler {
+    settings: Arc<Settings>,
+    /// Writes only while this replica leads.
+    leader: Client,
+    term: Term,
+    leads: bool,
+    table: DesiredState,
+    queue: Queue<Work>,
+    tries: JoinSet<(Try, Outcome)>,
+    running: HashMap<Id, Work>,
+    backlog: Backlog,
+    budgets: Budgets,
+    complaints: Complaints,
+    metrics: Metrics,
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// Knows of nothing that is wanted yet.
+    pub fn new(settings: Settings, term: Term, metrics: Metrics) -> Self {
+        Self {
+            leader: fenced(settings.client.clone(), term.clone()),
+            leads: term.leads(),
+            term,
+            settings: Arc::new(settings),
+            table: DesiredState::default(),
+            queue: Queue::new(PLACES),
+            tries: JoinSet::new(),
+            running: HashMap::new(),
+            backlog: Backlog::default(),
+            budgets: Budgets::default(),
+            complaints: Complaints::default(),
+            metrics,
+        }
+    }
+
+    /// Runs until nobody publishes a table any more.
+    pub async fn run(mut self, mut inputs: Inputs) {
+        self.take_table(inputs.desired.borrow_and_update().clone());
+        loop {
+            self.take_term();
+            self.start();
+            let due = self.queue.next_due();
+            let wait = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = inputs.desired.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take_table(inputs.desired.borrow_and_update().clone());
+                }
+                Some(ended) = self.tries.join_next_with_id() => self.ended(ended),
+                () = inputs.term.changed() => {}
+                Some(seen) = inputs.seen.recv() => self.nudge(seen),
+                () = wait => {}
             }
         }
-        before = now;
+    }
+
+    fn take_table(&mut self, table: DesiredState) {
+        for difference in self.table.diff(&table) {
+            match difference {
+                DiffItem::Remove(item, _) => self.queue.remove(&Work::Item(item.clone())),
+                DiffItem::Add(item, entry)
+                | DiffItem::Update {
+                    new: (item, entry), ..
+                } => {
+                    let work = Work::Item(item.clone());
+                    if may_write(self.leads, entry) {
+                        self.queue.request(work);
+                    } else {
+                        self.queue.remove(&work);
+                    }
+                }
+            }
+        }
+        self.table = table;
+    }
+
+    /// Begins with everything when this replica begins to lead, and leaves it when it ceases to.
+    fn take_term(&mut self) {
+        let leads = self.term.leads();
+        if std::mem::replace(&mut self.leads, leads) == leads {
+            return;
+        }
+        let items = self.table.iter();
+        for (item, _) in items.filter(|(_, entry)| entry.writer == Writer::Leader) {
+            let work = Work::Item(item.clone());
+            if leads {
+                self.queue.request(work);
+            } else {
+                self.queue.remove(&work);
+            }
+        }
+    }
+
+    fn nudge(&mut self, seen: Seen) {
+        let item = match seen {
+            Seen::Child(gateway) => Item::Waypoint(gateway),
+            Seen::Roots(namespace) => Item::Roots(namespace),
+        };
+        let entry = self.table.get(&item);
+        if entry.is_some_and(|entry| may_write(self.leads, entry)) {
+            self.queue.nudge(Work::Item(item), Instant::now());
+        }
+    }
+
+    /// Starts what has its turn.
+    fn start(&mut self) {
+        let now = Instant::now();
+        while let Some(work) = self.queue.next(now) {
+            let (what, client) = match self.prepare(&work, now) {
+                Ok(prepared) => prepared,
+                Err(then) => {
+                    self.queue.finished(&work, then, now, 1.0);
+                    continue;
+                }
+            };
+            let settings = self.settings.clone();
+            let handle = self.tries.spawn(async move {
+                let outcome = attempt(&client, &settings, &what).await;
+                (what, outcome)
+            });
+            self.running.insert(handle.id(), work);
+        }
+    }
+
+    /// What is to be tried, as it is wanted now; or what is to be done instead.
+    fn prepare(&mut self, work: &Work, now: Instant) -> Result<(Try, Client), Then> {
+        let again = |wait| Then::Again(wait);
+        match work {
+            Work::Item(item) => {
+                let entry = self.table.get(item);
+                let entry = entry.filter(|entry| may_write(self.leads, entry));
+                let entry = entry.cloned().ok_or(Then::Forget)?;
+                if let Wanted::Events(notices) = &entry.wanted {
+                    let namespace = &work.lane().namespace;
+                    self.budgets
+                        .take(namespace, notices.len(), now)
+                        .map_err(again)?;
+                }
+                let client = match entry.writer {
+                    Writer::Leader => self.leader.clone(),
+                    Writer::ThisReplica => self.settings.client.clone(),
+                };
+                Ok((Try::Entry(item.clone(), entry), client))
+            }
+            Work::Tell(target) => {
+                if !self.backlog.has(target) {
+                    return Err(Then::Forget);
+                }
+                self.budgets
+                    .take(&target.key.namespace, 1, now)
+                    .map_err(again)?;
+                let told = self.backlog.pop(target).ok_or(Then::Forget)?;
+                Ok((Try::Tell(told), self.settings.client.clone()))
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, (Try, Outcome)), JoinError>) {
+        let now = Instant::now();
+        let jitter = fastrand::f64();
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, Some(result)),
+            Err(error) => {
+                tracing::error!(%error, "a try ended by itself");
+                (error.id(), None)
+            }
+        };
+        let Some(work) = self.running.remove(&id) else {
+            return;
+        };
+        let then = match result {
+            None => Then::Refused,
+            Some((what, outcome)) => self.judge(&work, what, &outcome),
+        };
+        let wait = self.queue.finished(&work, then, now, jitter);
+        tracing::trace!(?work, ?then, ?wait, "tried");
+    }
+
+    /// What a try's outcome means: who is told, and what comes next.
+    fn judge(&mut self, work: &Work, what: Try, outcome: &Outcome) -> Then {
+        self.metrics.wrote(outcome.word());
+        if let Outcome::Failed(failure) = outcome {
+            self.complaints.about(work, failure);
+        }
+        match what {
+            Try::Entry(item, entry) => {
+                match outcome {
+                    Outcome::Done => self.tell_written(&entry),
+                    Outcome::Moot => {}
+                    Outcome::Failed(failure) => self.tell_failed(&item, &entry, failure),
+                }
+                let wanted = self.table.get(&item);
+                if wanted.is_some_and(|entry| may_write(self.leads, entry)) {
+                    outcome.then(resync(&entry.wanted))
+                } else {
+                    Then::Forget
+                }
+            }
+            Try::Tell(told) => {
+                // Events are for people: one that cannot be made now is not made later.
+                let more = self.backlog.has(&told.notice.target);
+                match outcome {
+                    Outcome::Failed(_) if more => outcome.then(None),
+                    _ if more => Then::Again(Duration::ZERO),
+                    _ => Then::Forget,
+                }
+            }
+        }
+    }
+
+    /// What people are told when a status is written.
+    fn tell_written(&mut self, entry: &Entry) {
+        let Wanted::Status(write) = &entry.wanted else {
+            return;
+        };
+        // The patch has the time in it.
+        let occasion: Arc<str> = write.body.to_string().into();
+        for notice in &write.notices {
+            self.tell(Told {
+                notice: notice.clone(),
+                occasion: occasion.clone(),
+            });
+        }
+    }
+
+    /// What cannot be done and its owner can mend is told on the object.
+    fn tell_failed(&mut self, item: &Item, entry: &Entry, failure: &Failure) {
+        let (target, uid, reason) = match (item, &entry.wanted) {
+            (Item::Status(target), Wanted::Status(write)) => {
+                if !matches!(failure, Failure::Refused(_)) {
+                    return;
+                }
+                (target.clone(), uid(write), "StatusRefused")
+            }
+            (Item::Waypoint(key), Wanted::Waypoint(plan)) => {
+                let target = Target {
+                    kind: Kind::Gateway,
+                    key: key.clone(),
+                };
+                (target, plan.uid.clone(), "DeploymentFailed")
+            }
+            _ => return,
+        };
+        if failure.concerns_the_object() {
+            self.tell(Told::standing(Notice {
+                target,
+                uid,
+                warning: true,
+                reason: reason.to_owned(),
+                note: failure.to_string(),
+            }));
+        }
+    }
+
+    fn tell(&mut self, told: Told) {
+        let target = told.notice.target.clone();
+        log(&told.notice);
+        if self.backlog.push(told) {
+            self.queue.request(Work::Tell(target));
+        }
     }
 }
 
-async fn hand_on(
-    item: Item,
-    entry: Option<&Entry>,
-    orders: &mpsc::Sender<Order>,
-    tasks: &mpsc::Sender<Task>,
-    roots: &watch::Sender<BTreeSet<Arc<str>>>,
-) -> Option<()> {
-    let wanted = entry.map(|entry| &entry.wanted);
-    match (item, wanted) {
-        (Item::Status(target), Some(Wanted::Status(write))) => {
-            let order = Order::Write(target, Some(Box::new(write.clone())));
-            orders.send(order).await.ok()?;
+/// Whether an entry is this replica's to write.
+fn may_write(leads: bool, entry: &Entry) -> bool {
+    leads || entry.writer == Writer::ThisReplica
+}
+
+/// One try, with its deadline.
+async fn attempt(client: &Client, settings: &Settings, what: &Try) -> Outcome {
+    let within = match what {
+        Try::Entry(Item::Waypoint(_) | Item::Roots(_) | Item::Events(_), _) => SEVERAL_CALLS,
+        _ => ONE_CALL,
+    };
+    let tried = tokio::time::timeout(within, bring_about(client, settings, what)).await;
+    tried.unwrap_or(Outcome::Failed(Failure::Late))
+}
+
+async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcome {
+    let (item, entry) = match what {
+        Try::Tell(told) => return events::publish(client, &settings.instance, told).await,
+        Try::Entry(item, entry) => (item, entry),
+    };
+    match (item, &entry.wanted) {
+        (Item::Status(target), Wanted::Status(write)) => {
+            status::reconcile(client, target, write).await
         }
-        (Item::Status(target), _) => orders.send(Order::Write(target, None)).await.ok()?,
-        (Item::Events(_), Some(Wanted::Events(notices))) => {
+        (Item::Events(_), Wanted::Events(notices)) => {
             for notice in notices {
-                orders.send(Order::Notice(notice.clone())).await.ok()?;
+                log(notice);
+                let told = Told::standing(notice.clone());
+                let outcome = events::publish(client, &settings.instance, &told).await;
+                if matches!(outcome, Outcome::Failed(_)) {
+                    return outcome;
+                }
             }
+            Outcome::Done
         }
-        (Item::Waypoint(key), Some(Wanted::Waypoint(plan))) => {
-            tasks.send(Task::Plan(key, Some(plan.clone()))).await.ok()?;
+        (Item::Waypoint(key), Wanted::Waypoint(plan)) => {
+            waypoint::deploy(client, &settings.mesh, key, plan).await
         }
-        (Item::Waypoint(key), _) => tasks.send(Task::Plan(key, None)).await.ok()?,
-        (Item::Class(name), Some(_)) => tasks.send(Task::Class(name)).await.ok()?,
-        (Item::Roots(namespace), Some(Wanted::Roots)) => {
-            roots.send_modify(|roots| {
-                roots.insert(namespace);
-            });
+        (Item::Waypoint(key), Wanted::NoWaypoint { gateway_uid }) => {
+            waypoint::withdraw(client, key, gateway_uid).await
         }
-        (Item::Roots(namespace), _) => {
-            roots.send_modify(|roots| {
-                roots.remove(&namespace);
-            });
+        (Item::Class(name), Wanted::Class) => class::reconcile(client, name).await,
+        (Item::Roots(namespace), Wanted::Roots) => {
+            roots::publish(client, namespace, &settings.roots).await
         }
-        (Item::Events(_) | Item::Class(_) | Item::Accepted(_), _) => {}
+        (Item::Roots(namespace), Wanted::NoRoots) => roots::withdraw(client, namespace).await,
+        (Item::Accepted(namespace), Wanted::Accepted(generations)) => {
+            accepted::reconcile(client, &settings.namespace, namespace, generations).await
+        }
+        (item, wanted) => {
+            tracing::error!(?item, ?wanted, "this makes no sense");
+            Outcome::Moot
+        }
     }
-    Some(())
+}
+
+/// When what is as wanted is looked at again.
+fn resync(wanted: &Wanted) -> Option<Duration> {
+    match wanted {
+        Wanted::Events(_) => None,
+        Wanted::Status(_) | Wanted::Class => Some(CONFIRM),
+        Wanted::Roots => Some(RESYNC_ROOTS),
+        Wanted::Waypoint(_) | Wanted::NoWaypoint { .. } | Wanted::NoRoots | Wanted::Accepted(_) => {
+            Some(RESYNC)
+        }
+    }
+}
+
+fn uid(write: &Write) -> Arc<str> {
+    let uid = write.body["metadata"]["uid"].as_str();
+    uid.unwrap_or_default().into()
+}
+
+fn log(notice: &Notice) {
+    if notice.warning {
+        let Target { kind, key } = &notice.target;
+        // Others may have written it: quoted, it is one line.
+        let note = one_line(&notice.note, MAX_LOGGED);
+        tracing::warn!(?kind, object = %key, reason = notice.reason, note, "told by an Event");
+    }
+}
+
+// === impl Work ===
+
+impl queue::Work for Work {
+    type Lane = Lane;
+
+    fn lane(&self) -> Lane {
+        let (kind, namespace) = match self {
+            Self::Item(Item::Status(target)) => {
+                (WorkKind::Status(target.kind), &target.key.namespace)
+            }
+            Self::Item(Item::Events(target)) | Self::Tell(target) => {
+                (WorkKind::Events, &target.key.namespace)
+            }
+            Self::Item(Item::Waypoint(key)) => (WorkKind::Waypoint, &key.namespace),
+            Self::Item(Item::Class(name)) => (WorkKind::Class, name),
+            Self::Item(Item::Roots(namespace)) => (WorkKind::Roots, namespace),
+            Self::Item(Item::Accepted(namespace)) => (WorkKind::Accepted, namespace),
+        };
+        Lane {
+            kind,
+            namespace: namespace.clone(),
+        }
+    }
 }

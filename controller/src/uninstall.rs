@@ -10,18 +10,27 @@
 //!
 //! Caveats: if no controller runs when the mesh is deleted, nobody takes the finalizer off; `manifests/README.md` says how.
 
+pub mod withdraw;
+
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::status::FIELD_MANAGER;
+use crate::reconcile::FIELD_MANAGER;
 
 /// What holds the ServiceAccount back.
 pub const FINALIZER: &str = "ambit.mesh/uninstall";
+/// How often the account is let go before it is left to people.
+const ATTEMPTS: usize = 5;
+/// What is tried again is tried after this.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often identity and rights are looked after.
+const RESYNC: Duration = Duration::from_secs(60);
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 /// The controller's own objects.
@@ -56,10 +65,10 @@ impl Installation {
     pub async fn guard(self) {
         loop {
             let pause = match self.keep().await {
-                Ok(()) => Duration::from_secs(60),
+                Ok(()) => RESYNC,
                 Err(error) => {
                     tracing::warn!(%error, "uninstalling would leave traces: identity and rights are not kept");
-                    Duration::from_secs(2)
+                    RETRY
                 }
             };
             tokio::time::sleep(pause).await;
@@ -88,8 +97,7 @@ impl Installation {
         let Some(account) = self.accounts().get_metadata_opt(&self.name).await? else {
             return Ok(());
         };
-        let held = account.finalizers().iter().any(|one| one == FINALIZER);
-        if held || account.meta().deletion_timestamp.is_some() {
+        if held(&account) || account.meta().deletion_timestamp.is_some() {
             return Ok(());
         }
         let all = account
@@ -98,7 +106,8 @@ impl Installation {
             .map(String::as_str)
             .chain([FINALIZER])
             .collect::<Vec<_>>();
-        self.set_finalizers(&all, account.resource_version()).await
+        self.set_finalizers(&self.accounts(), &all, account.resource_version())
+            .await
     }
 
     /// Whether the mesh is being deleted, rather than the controller restarted or stopped for a while. What cannot be
@@ -112,39 +121,57 @@ impl Installation {
         going(namespace) || going(account)
     }
 
-    /// Lets the account go. What follows needs no rights.
-    pub async fn release(&self) {
-        const ATTEMPTS: usize = 5;
+    /// Waits until the account has been let go, by whichever replica.
+    pub async fn released(&self, poll: Duration) {
+        loop {
+            match self.accounts().get_metadata_opt(&self.name).await {
+                Ok(None) => return,
+                Ok(Some(account)) if !held(&account) => return,
+                // The token of an account that is gone is nobody's.
+                Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => return,
+                Ok(Some(_)) | Err(_) => tokio::time::sleep(poll).await,
+            }
+        }
+    }
+
+    /// Lets the account go. What follows needs no rights. `client` is the leader's.
+    pub async fn release(&self, client: &Client) {
         for attempt in 1..=ATTEMPTS {
-            match self.let_go().await {
+            match self.let_go(client).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!(%error, attempt, "the finalizer {FINALIZER} cannot be taken off");
                 }
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(RETRY).await;
         }
     }
 
-    async fn let_go(&self) -> kube::Result<()> {
+    async fn let_go(&self, client: &Client) -> kube::Result<()> {
         let Some(account) = self.accounts().get_metadata_opt(&self.name).await? else {
             return Ok(());
         };
+        if !held(&account) {
+            return Ok(());
+        }
         let rest: Vec<&str> = account
             .finalizers()
             .iter()
             .map(String::as_str)
             .filter(|one| *one != FINALIZER)
             .collect();
-        if rest.len() == account.finalizers().len() {
-            return Ok(());
-        }
-        self.set_finalizers(&rest, account.resource_version()).await
+        let accounts = Api::namespaced(client.clone(), &self.namespace);
+        self.set_finalizers(&accounts, &rest, account.resource_version())
+            .await
     }
 
-    async fn set_finalizers(&self, all: &[&str], version: Option<String>) -> kube::Result<()> {
+    async fn set_finalizers(
+        &self,
+        accounts: &Api<ServiceAccount>,
+        all: &[&str],
+        version: Option<String>,
+    ) -> kube::Result<()> {
         let patch = json!({"metadata": {"finalizers": all, "resourceVersion": version}});
-        let accounts = self.accounts();
         accounts
             .patch_metadata(&self.name, &PatchParams::default(), &Patch::Merge(patch))
             .await
@@ -184,6 +211,10 @@ fn metadata(name: &str, namespace: &Namespace) -> Value {
         "labels": {"app.kubernetes.io/part-of": "ambit", "app.kubernetes.io/managed-by": "ambit"},
         "ownerReferences": [owner],
     })
+}
+
+fn held(account: &PartialObjectMeta<ServiceAccount>) -> bool {
+    account.finalizers().iter().any(|one| one == FINALIZER)
 }
 
 fn going<K: Resource>(object: kube::Result<Option<K>>) -> bool {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use controller::index::changes::WaypointPlan;
 use controller::index::names::Key;
+use controller::reconcile::waypoint::Child;
 use controller::waypoint::render::{Mesh, all};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
@@ -29,7 +30,13 @@ fn rendered() -> BTreeMap<&'static str, serde_json::Value> {
         ]),
         annotations: BTreeMap::from([("note".to_owned(), "hello".to_owned())]),
     };
-    all(&mesh, &Key::new("shop", "gate"), &plan, 2).into()
+    let all = all(&mesh, &Key::new("shop", "gate"), &plan);
+    let plural = |child: Child| match child {
+        Child::Deployment => "deployments",
+        Child::Service => "services",
+        Child::ServiceAccount => "serviceaccounts",
+    };
+    all.map(|(child, object)| (plural(child), object)).into()
 }
 
 #[test]

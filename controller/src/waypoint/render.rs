@@ -6,6 +6,7 @@ use crate::ca::roots::CONFIG_MAP;
 use crate::config::AUDIENCE;
 use crate::index::changes::WaypointPlan;
 use crate::index::names::{GATEWAY_NAME, HBONE_PORT, Key, MANAGED, MANAGED_BY_US};
+use crate::reconcile::waypoint::Child;
 
 /// What every waypoint of this mesh has in common.
 #[derive(Debug, Clone)]
@@ -26,25 +27,20 @@ pub struct Mesh {
     pub log_format: String,
 }
 
-/// Replicas of a waypoint nobody has scaled yet.
+/// Replicas of a new waypoint. Not part of what is applied: whoever scales it owns the number.
 pub const REPLICAS: i64 = 2;
 /// Nobody, and not root.
 const USER: i64 = 1337;
 
 /// ServiceAccount, Service and Deployment, in the order in which they are applied.
-pub fn all(
-    mesh: &Mesh,
-    gateway: &Key,
-    plan: &WaypointPlan,
-    replicas: i64,
-) -> [(&'static str, Value); 3] {
+pub fn all(mesh: &Mesh, gateway: &Key, plan: &WaypointPlan) -> [(Child, Value); 3] {
     [
         (
-            "serviceaccounts",
+            Child::ServiceAccount,
             object("v1", "ServiceAccount", gateway, plan, json!({})),
         ),
         (
-            "services",
+            Child::Service,
             object(
                 "v1",
                 "Service",
@@ -54,13 +50,13 @@ pub fn all(
             ),
         ),
         (
-            "deployments",
+            Child::Deployment,
             object(
                 "apps/v1",
                 "Deployment",
                 gateway,
                 plan,
-                json!({"spec": deployment(mesh, gateway, plan, replicas)}),
+                json!({"spec": deployment(mesh, gateway, plan)}),
             ),
         ),
     ]
@@ -122,7 +118,7 @@ fn service(gateway: &Key) -> Value {
     })
 }
 
-fn deployment(mesh: &Mesh, gateway: &Key, plan: &WaypointPlan, replicas: i64) -> Value {
+fn deployment(mesh: &Mesh, gateway: &Key, plan: &WaypointPlan) -> Value {
     let mut pod_labels = labels(gateway, plan);
     pod_labels.insert("istio.io/dataplane-mode".to_owned(), json!("none"));
     pod_labels.insert(
@@ -141,7 +137,6 @@ fn deployment(mesh: &Mesh, gateway: &Key, plan: &WaypointPlan, replicas: i64) ->
         annotations[name] = json!(value);
     }
     json!({
-        "replicas": replicas,
         "selector": {"matchLabels": selector(gateway)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "template": {

@@ -1,0 +1,239 @@
+//! Uninstalling: what is taken back, by whom, and what is left alone.
+
+#[path = "support/kubernetes.rs"]
+mod kubernetes;
+
+use std::time::Duration;
+
+use controller::hub::IndexState;
+use controller::kubernetes::DeadlineLayer;
+use controller::lease::Term;
+use controller::uninstall::withdraw::{NODES_HEAR, Uninstaller, remove_all};
+use controller::uninstall::{FINALIZER, Installation};
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tower::Layer as _;
+
+use self::kubernetes::{Cluster, Fault};
+
+const MANAGED: &str = "gateway.istio.io/managed";
+
+fn client(cluster: &Cluster) -> Client {
+    Client::new(DeadlineLayer::default().layer(cluster.service()), "default")
+}
+
+fn child(kind: &str, namespace: &str, owner: Option<&str>) -> Value {
+    let api_version = if kind == "Deployment" {
+        "apps/v1"
+    } else {
+        "v1"
+    };
+    let owner = owner.map(|kind| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": kind,
+            "name": "gate",
+            "uid": "g1",
+            "controller": true,
+        })
+    });
+    json!({
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "namespace": namespace,
+            "name": "gate",
+            "labels": {MANAGED: "ambit.mesh-waypoint-controller"},
+            "ownerReferences": owner.into_iter().collect::<Vec<_>>(),
+        },
+        "spec": {},
+    })
+}
+
+fn class(name: &str, controller: &str) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "GatewayClass",
+        "metadata": {"name": name},
+        "spec": {"controllerName": controller},
+    })
+}
+
+fn roots(namespace: &str, ours: bool) -> Value {
+    let labels = if ours {
+        json!({"app.kubernetes.io/managed-by": "ambit"})
+    } else {
+        json!({})
+    };
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"namespace": namespace, "name": "ambit-ca-root-cert", "labels": labels},
+    })
+}
+
+/// A mesh with waypoints in 40 namespaces, and things that look like it.
+fn mesh() -> Cluster {
+    let cluster = Cluster::new();
+    for tenant in 0..40 {
+        let namespace = format!("tenant{tenant}");
+        for kind in ["Deployment", "Service", "ServiceAccount"] {
+            cluster.put(child(kind, &namespace, Some("Gateway")));
+        }
+        cluster.put(roots(&namespace, true));
+    }
+    // A tenant's own, with our label.
+    cluster.put(child("Deployment", "theirs", None));
+    cluster.put(child("Service", "theirs", Some("Operator")));
+    cluster.put(roots("theirs", false));
+    cluster.put(class("ambit-waypoint", "ambit.mesh/waypoint-controller"));
+    cluster.put(class("istio-waypoint", "istio.io/mesh-controller"));
+    cluster
+}
+
+/// The controller's own account, which somebody has deleted, and which is held back.
+fn put_account(cluster: &Cluster) {
+    cluster.put(json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {
+            "namespace": "ambit-system",
+            "name": "ambit-controller",
+            "finalizers": [FINALIZER],
+        },
+    }));
+    cluster.remove("serviceaccounts", "ambit-system", "ambit-controller");
+}
+
+fn left(cluster: &Cluster) -> Vec<String> {
+    let kinds = [
+        "deployments",
+        "services",
+        "serviceaccounts",
+        "configmaps",
+        "gatewayclasses",
+    ];
+    let objects = kinds.iter().flat_map(|plural| {
+        cluster.all(plural).into_iter().map(move |object| {
+            let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+            format!("{plural} {}/{}", text("namespace"), text("name"))
+        })
+    });
+    objects.collect()
+}
+
+const THEIRS: [&str; 4] = [
+    "deployments theirs/gate",
+    "services theirs/gate",
+    "configmaps theirs/ambit-ca-root-cert",
+    "gatewayclasses /istio-waypoint",
+];
+
+#[tokio::test(start_paused = true)]
+async fn what_a_gateway_does_not_own_is_left_alone() {
+    let cluster = mesh();
+    assert_eq!(remove_all(&client(&cluster)).await, 0);
+    assert_eq!(left(&cluster), THEIRS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_deleted_is_counted_and_the_rest_goes() {
+    let cluster = mesh();
+    cluster.spoil("DELETE", "*/tenant7/services/*", Fault::Hang);
+    cluster.spoil("LIST", "*/deployments", Fault::Refuse(403, "Forbidden"));
+    let began = Instant::now();
+    assert_eq!(remove_all(&client(&cluster)).await, 2);
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "it has a deadline"
+    );
+    assert!(cluster.get("services", "tenant7", "gate").is_some());
+    assert!(cluster.get("services", "tenant8", "gate").is_none());
+    assert!(
+        cluster
+            .get("configmaps", "tenant7", "ambit-ca-root-cert")
+            .is_none()
+    );
+}
+
+/// An uninstaller at work.
+struct Running {
+    state: watch::Sender<IndexState>,
+    done: watch::Receiver<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    fn start(cluster: &Cluster, term: Term) -> Self {
+        let (state, index) = watch::channel(IndexState::default());
+        let (done, when_done) = watch::channel(false);
+        let installation = Installation::new(client(cluster), "ambit-system", "ambit-controller");
+        let uninstaller = Uninstaller {
+            client: controller::lease::fenced(client(cluster), term.clone()),
+            installation: Some(installation),
+            state: index,
+            term,
+            done,
+        };
+        Self {
+            state,
+            done: when_done,
+            task: tokio::spawn(uninstaller.run()),
+        }
+    }
+
+    fn uninstall(&self) {
+        self.state.send_replace(IndexState {
+            synced: true,
+            uninstalling: true,
+            writes_settled: true,
+        });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leader_takes_everything_back_and_stays_until_nodes_have_heard() {
+    let cluster = mesh();
+    put_account(&cluster);
+    let mut leader = Running::start(&cluster, Term::always());
+    let mut follower = Running::start(&cluster, Term::never());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(cluster.called("DELETE", "*").is_empty(), "nothing is wrong");
+
+    let began = Instant::now();
+    follower.uninstall();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(cluster.called("DELETE", "*").is_empty(), "it does not lead");
+    leader.uninstall();
+    for replica in [&mut leader, &mut follower] {
+        let done = replica.done.wait_for(|done| *done);
+        tokio::time::timeout(Duration::from_secs(40), done)
+            .await
+            .expect("in time")
+            .expect("it lives");
+    }
+    assert!(began.elapsed() >= NODES_HEAR);
+    assert_eq!(left(&cluster), THEIRS, "the account is let go");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_hangs_does_not_hold_the_uninstaller_for_ever() {
+    let cluster = mesh();
+    cluster.spoil("LIST", "*/deployments", Fault::Hang);
+    let mut leader = Running::start(&cluster, Term::always());
+    leader.uninstall();
+    let done = leader.done.wait_for(|done| *done);
+    tokio::time::timeout(Duration::from_secs(300), done)
+        .await
+        .expect("in time")
+        .expect("it lives");
+    assert!(cluster.get("services", "tenant8", "gate").is_none());
+}
