@@ -17,10 +17,10 @@ use crate::ca::authorize::Rules;
 use crate::ca::store::Store;
 use crate::config::Config;
 use crate::desired::DesiredState;
-use crate::discovery::Discovery;
 use crate::discovery::authenticate::checked::Checked;
 use crate::discovery::authenticate::{Authenticate, TokenReviews};
 use crate::discovery::snapshot::Snapshot;
+use crate::discovery::{Discovery, Streams};
 use crate::hub::{Hub, IndexState, Outputs};
 use crate::index::Input;
 use crate::lease::{self, Candidate, Term};
@@ -237,10 +237,10 @@ async fn serve(
         Arc::new(Checked::new(TokenReviews::new(client), metrics.clone()));
     let discovery = Discovery {
         authenticate: authenticate.clone(),
-        node_accounts: config.node_accounts().into(),
         snapshots: channels.snapshots.clone(),
         index: channels.told.clone(),
         metrics: metrics.clone(),
+        streams: Streams::default(),
     };
     let rules = Rules {
         trust_domain: config.trust_domain.clone(),

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use mesh::process::readiness::Pending;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::desired::DesiredState;
 use crate::discovery::snapshot::Snapshot;
@@ -18,6 +18,9 @@ use crate::index::{Index, Input, Settings};
 const COALESCE_WINDOW: Duration = Duration::from_millis(10);
 /// Inputs that are taken in before anything is published, so that a flood does not silence the index.
 const MAX_BATCH: usize = 10_000;
+
+/// How far the watches are is published with what they changed; when that is nothing, after this time. Every stream wakes.
+const POSITIONS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where changes are published. Nothing here can make the hub wait: readers that lag see the newest version only.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct Hub {
     pending: Option<Pending>,
     snapshot: Snapshot,
     desired: DesiredState,
+    /// When it is published how far the watches are, though nothing else has changed.
+    positions_due: Option<Instant>,
     out: Outputs,
 }
 
@@ -62,6 +67,7 @@ impl Hub {
             pending: Some(pending),
             snapshot: Snapshot::default(),
             desired: DesiredState::default(),
+            positions_due: None,
             out,
         }
     }
@@ -69,7 +75,7 @@ impl Hub {
     /// Runs until nobody tells anything any more.
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         let mut last: Option<Instant> = None;
-        while let Some(first) = inputs.recv().await {
+        while let Some(first) = self.next(&mut inputs).await {
             self.index.apply(first);
             if let Some(last) = last
                 && last.elapsed() < COALESCE_WINDOW
@@ -89,15 +95,37 @@ impl Hub {
         }
     }
 
+    /// The next input. Meanwhile streams learn how far the watches are, should some of them wait for that alone.
+    async fn next(&mut self, inputs: &mut mpsc::Receiver<Input>) -> Option<Input> {
+        let Some(due) = self.positions_due else {
+            return inputs.recv().await;
+        };
+        if let Ok(next) = timeout_at(due, inputs.recv()).await {
+            return next;
+        }
+        self.publish_snapshot();
+        inputs.recv().await
+    }
+
+    fn publish_snapshot(&mut self) {
+        self.positions_due = None;
+        self.snapshot.set_positions(self.index.positions());
+        self.out
+            .snapshots
+            .send_replace(Arc::new(self.snapshot.clone()));
+    }
+
     fn publish(&mut self, changes: Changes) {
-        let positions = self.index.positions();
-        let moved = positions != self.snapshot.positions();
-        if moved || !changes.resources.is_empty() || !changes.placements.is_empty() {
+        if !changes.resources.is_empty() || !changes.placements.is_empty() {
             self.snapshot.apply(&changes);
-            self.snapshot.at(positions.clone());
-            self.out
-                .snapshots
-                .send_replace(Arc::new(self.snapshot.clone()));
+            self.publish_snapshot();
+        } else if self.index.positions() != self.snapshot.positions() {
+            let now = Instant::now();
+            match self.positions_due {
+                Some(due) if due <= now => self.publish_snapshot(),
+                Some(_) => {}
+                None => self.positions_due = Some(now + POSITIONS_WITHIN),
+            }
         }
         if !changes.desired.is_empty() {
             for (item, entry) in changes.desired {

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use mesh::proto::certificate::istio_certificate_service_server::IstioCertificateServiceServer;
-use mesh::proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -27,6 +26,7 @@ use crate::ca::authority::Authority;
 use crate::connection::admission::Bounds;
 use crate::connection::{Gate, Secured, Ticket};
 use crate::discovery::Discovery;
+use crate::discovery::service::DiscoveryServer;
 use crate::message_limit::Limited;
 
 /// Connections that wait until gRPC takes them.
@@ -86,9 +86,7 @@ pub async fn serve(
         .http2_max_header_list_size(MAX_HEAD)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .add_service(Limited(
-            AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST),
-        ))
+        .add_service(Limited(DiscoveryServer::new(discovery, MAX_REQUEST)))
         .add_service(
             IstioCertificateServiceServer::new(certificates)
                 .max_decoding_message_size(MAX_SIGNING_REQUEST),

@@ -10,9 +10,9 @@ use std::time::Duration;
 use controller::ca::Certificates;
 use controller::ca::authority::Authority;
 use controller::ca::authorize::Rules;
-use controller::discovery::Discovery;
 use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
 use controller::discovery::snapshot::Snapshot;
+use controller::discovery::{Discovery, Streams};
 use controller::index::Input;
 use controller::index::names::Key;
 use controller::metrics::Metrics;
@@ -81,15 +81,14 @@ impl Controller {
             ("loose", caller("ambit-system", "ztunnel", None)),
         ]);
         let authenticate: Arc<dyn Authenticate> = Arc::new(Tokens(tokens));
-        let node_accounts = vec![Key::new("ambit-system", "ztunnel")];
         let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
         let (index, said) = mpsc::channel(64);
         let discovery = Discovery {
             authenticate: authenticate.clone(),
-            node_accounts: node_accounts.into(),
             snapshots: seen.clone(),
             index,
             metrics: Metrics::default(),
+            streams: Streams::default(),
         };
         let certificates = Certificates {
             authenticate,

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use controller::ca::Certificates;
 use controller::ca::authority::Authority;
 use controller::ca::authorize::Rules;
-use controller::discovery::Discovery;
 use controller::discovery::authenticate::checked::{Checked, PER_PEER};
 use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
 use controller::discovery::snapshot::Snapshot;
+use controller::discovery::{Discovery, Streams};
+use controller::index::Input;
 use controller::index::names::Key;
 use controller::metrics::Metrics;
 use controller::refusals::Refusals;
@@ -68,10 +69,7 @@ struct Controller {
     reviews: Reviews,
     files: TempDir,
     /// What the server lives on.
-    _kept: (
-        watch::Sender<Arc<Snapshot>>,
-        mpsc::Receiver<controller::index::Input>,
-    ),
+    _kept: (watch::Sender<Arc<Snapshot>>, mpsc::Receiver<Input>),
 }
 
 impl Controller {
@@ -89,10 +87,10 @@ impl Controller {
         let (index, told) = mpsc::channel(64);
         let discovery = Discovery {
             authenticate: authenticate.clone(),
-            node_accounts: vec![Key::new("ambit-system", "ztunnel")].into(),
             snapshots: seen.clone(),
             index,
             metrics: metrics.clone(),
+            streams: Streams::default(),
         };
         let certificates = Certificates {
             authenticate,

@@ -101,7 +101,7 @@ fn resource((name, address): (String, wds::Address)) -> Resource {
     let encoded = Encoded::new(ADDRESS_TYPE, &address);
     Resource {
         name,
-        version: encoded.version().to_owned(),
+        version: encoded.version().to_string(),
         resource: encoded.any().clone(),
         ..Resource::default()
     }

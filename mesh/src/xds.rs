@@ -3,12 +3,14 @@
 pub mod client;
 pub mod node;
 pub mod session;
+mod view;
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+
+pub use self::view::{Resources, View};
 
 /// Workloads and services (stock).
 pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
@@ -34,18 +36,19 @@ pub fn is_ours(type_url: &str) -> bool {
     type_url.starts_with(OUR_TYPES)
 }
 
-/// Everything of one type that one kind of client may see, by name.
-///
-/// Persistent: a clone is a pointer, and two versions that share structure are compared by their differences alone.
-pub type Resources = imbl::OrdMap<Arc<str>, Encoded>;
-
 /// One resource, encoded once and shared by every stream that it goes to. Equal when the versions are.
 #[derive(Clone)]
 pub struct Encoded {
-    version: Arc<str>,
+    version: Version,
     /// An encoded `google.protobuf.Any`; empty where only the version is known.
     any: Bytes,
 }
+
+/// A resource's version: 64 bits of a hash of its content, on the wire as 16 hexadecimal digits.
+///
+/// It is only ever compared with another version of the same name. A version that another control plane made is hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version(u64);
 
 /// What one response of the controller changes. The bytes are the resource's own encoding (without the `Any`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +68,40 @@ pub struct Rejected {
     pub resources: Vec<(String, String)>,
 }
 
+// === impl Version ===
+
+impl Version {
+    fn of(content: &[u8]) -> Self {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, content);
+        let first = hash.as_ref().first_chunk().copied().unwrap_or_default();
+        Self(u64::from_be_bytes(first))
+    }
+
+    /// As we write it; nothing else, so that what is read can be written again.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let ours = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let number = ours.then(|| u64::from_str_radix(text, 16))?;
+        number.ok().map(Self)
+    }
+
+    /// Bytes of its text.
+    pub(crate) fn text_len(self) -> usize {
+        16
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 // === impl Encoded ===
 
 impl Encoded {
@@ -77,18 +114,8 @@ impl Encoded {
             value: message.encode_to_vec(),
         };
         let any = Bytes::from(any.encode_to_vec());
-        // 64 bits: a version is only compared with the former version of the same name.
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &any);
-        let version = hash
-            .as_ref()
-            .iter()
-            .take(8)
-            .fold(String::new(), |mut text, byte| {
-                let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}"));
-                text
-            });
         Self {
-            version: version.into(),
+            version: Version::of(&any),
             any,
         }
     }
@@ -96,19 +123,30 @@ impl Encoded {
     /// What a client says that it has.
     fn known(version: &str) -> Self {
         Self {
-            version: version.into(),
+            version: Version::parse(version).unwrap_or_else(|| Version::of(version.as_bytes())),
             any: Bytes::new(),
         }
     }
 
+    /// Whether only the version is known, by the word of a client.
+    pub(crate) fn is_unseen(&self) -> bool {
+        self.any.is_empty()
+    }
+
     /// The content's hash.
-    pub fn version(&self) -> &str {
-        &self.version
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// The encoded `google.protobuf.Any`.
     pub fn any(&self) -> &Bytes {
         &self.any
+    }
+
+    /// The resource itself.
+    pub fn decode<M: Message + Default>(&self) -> Result<M, prost::DecodeError> {
+        let any = prost_types::Any::decode(&*self.any)?;
+        M::decode(&*any.value)
     }
 }
 

@@ -12,14 +12,14 @@ use mesh::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh::proto::node::{EnrolledNamespace, EnrolmentReport};
 use mesh::xds::client::{Client, Config, Handle, State};
 use mesh::xds::node::NodeInfo;
-use mesh::xds::session::ControllerSession;
+use mesh::xds::session::{ControllerSession, Offer, ProxySession};
 use mesh::xds::{
     ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE as TYPE, ENROLMENT_REPORT_TYPE, Encoded, Rejected,
     Resources, Update,
 };
 use prost::Message;
 use support::{Ca, Files, SERVER_NAME, serve};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -31,7 +31,11 @@ const ALL: usize = usize::MAX;
 struct Script {
     token: &'static str,
     streams: mpsc::Sender<Conversation>,
+    /// Told when a call is taken that is never answered: those that show the token [`SILENCE`].
+    hung: Arc<Notify>,
 }
+
+const SILENCE: &str = "silence";
 
 struct Conversation {
     requests: Streaming<DeltaDiscoveryRequest>,
@@ -54,6 +58,10 @@ impl AggregatedDiscoveryService for Script {
             .map(|value| value.as_bytes().to_vec());
         if shown != Some(format!("Bearer {}", self.token).into_bytes()) {
             return Err(Status::unauthenticated("another token, please"));
+        }
+        if self.token == SILENCE {
+            self.hung.notify_one();
+            std::future::pending::<()>().await;
         }
         let (responses, outgoing) = mpsc::channel(8);
         let requests = request.into_inner();
@@ -84,10 +92,16 @@ impl Conversation {
     }
 
     async fn say(&mut self, now: &Resources) -> DeltaDiscoveryResponse {
+        let offer = Offer {
+            view: now.clone().into(),
+            ..Offer::default()
+        };
         let response = self
             .session
-            .changes(TYPE, now, ALL)
-            .expect("something to say");
+            .changes(TYPE, &offer, ALL)
+            .expect("something to say")
+            .to_response()
+            .expect("it can be read");
         self.responses
             .send(Ok(response.clone()))
             .await
@@ -122,6 +136,7 @@ fn resources(names: &[&str]) -> Resources {
 }
 
 struct World {
+    hung: Arc<Notify>,
     files: Files,
     streams: mpsc::Receiver<Conversation>,
     updates: mpsc::UnboundedReceiver<Update>,
@@ -131,9 +146,11 @@ struct World {
 /// A controller that wants `token`, certified by `ca`, and a client with these files that refuses the name "bad".
 async fn world(ca: &Ca, server_name: &str, token: &'static str, files: Files) -> World {
     let (streams_in, streams) = mpsc::channel(8);
+    let hung = Arc::new(Notify::new());
     let service = AggregatedDiscoveryServiceServer::new(Script {
         token,
         streams: streams_in,
+        hung: hung.clone(),
     });
     let address = serve(ca.server(server_name), service).await;
     let config = Config {
@@ -159,6 +176,7 @@ async fn world(ca: &Ca, server_name: &str, token: &'static str, files: Files) ->
     });
     tokio::spawn(client.run());
     World {
+        hung,
         files,
         streams,
         updates,
@@ -353,4 +371,55 @@ async fn a_stranger_gets_no_reports() {
         assert_eq!(answer.response_nonce, nonce);
         assert!(answer.reports.is_empty() && answer.error_detail.is_some());
     }
+}
+
+#[tokio::test]
+async fn a_controller_that_does_not_open_a_stream_is_given_up() {
+    let ca = Ca::new();
+    let files = Files::new(&ca.pem(), SILENCE);
+    let world = world(&ca, SERVER_NAME, SILENCE, files).await;
+    // It has the call, answers pings, and asks the API server for ever.
+    world.hung.notified().await;
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(11)).await;
+    tokio::time::resume();
+    let mut state = world.handle.state();
+    let silent = |state: &State| matches!(state, State::Disconnected(why) if why.contains("did not open a stream"));
+    state.wait_for(silent).await.expect("it says so");
+    // And it is tried again.
+    world.hung.notified().await;
+}
+
+#[tokio::test]
+async fn addresses_are_asked_for_and_given_up_also_by_the_next_stream() {
+    let mut world = usual().await;
+    world.handle.ask_address("/10.0.0.1");
+    let mut stream = world.stream().await;
+    // Not subscribed to addresses, it asks for none.
+    let subscription = stream.begin(&resources(&["a"])).await;
+    assert!(subscription.resource_names_subscribe.is_empty());
+
+    let mut session = ProxySession::new([ADDRESS_TYPE]);
+    let names = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| Arc::from(*name))
+            .collect::<Vec<_>>()
+    };
+    let asked = session.ask(ADDRESS_TYPE, names(&["/10.0.0.1", "/10.0.0.2"]));
+    let asked = asked.expect("a request");
+    assert_eq!(asked.resource_names_subscribe, ["/10.0.0.1", "/10.0.0.2"]);
+    assert!(asked.resource_names_unsubscribe.is_empty());
+    let asked = session.ask(ADDRESS_TYPE, names(&["/10.0.0.2", "/10.0.0.3"]));
+    let asked = asked.expect("a request");
+    assert_eq!(asked.resource_names_subscribe, ["/10.0.0.3"]);
+    assert_eq!(asked.resource_names_unsubscribe, ["/10.0.0.1"]);
+    let same = session.ask(ADDRESS_TYPE, names(&["/10.0.0.3", "/10.0.0.2"]));
+    assert!(same.is_none());
+    // With names, everything has to be asked for by its name, too.
+    let opening = session.open(&Default::default()).remove(0);
+    assert_eq!(
+        opening.resource_names_subscribe,
+        ["*", "/10.0.0.2", "/10.0.0.3"]
+    );
 }

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mesh::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use mesh::proto::node::EnrolledNamespace;
-use mesh::xds::session::{Action, ControllerSession, ProtocolError, ProxySession};
+use mesh::xds::session::{
+    Action, ControllerSession, Deltas, Limits, Offer, ProtocolError, ProxySession,
+};
 use mesh::xds::{
-    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE as TYPE, Encoded, Rejected, Resources, Update,
+    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE as TYPE, Encoded, Rejected, Resources, Update, View,
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -27,11 +29,34 @@ fn encoded(value: u8) -> Encoded {
     )
 }
 
-fn resources(values: &[(&str, u8)]) -> Resources {
-    values
+fn resources(values: &[(&str, u8)]) -> View {
+    let resources: Resources = values
         .iter()
         .map(|(name, value)| (std::sync::Arc::from(*name), encoded(*value)))
-        .collect()
+        .collect();
+    resources.into()
+}
+
+fn offer(view: &View) -> Offer {
+    Offer {
+        view: view.clone(),
+        ..Offer::default()
+    }
+}
+
+/// What the controller says next of one type.
+fn changes(
+    controller: &mut ControllerSession,
+    type_url: &str,
+    now: &View,
+    max: usize,
+) -> Option<DeltaDiscoveryResponse> {
+    let push = controller.changes(type_url, &offer(now), max)?;
+    let response = push.to_response().expect("it can be read");
+    assert_eq!(push.encoded_len(), push.encode_to_vec().len());
+    assert_eq!(push.updated, response.resources.len());
+    assert_eq!(push.removed, response.removed_resources.len());
+    Some(response)
 }
 
 /// A proxy that keeps what it took.
@@ -117,9 +142,9 @@ fn connect(proxy: &Proxy) -> ControllerSession {
 }
 
 /// Sends and answers until there is nothing to say; returns what was sent, as names.
-fn settle(controller: &mut ControllerSession, proxy: &mut Proxy, now: &Resources) -> Vec<String> {
+fn settle(controller: &mut ControllerSession, proxy: &mut Proxy, now: &View) -> Vec<String> {
     let mut sent = Vec::new();
-    while let Some(response) = controller.changes(TYPE, now, 2) {
+    while let Some(response) = changes(controller, TYPE, now, 2) {
         sent.extend(
             response
                 .resources
@@ -135,7 +160,7 @@ fn settle(controller: &mut ControllerSession, proxy: &mut Proxy, now: &Resources
         let request = proxy.on_response(response);
         controller.on_request(&request).expect("a valid request");
     }
-    assert!(controller.settled(TYPE, now));
+    assert!(controller.settled(TYPE, &offer(now)));
     sent
 }
 
@@ -144,14 +169,12 @@ fn the_first_answer_comes_even_when_there_is_nothing() {
     let mut proxy = Proxy::new();
     let mut controller = connect(&proxy);
     assert!(!proxy.session.synced());
-    let response = controller
-        .changes(TYPE, &Resources::new(), ALL)
-        .expect("an empty answer");
+    let response = changes(&mut controller, TYPE, &View::default(), ALL).expect("an empty answer");
     assert!(response.resources.is_empty() && response.removed_resources.is_empty());
     let ack = proxy.on_response(response);
     assert!(proxy.session.synced());
     assert_eq!(controller.on_request(&ack), Ok(Action::Acked));
-    assert_eq!(controller.changes(TYPE, &Resources::new(), ALL), None);
+    assert_eq!(changes(&mut controller, TYPE, &View::default(), ALL), None);
 }
 
 #[test]
@@ -159,17 +182,17 @@ fn synced_only_when_all_parts_have_come() {
     let mut proxy = Proxy::new();
     let mut controller = connect(&proxy);
     let now = resources(&[("a", 1), ("b", 2), ("c", 3)]);
-    let first = controller.changes(TYPE, &now, 2).expect("the first part");
+    let first = changes(&mut controller, TYPE, &now, 2).expect("the first part");
     assert_eq!(first.resources.len(), 2);
     assert_eq!(
-        controller.changes(TYPE, &now, 2),
+        changes(&mut controller, TYPE, &now, 2),
         None,
         "one response in flight"
     );
     let ack = proxy.on_response(first);
     assert!(!proxy.session.synced());
     controller.on_request(&ack).expect("an ack");
-    let second = controller.changes(TYPE, &now, 2).expect("the second part");
+    let second = changes(&mut controller, TYPE, &now, 2).expect("the second part");
     let _ = proxy.on_response(second);
     assert!(proxy.session.synced());
     assert_eq!(proxy.has.len(), 3);
@@ -204,7 +227,7 @@ fn a_refusal_names_the_resource_and_the_rest_is_taken() {
         &resources(&[("a", 1), ("gone", 2)]),
     );
     let now = resources(&[("a", 4), ("b", 3)]);
-    let response = controller.changes(TYPE, &now, ALL).expect("changes");
+    let response = changes(&mut controller, TYPE, &now, ALL).expect("changes");
     let nack = proxy.on_response(response);
     let error = nack.error_detail.clone().expect("a refusal");
     assert_eq!(error.message, "a: bad");
@@ -219,7 +242,7 @@ fn a_refusal_names_the_resource_and_the_rest_is_taken() {
         })
     );
     assert_eq!(
-        controller.changes(TYPE, &now, ALL),
+        changes(&mut controller, TYPE, &now, ALL),
         None,
         "not again until it changes"
     );
@@ -290,10 +313,8 @@ fn several_types_do_not_wait_for_one_another() {
         controller.on_request(&request).expect("a subscription");
     }
     let now = resources(&[("a", 1)]);
-    let first = controller.changes(TYPE, &now, ALL).expect("the one type");
-    let second = controller
-        .changes(ADDRESS_TYPE, &Resources::new(), ALL)
-        .expect("the other");
+    let first = changes(&mut controller, TYPE, &now, ALL).expect("the one type");
+    let second = changes(&mut controller, ADDRESS_TYPE, &View::default(), ALL).expect("the other");
     assert_ne!(first.nonce, second.nonce);
     let ack = session.on_response(second, |_| Ok(())).request;
     assert!(!session.synced());
@@ -309,11 +330,11 @@ fn a_stale_nonce_is_no_answer() {
     let mut proxy = Proxy::new();
     let mut controller = connect(&proxy);
     let now = resources(&[("a", 1)]);
-    let response = controller.changes(TYPE, &now, ALL).expect("a response");
+    let response = changes(&mut controller, TYPE, &now, ALL).expect("a response");
     let mut stale = proxy.on_response(response);
     stale.response_nonce = "0".to_owned();
     assert_eq!(controller.on_request(&stale), Ok(Action::Nothing));
-    assert!(!controller.settled(TYPE, &now));
+    assert!(!controller.settled(TYPE, &offer(&now)));
 }
 
 #[test]
@@ -329,7 +350,7 @@ fn names_one_by_one() {
     let say = |controller: &mut ControllerSession, request: &DeltaDiscoveryRequest| {
         controller.on_request(request).expect("valid");
         let mut names = Vec::new();
-        while let Some(response) = controller.changes(TYPE, &now, ALL) {
+        while let Some(response) = changes(controller, TYPE, &now, ALL) {
             names.extend(
                 response
                     .resources
@@ -372,29 +393,58 @@ fn limits_end_the_stream_with_their_name() {
         type_url: type_url.to_owned(),
         ..DeltaDiscoveryRequest::default()
     };
-    let mut controller = ControllerSession::new();
+    let session = || {
+        let limits = Limits {
+            types: 3,
+            names: 10,
+            versions: 20,
+        };
+        ControllerSession::shared(limits, Deltas::new())
+    };
+    let numbers = |many: usize| (0..many).map(|at| at.to_string());
+    let mut names = request(TYPE);
+    names.resource_names_subscribe = numbers(11).collect();
+    let mut gone = request(TYPE);
+    gone.resource_names_unsubscribe = numbers(11).collect();
+    let mut versions = request(TYPE);
+    versions.initial_resource_versions = numbers(21).map(|name| (name, "v".to_owned())).collect();
+    let mut name = request(TYPE);
+    name.resource_names_subscribe = vec!["x".repeat(2000)];
+    let mut token = request(TYPE);
+    token.known_as_of = "x".repeat(5000);
+    for (request, error) in [
+        (request(""), ProtocolError::NoType),
+        (request(&"x".repeat(300)), ProtocolError::LongType(300)),
+        (names, ProtocolError::TooManyNames(10)),
+        (gone, ProtocolError::TooManyNames(10)),
+        (versions, ProtocolError::TooManyVersions(21, 20)),
+        (name, ProtocolError::LongName(2000)),
+        (token, ProtocolError::LongToken(5000)),
+    ] {
+        assert_eq!(session().on_request(&request), Err(error));
+    }
+
+    let mut controller = session();
+    for type_url in ["a", "b", "c"] {
+        assert_eq!(
+            controller.on_request(&request(type_url)),
+            Ok(Action::Subscribed)
+        );
+    }
     assert_eq!(
-        controller.on_request(&request("")),
-        Err(ProtocolError::NoType)
-    );
-    let mut types = (0..).map(|at| controller.on_request(&request(&at.to_string())));
-    assert_eq!(
-        types.find(Result::is_err),
-        Some(Err(ProtocolError::TooManyTypes))
+        controller.on_request(&request("d")),
+        Err(ProtocolError::TooManyTypes(3))
     );
 
-    let mut long = request(TYPE);
-    long.resource_names_subscribe = vec!["x".repeat(2000)];
-    let mut controller = ControllerSession::new();
+    // Few at a time are many in the end.
+    let mut controller = session();
+    let mut some = request(TYPE);
+    some.resource_names_subscribe = numbers(6).collect();
+    assert_eq!(controller.on_request(&some), Ok(Action::Subscribed));
+    some.resource_names_subscribe = (6..12).map(|at: usize| at.to_string()).collect();
     assert_eq!(
-        controller.on_request(&long),
-        Err(ProtocolError::LongName(2000))
-    );
-    let mut many = request(TYPE);
-    many.resource_names_subscribe = (0..70_000).map(|at| at.to_string()).collect();
-    assert_eq!(
-        controller.on_request(&many),
-        Err(ProtocolError::TooManyNames(TYPE.to_owned()))
+        controller.on_request(&some),
+        Err(ProtocolError::TooManyNames(10))
     );
 }
 
@@ -437,7 +487,7 @@ proptest! {
     /// After anything, the proxy has what the controller has, or, of what it refuses, what it last took.
     #[test]
     fn converges(steps in proptest::collection::vec(step(), 0..80)) {
-        let mut now = Resources::new();
+        let mut now = View::default();
         let mut values: HashMap<String, u8> = HashMap::new();
         let mut proxy = Proxy::new();
         let mut controller = connect(&proxy);
@@ -448,28 +498,28 @@ proptest! {
                     if values.insert(name.clone(), value) != Some(value) {
                         proxy.refused.retain(|(refused, _)| *refused != name);
                     }
-                    now.insert(name.as_str().into(), encoded(value));
+                    now.edit().insert(name.as_str().into(), encoded(value));
                 }
                 Step::Remove(name) => {
                     let name = name.to_string();
                     values.remove(&name);
                     proxy.refused.retain(|(refused, _)| *refused != name);
-                    now.remove(name.as_str());
+                    now.edit().remove(name.as_str());
                 }
                 Step::Deliver(max) => {
-                    if let Some(response) = controller.changes(TYPE, &now, max) {
+                    if let Some(response) = changes(&mut controller, TYPE, &now, max) {
                         prop_assert!(response.resources.len() + response.removed_resources.len() <= max);
                         let answer = proxy.on_response(response);
                         controller.on_request(&answer).expect("valid");
                     }
                 }
                 Step::LoseResponse => {
-                    let _ = controller.changes(TYPE, &now, 2);
+                    let _ = changes(&mut controller, TYPE, &now, 2);
                     proxy.refused.clear();
                     controller = connect(&proxy);
                 }
                 Step::LoseAnswer => {
-                    if let Some(response) = controller.changes(TYPE, &now, 2) {
+                    if let Some(response) = changes(&mut controller, TYPE, &now, 2) {
                         let _ = proxy.on_response(response);
                     }
                     proxy.refused.clear();
@@ -489,7 +539,7 @@ proptest! {
         // And what it says it has is what it has.
         let opening = proxy.open().remove(0).initial_resource_versions;
         for (name, has) in &proxy.has {
-            let version = encoded(*has).version().to_owned();
+            let version = encoded(*has).version().to_string();
             prop_assert_eq!(opening.get(name), Some(&version));
         }
         prop_assert_eq!(opening.len(), proxy.has.len());

@@ -25,6 +25,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::lookups::{Lookups, lookups};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Me, Phase, Shared};
 
@@ -47,6 +48,7 @@ struct Household {
     world: World,
     stream: client::Handle,
     certificates: Certificates,
+    lookups: Lookups,
     metrics: Arc<Metrics>,
 }
 
@@ -131,10 +133,13 @@ fn household(
     }
     supervisor.must_live("certificates", keeper.run());
     supervisor.must_live("discovery", discovery.run());
+    let (lookups, asker) = lookups();
+    supervisor.must_live("lookups", asker.run(stream.clone()));
     Ok(Household {
         world,
         stream,
         certificates,
+        lookups,
         metrics,
     })
 }
@@ -184,6 +189,7 @@ impl Household {
             },
             world: self.world.clone(),
             credentials,
+            lookups: self.lookups.clone(),
             metrics: Arc::clone(&self.metrics),
             phase,
         }

@@ -6,6 +6,7 @@ mod balance;
 pub mod config;
 mod http;
 mod listener;
+pub mod lookups;
 pub mod metrics;
 mod opaque;
 mod pipe;

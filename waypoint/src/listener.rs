@@ -22,6 +22,10 @@ const MAX_CONNECTIONS: usize = 16 * 1024;
 /// A client may hear of a binding before we do; its tunnel waits this long for us to catch up.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
+/// The first tunnel of a client that the mesh's state does not name waits this long for its name: some round trips to
+/// the controller. When there is no answer, the identity that it proved has to do.
+const NAMED_WITHIN: Duration = Duration::from_millis(50);
+
 /// After a failed accept (out of descriptors) the next one waits, so that the core does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -112,7 +116,7 @@ async fn tunnel(core: Rc<Core>, incoming: Incoming) {
         }
     };
     let session = Rc::new(Session {
-        client,
+        client: named(&core, &incoming, client).await,
         to: admitted.to().clone(),
         authority: incoming.request.target.clone(),
         trace: incoming.request.traceparent,
@@ -153,6 +157,22 @@ async fn admitted(core: &Core, incoming: &Incoming) -> Result<Admitted, NotAdmit
             },
         }
     }
+}
+
+/// The client with its workload, if that can be known soon. Nothing but telemetry needs it.
+async fn named(core: &Core, incoming: &Incoming, mut client: Client) -> Client {
+    let mut changes = core.world.changed();
+    let deadline = Instant::now() + NAMED_WITHIN;
+    let asked = core
+        .clients
+        .met(client.address.ip(), client.workload.is_some());
+    while asked && client.workload.is_none() {
+        let Ok(Ok(())) = timeout_at(deadline, changes.changed()).await else {
+            break;
+        };
+        client = core.world.look(|world| self::client(world, incoming));
+    }
+    client
 }
 
 fn client(world: &Snapshot, incoming: &Incoming) -> Client {

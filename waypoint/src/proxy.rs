@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::balance::Load;
 use crate::listener;
+use crate::lookups::{Clients, Lookups};
 use crate::metrics::{Metrics, Recorder};
 use crate::upstream::Upstream;
 
@@ -56,6 +57,8 @@ pub struct Shared {
     pub world: World,
     /// This waypoint's own certificate.
     pub credentials: Credentials,
+    /// Whom clients are looked up with.
+    pub lookups: Lookups,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How far the process is on its way out.
@@ -72,6 +75,7 @@ pub(crate) struct Core {
     pub(crate) load: Load,
     pub(crate) metrics: Recorder,
     pub(crate) bound: Bound,
+    pub(crate) clients: Clients,
     phase: watch::Receiver<Phase>,
 }
 
@@ -97,6 +101,7 @@ impl Core {
             me,
             world,
             credentials,
+            lookups,
             metrics,
             phase,
         } = shared;
@@ -107,6 +112,7 @@ impl Core {
             load: Load::default(),
             metrics: Recorder::new(metrics),
             bound: Bound::default(),
+            clients: Clients::new(lookups),
             me,
             world,
             phase,

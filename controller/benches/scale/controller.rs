@@ -8,9 +8,9 @@ use controller::ca::Certificates;
 use controller::ca::authority::Authority;
 use controller::ca::authorize::Rules;
 use controller::desired::DesiredState;
-use controller::discovery::Discovery;
 use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
 use controller::discovery::snapshot::Snapshot;
+use controller::discovery::{Discovery, Streams};
 use controller::hub::{Hub, IndexState, Outputs};
 use controller::index::event::{ObjectEvent, WatchEvent};
 use controller::index::kinds::Kind;
@@ -105,10 +105,10 @@ impl Controller {
         let authenticate: Arc<dyn Authenticate> = Arc::new(Tokens);
         let discovery = Discovery {
             authenticate: authenticate.clone(),
-            node_accounts: vec![Key::new(SYSTEM, "ztunnel")].into(),
             snapshots: seen.clone(),
             index: inputs.clone(),
             metrics: Metrics::default(),
+            streams: Streams::default(),
         };
         let certificates = Certificates {
             authenticate,

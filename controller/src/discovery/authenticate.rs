@@ -72,6 +72,15 @@ impl Caller {
         request: &Request<T>,
         authority: &'a dyn Authenticate,
     ) -> impl Future<Output = Result<Self, AuthenticateError>> + Send + use<'a, T> {
+        let shown = Self::shown(request);
+        async move {
+            let (token, peer) = shown?;
+            authority.whose(&token, peer).await
+        }
+    }
+
+    /// The token that a request shows, and the address from which it comes.
+    pub fn shown<T>(request: &Request<T>) -> Result<(String, IpAddr), AuthenticateError> {
         let header = request
             .metadata()
             .get("authorization")
@@ -85,10 +94,7 @@ impl Caller {
             .map_or(Ipv4Addr::UNSPECIFIED.into(), |connection| {
                 connection.source()
             });
-        async move {
-            let token = token.ok_or(AuthenticateError::Missing)?;
-            authority.whose(&token, peer).await
-        }
+        Ok((token.ok_or(AuthenticateError::Missing)?, peer))
     }
 }
 

@@ -1,13 +1,16 @@
 //! What every stream reads: one published version of the mesh, whole and shared.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap};
 use mesh::xds::{
-    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_TYPE, ROUTE_TYPE, Resources,
+    ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, Encoded, MESH_STATE_TYPE, ROUTE_TYPE,
+    View,
 };
 
-use crate::index::changes::{Changes, PodPlacement, Role, Scope};
+use super::scope::Scopes;
+use crate::index::changes::{Changes, PodPlacement, ResourceChange, Role, Scope};
 use crate::index::names::Key;
 use crate::position::Positions;
 
@@ -16,19 +19,25 @@ const REQUEST_BASE: usize = 1 << 20;
 /// The longest name of a resource (namespace, kind and name of an object) and its version.
 const REQUEST_NAME: usize = 512;
 
+/// A waypoint knows what is bound to it. More than this no honest one has ever known.
+const MAX_WAYPOINT_REQUEST: usize = 16 << 20;
+
 /// The mesh at one moment. A clone costs a few pointers.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    addresses: Resources,
-    namespaces: Resources,
+    addresses: View,
+    scopes: Scopes,
+    namespaces: View,
     /// The state of the mesh as a whole.
-    mesh: Resources,
-    nodes: HashMap<Arc<str>, Resources>,
-    waypoints: HashMap<Key, Resources>,
+    mesh: View,
+    nodes: HashMap<Arc<str>, View>,
+    /// Routes.
+    waypoints: HashMap<Key, View>,
     pods: HashMap<Arc<str>, PodPlacement>,
     /// How many pods of a service account a node was told to capture.
     accounts: OrdMap<(Arc<str>, Key), usize>,
     positions: Positions,
+    token: Arc<str>,
 }
 
 /// Who asks, and so what may be seen.
@@ -46,13 +55,7 @@ impl Snapshot {
     /// Takes in what the index says is different.
     pub fn apply(&mut self, changes: &Changes) {
         for change in &changes.resources {
-            match &change.scope {
-                Scope::Addresses => put(&mut self.addresses, change),
-                Scope::Namespaces => put(&mut self.namespaces, change),
-                Scope::Nodes => put(&mut self.mesh, change),
-                Scope::Node(node) => put_in(&mut self.nodes, node, change),
-                Scope::Waypoint(gateway) => put_in(&mut self.waypoints, gateway, change),
-            }
+            self.put(change);
         }
         for (uid, placement) in &changes.placements {
             if let Some(before) = self.pods.remove(uid) {
@@ -61,6 +64,25 @@ impl Snapshot {
             if let Some(placement) = placement {
                 self.count(placement, true);
                 self.pods.insert(uid.clone(), placement.clone());
+            }
+        }
+    }
+
+    fn put(&mut self, change: &ResourceChange) {
+        match &change.scope {
+            Scope::Addresses => {
+                let before = put(&mut self.addresses, change);
+                let (name, now) = (&change.name, change.resource.as_ref());
+                let all = self.addresses.resources();
+                self.scopes.address(name, before.as_ref(), now, all);
+            }
+            Scope::Namespaces => drop(put(&mut self.namespaces, change)),
+            Scope::Nodes => drop(put(&mut self.mesh, change)),
+            Scope::Node(node) => drop(put_in(&mut self.nodes, node, change)),
+            Scope::Waypoint(gateway) => {
+                let before = put_in(&mut self.waypoints, gateway, change);
+                let (now, all) = (change.resource.as_ref(), self.addresses.resources());
+                self.scopes.route(gateway, before.as_ref(), now, all);
             }
         }
     }
@@ -82,10 +104,13 @@ impl Snapshot {
         };
     }
 
-    /// What this viewer may see of a type; nothing of types that are not served.
-    pub fn resources(&self, viewer: &Viewer, type_url: &str) -> Resources {
+    /// What this viewer may see of a type without asking for names; nothing of types that are not served.
+    ///
+    /// The one place where types and viewers meet: another dialect of discovery is more lines here.
+    pub fn resources(&self, viewer: &Viewer, type_url: &str) -> View {
         match (type_url, viewer) {
-            (ADDRESS_TYPE, _) => self.addresses.clone(),
+            (ADDRESS_TYPE, Viewer::Node(_)) => self.addresses.clone(),
+            (ADDRESS_TYPE, Viewer::Waypoint(gateway)) => self.scopes.view(gateway),
             (ENROLLED_NAMESPACE_TYPE, Viewer::Node(_)) => self.namespaces.clone(),
             (MESH_STATE_TYPE, Viewer::Node(_)) => self.mesh.clone(),
             (ENROLMENT_TYPE, Viewer::Node(node)) => {
@@ -94,8 +119,28 @@ impl Snapshot {
             (ROUTE_TYPE, Viewer::Waypoint(gateway)) => {
                 self.waypoints.get(gateway).cloned().unwrap_or_default()
             }
-            _ => Resources::default(),
+            _ => View::default(),
         }
+    }
+
+    /// Every address of the mesh.
+    pub(super) fn addresses(&self) -> View {
+        self.addresses.clone()
+    }
+
+    /// The addresses that a waypoint sees without asking.
+    pub(super) fn scope(&self, waypoint: &Key) -> View {
+        self.scopes.view(waypoint)
+    }
+
+    /// The name of the resource that has an address.
+    pub(super) fn at(&self, ip: IpAddr) -> Option<&Arc<str>> {
+        self.scopes.at(ip)
+    }
+
+    /// What a proxy that was told all of this knows, for [`Positions::covers`]. Empty: nothing that could be compared.
+    pub fn token(&self) -> &Arc<str> {
+        &self.token
     }
 
     /// How far the watches are from which all this was made.
@@ -104,23 +149,25 @@ impl Snapshot {
     }
 
     /// Takes in how far the watches are, together with what they changed: say it before the snapshot is published.
-    pub fn at(&mut self, positions: Positions) {
-        self.positions = positions;
+    pub fn set_positions(&mut self, positions: &Positions) {
+        if *positions != self.positions {
+            self.token = positions.token().into();
+            self.positions = positions.clone();
+        }
     }
 
     /// How long a request of this viewer may be: a stream that resumes names all it knows, twice as much as there is now
     /// if much has gone meanwhile, and a client that has nothing may still say what it wants.
+    ///
+    /// A waypoint of the first release knows all addresses, whatever it sees now; but a waypoint is a tenant's.
     pub fn longest_request(&self, viewer: &Viewer) -> usize {
-        let most = [
-            ADDRESS_TYPE,
-            ENROLMENT_TYPE,
-            ENROLLED_NAMESPACE_TYPE,
-            ROUTE_TYPE,
-        ]
-        .map(|type_url| self.resources(viewer, type_url).len())
-        .into_iter()
-        .fold(0, usize::max);
-        REQUEST_BASE + 2 * most * REQUEST_NAME
+        let names = self.addresses.len();
+        let own = self.resources(viewer, ENROLMENT_TYPE).len();
+        let longest = REQUEST_BASE + 2 * names.max(own) * REQUEST_NAME;
+        match viewer {
+            Viewer::Node(_) => longest,
+            Viewer::Waypoint(_) => longest.min(MAX_WAYPOINT_REQUEST),
+        }
     }
 
     /// The pod with this UID, while it runs.
@@ -135,23 +182,26 @@ impl Snapshot {
     }
 }
 
-fn put(resources: &mut Resources, change: &crate::index::changes::ResourceChange) {
+// === free ===
+
+/// Says what was there before.
+fn put(view: &mut View, change: &ResourceChange) -> Option<Encoded> {
     match &change.resource {
-        Some(resource) => resources.insert(change.name.clone(), resource.clone()),
-        None => resources.remove(&change.name),
-    };
+        Some(resource) => view.edit().insert(change.name.clone(), resource.clone()),
+        None => view.edit().remove(&change.name),
+    }
 }
 
 fn put_in<K: Clone + Eq + std::hash::Hash>(
-    all: &mut HashMap<K, Resources>,
+    all: &mut HashMap<K, View>,
     of: &K,
-    change: &crate::index::changes::ResourceChange,
-) {
-    let mut resources = all.get(of).cloned().unwrap_or_default();
-    put(&mut resources, change);
-    if resources.is_empty() {
-        all.remove(of);
-    } else {
-        all.insert(of.clone(), resources);
-    }
+    change: &ResourceChange,
+) -> Option<Encoded> {
+    let mut view = all.get(of).cloned().unwrap_or_default();
+    let before = put(&mut view, change);
+    match view.is_empty() {
+        true => all.remove(of),
+        false => all.insert(of.clone(), view),
+    };
+    before
 }

@@ -46,6 +46,10 @@ pub struct DeltaDiscoveryRequest {
     /// one of our own types on this stream; others would skip the unknown field.
     #[prost(message, repeated, tag = "1000")]
     pub reports: ::prost::alloc::vec::Vec<::prost_types::Any>,
+    /// Ours, in the first request of a type: the `system_version_info` with which the client was last told all of that
+    /// type. A controller that has not seen as much yet removes nothing of it. Others skip the field.
+    #[prost(string, tag = "1001")]
+    pub known_as_of: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DeltaDiscoveryResponse {
@@ -59,6 +63,9 @@ pub struct DeltaDiscoveryResponse {
     pub nonce: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "6")]
     pub removed_resources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Ours, where more of the same type follows and `system_version_info` says so: what it would say otherwise.
+    #[prost(string, tag = "1001")]
+    pub known_as_of: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resource {

@@ -11,12 +11,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::node::NodeInfo;
 use super::session::ProxySession;
-use super::{ENROLMENT_REPORT_TYPE, Rejected, Update, is_ours};
+use super::{ADDRESS_TYPE, ENROLMENT_REPORT_TYPE, Rejected, Update, is_ours};
 use crate::backoff::Backoff;
 use crate::control::{Control, ControlError, causes};
 use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -29,8 +29,11 @@ const MAX_MESSAGE: usize = 200 << 20;
 const BACKOFF: Duration = Duration::from_millis(10);
 /// The longest delay between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
-/// A stream that lived this long was a good one: after it the delays start anew.
-const GOOD: Duration = Duration::from_secs(15);
+/// After a stream that lived this long the delays start anew.
+const STABLE_AFTER: Duration = Duration::from_secs(15);
+/// How long a controller may take to open a stream: it may have to ask the API server whose token it is shown, and
+/// answers HTTP/2 pings meanwhile.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Requests that wait for the connection to take them. One per response and type is under way at most.
 const REQUESTS: usize = 32;
 /// Reports that travel in one request.
@@ -53,6 +56,7 @@ pub struct Client<A> {
     session: ProxySession,
     apply: A,
     reports: watch::Receiver<AllReports>,
+    lookups: watch::Receiver<Lookups>,
     state: watch::Sender<State>,
     synced: watch::Sender<bool>,
     metrics: Metrics,
@@ -62,6 +66,7 @@ pub struct Client<A> {
 #[derive(Clone, Debug)]
 pub struct Handle {
     reports: watch::Sender<AllReports>,
+    lookups: watch::Sender<Lookups>,
     state: watch::Receiver<State>,
     synced: watch::Receiver<bool>,
 }
@@ -87,7 +92,7 @@ pub struct Metrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Type {
-    url: String,
+    url: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -98,6 +103,9 @@ struct Reason {
 /// The latest report of each pod: bounded by the node's pods, and a slow controller never delays who reports.
 type AllReports = imbl::OrdMap<Arc<str>, EnrolmentReport>;
 
+/// Names of addresses that are asked for one by one. Whoever asks bounds them.
+type Lookups = imbl::OrdSet<Arc<str>>;
+
 /// How a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
@@ -107,6 +115,8 @@ enum Ended {
     Status(tonic::Status),
     #[error("the controller closed the stream")]
     Closed,
+    #[error("the controller did not open a stream within {} s", OPEN_DEADLINE.as_secs())]
+    Silent,
 }
 
 /// One stream's own state.
@@ -124,6 +134,7 @@ impl<A: FnMut(&Update) -> Result<(), Rejected>> Client<A> {
     /// A client that hands every update to `apply`, which takes it whole or says which resources it refuses.
     pub fn new(config: Config, apply: A) -> (Self, Handle) {
         let (reports_in, reports) = watch::channel(AllReports::new());
+        let (lookups_in, lookups) = watch::channel(Lookups::new());
         let (state, state_out) = watch::channel(State::Disconnected("not connected yet".into()));
         let (synced, synced_out) = watch::channel(false);
         let session = ProxySession::new(config.types.iter().copied());
@@ -133,6 +144,7 @@ impl<A: FnMut(&Update) -> Result<(), Rejected>> Client<A> {
             session,
             apply,
             reports,
+            lookups,
             state,
             synced,
             metrics,
@@ -141,6 +153,7 @@ impl<A: FnMut(&Update) -> Result<(), Rejected>> Client<A> {
             client,
             Handle {
                 reports: reports_in,
+                lookups: lookups_in,
                 state: state_out,
                 synced: synced_out,
             },
@@ -165,7 +178,7 @@ impl<A: FnMut(&Update) -> Result<(), Rejected>> Client<A> {
                     reason: ended.reason(),
                 })
                 .inc();
-            if started.elapsed() >= GOOD {
+            if started.elapsed() >= STABLE_AFTER {
                 backoff.reset();
             }
             let delay = backoff.next();
@@ -181,18 +194,20 @@ impl<A: FnMut(&Update) -> Result<(), Rejected>> Client<A> {
     async fn stream(&mut self) -> Result<Infallible, Ended> {
         let control = &self.config.control;
         let (requests, outgoing) = mpsc::channel(REQUESTS);
+        let lookups = self.lookups.borrow_and_update().clone();
+        // What they are is said by the opening requests.
+        drop(self.session.ask(ADDRESS_TYPE, lookups));
         let opening = self.session.open(&self.config.node.to_proto());
         let request = control.authorized(tokio_stream::StreamExt::chain(
             tokio_stream::iter(opening),
             ReceiverStream::new(outgoing),
         ))?;
         let channel = control.connect().await?;
-        let mut responses = AggregatedDiscoveryServiceClient::new(channel)
+        let mut discovery = AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(usize::MAX)
-            .delta_aggregated_resources(request)
-            .await?
-            .into_inner();
+            .max_encoding_message_size(usize::MAX);
+        let opened = timeout(OPEN_DEADLINE, discovery.delta_aggregated_resources(request));
+        let mut responses = opened.await.map_err(|_| Ended::Silent)??.into_inner();
         tracing::info!(controller = %control.address, "xds: connected");
         self.metrics.connected.set(1);
         self.state.send_replace(State::Connected);
@@ -208,8 +223,13 @@ impl<A: FnMut(&Update) -> Result<(), Rejected>> Client<A> {
                     self.on_response(response, &mut stream).await?;
                 }
                 Ok(()) = self.reports.changed(), if stream.ours => {}
+                Ok(()) = self.lookups.changed(), if stream.ours => {}
             }
             if stream.ours {
+                let lookups = self.lookups.borrow_and_update().clone();
+                if let Some(request) = self.session.ask(ADDRESS_TYPE, lookups) {
+                    stream.send(request).await?;
+                }
                 let reports = self.reports.borrow_and_update().clone();
                 stream.report(reports).await?;
             }
@@ -221,9 +241,7 @@ impl<A: FnMut(&Update) -> Result<(), Rejected>> Client<A> {
         response: DeltaDiscoveryResponse,
         stream: &mut Stream,
     ) -> Result<(), Ended> {
-        let label = Type {
-            url: response.type_url.clone(),
-        };
+        let label = self.label(&response.type_url);
         let (updated, removed) = (response.resources.len(), response.removed_resources.len());
         self.metrics.messages.get_or_create(&label).inc();
         self.metrics
@@ -247,6 +265,14 @@ impl<A: FnMut(&Update) -> Result<(), Rejected>> Client<A> {
                 .send_if_modified(|was| !std::mem::replace(was, true));
         }
         Ok(())
+    }
+
+    /// Only of what we asked for: no controller makes series of its own.
+    fn label(&self, type_url: &str) -> Type {
+        let ours = self.config.types.iter().find(|ours| **ours == type_url);
+        Type {
+            url: ours.copied().unwrap_or("other"),
+        }
     }
 }
 
@@ -311,6 +337,18 @@ impl Handle {
         });
     }
 
+    /// Asks for the address `name` (`network/ip`), also after reconnects, until [`Self::forget_address`].
+    pub fn ask_address(&self, name: &str) {
+        self.lookups
+            .send_if_modified(|all| all.insert(name.into()).is_none());
+    }
+
+    /// Nobody needs that address any more.
+    pub fn forget_address(&self, name: &str) {
+        self.lookups
+            .send_if_modified(|all| all.remove(name).is_some());
+    }
+
     /// The pod is gone, and its report is of no use any more.
     pub fn forget(&self, uid: &str) {
         self.reports
@@ -365,6 +403,7 @@ impl Ended {
             }
             Self::Status(_) => "grpc_error",
             Self::Closed => "complete",
+            Self::Silent => "timeout",
         }
     }
 }

@@ -32,6 +32,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::subscriber::DefaultGuard;
+use waypoint::lookups;
 use waypoint::metrics::Metrics;
 use waypoint::proxy::{self, Me, Phase, Shared};
 
@@ -148,6 +149,8 @@ impl Mesh {
             },
             world,
             credentials: mesh.credentials(WAYPOINT),
+            // Nobody answers: clients stay as they are known.
+            lookups: lookups::lookups().0,
             metrics: Metrics::register(&mut registry),
             phase: phases,
         };

@@ -1,29 +1,52 @@
 //! The controller's half: what one client asked for, what it has been told, and what it must be told next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{MORE, WILDCARD};
-use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
-use crate::xds::{Encoded, Resources};
+use super::delta::{Deltas, Push};
+use super::order::{self, Turn};
+use super::subscription::{Next, Subscription};
+use super::{Hold, MAX_TOKEN};
+use crate::proto::discovery::DeltaDiscoveryRequest;
+use crate::xds::View;
 
-/// Types that one stream may subscribe to. A proxy of ours asks for three.
-const MAX_TYPES: usize = 16;
-/// Names that one stream may subscribe to one by one, for each type.
-const MAX_NAMES: usize = 65_536;
-/// Bytes of a name.
+/// Bytes of a resource name.
 const MAX_NAME: usize = 1024;
-/// Bytes of resources after which a response is closed and another begun: far below what any client decodes.
-const MAX_MESSAGE: usize = 8 << 20;
+/// Bytes of a type's URL.
+const MAX_TYPE: usize = 256;
 
-/// One stream's state. It holds no copy of a resource, only pointers into the snapshots it has sent.
-#[derive(Debug, Default)]
-pub struct ControllerSession {
-    types: BTreeMap<String, Subscription>,
-    nonce: u64,
+/// What one stream may ask for. A request beyond it ends the stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Types. A proxy of ours asks for four.
+    pub types: usize,
+    /// Names that are asked for one by one, for each type.
+    pub names: usize,
+    /// Resources that a client may say it has, for each type.
+    pub versions: usize,
 }
 
-/// What a request meant. In every case but `Nothing`, [`ControllerSession::changes`] of the request's type may have something to say.
+/// One stream's state. It holds no copy of a resource, only pointers into the views it has sent.
+#[derive(Debug, Default)]
+pub struct ControllerSession {
+    limits: Limits,
+    types: BTreeMap<Arc<str>, Subscription>,
+    nonce: u64,
+    deltas: Deltas,
+}
+
+/// What there is to say of one type now.
+#[derive(Clone, Debug, Default)]
+pub struct Offer {
+    /// What the client may see.
+    pub view: View,
+    /// What a client that has the view knows; empty: nothing that could be compared.
+    pub known_as_of: Arc<str>,
+    /// What must not be said yet.
+    pub hold: Hold,
+}
+
+/// What a request meant. In every case but `Nothing`, [`ControllerSession::next`] may have something to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Its type is newly subscribed to, or other names of it are.
@@ -45,38 +68,36 @@ pub enum ProtocolError {
     /// No type.
     #[error("a request without a type")]
     NoType,
+    /// A type's URL that is too long.
+    #[error("a type URL of {0} bytes")]
+    LongType(usize),
     /// Too many types.
-    #[error("more than {MAX_TYPES} types on one stream")]
-    TooManyTypes,
+    #[error("more than {0} types on one stream")]
+    TooManyTypes(usize),
     /// Too many names.
-    #[error("more than {MAX_NAMES} names of {0}")]
-    TooManyNames(String),
-    /// A name of more than a thousand bytes.
+    #[error("more than {0} names of one type")]
+    TooManyNames(usize),
+    /// A name that is too long.
     #[error("a resource name of {0} bytes")]
     LongName(usize),
+    /// More resources than the client can have been told of.
+    #[error("{0} resources that the client says it has, of {1} that it may have")]
+    TooManyVersions(usize, usize),
+    /// A token that is too long.
+    #[error("known_as_of of {0} bytes")]
+    LongToken(usize),
 }
 
-/// One type of one stream.
-#[derive(Debug, Default)]
-struct Subscription {
-    wildcard: bool,
-    names: BTreeSet<Arc<str>>,
-    /// What the client has, or was sent and refused.
-    told: Resources,
-    /// The nonce that must come back before anything else of this type is sent.
-    in_flight: Option<u64>,
-    /// An answer is due even if there is nothing in it.
-    owed: bool,
-    /// Names just asked for: answered even if they do not exist.
-    asked: BTreeSet<Arc<str>>,
-}
+// === impl Limits ===
 
-/// What goes into one response.
-#[derive(Default)]
-struct Batch {
-    updated: Vec<(Arc<str>, Encoded)>,
-    removed: Vec<Arc<str>>,
-    bytes: usize,
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            types: 16,
+            names: 65_536,
+            versions: 1 << 24,
+        }
+    }
 }
 
 // === impl ControllerSession ===
@@ -87,29 +108,35 @@ impl ControllerSession {
         Self::default()
     }
 
+    /// A stream with bounds, which shares what it encodes with the others that have the same `deltas`.
+    pub fn shared(limits: Limits, deltas: Deltas) -> Self {
+        Self {
+            limits,
+            deltas,
+            ..Self::default()
+        }
+    }
+
     /// Takes in one request: a subscription, an ACK or a NACK. Its `reports` and `node` are the caller's to read.
     pub fn on_request(&mut self, request: &DeltaDiscoveryRequest) -> Result<Action, ProtocolError> {
-        let type_url = request.type_url.as_str();
         let changes_names = !request.resource_names_subscribe.is_empty()
             || !request.resource_names_unsubscribe.is_empty();
         if !request.reports.is_empty() && !changes_names && request.response_nonce.is_empty() {
             return Ok(Action::Nothing);
         }
-        if type_url.is_empty() {
-            return Err(ProtocolError::NoType);
-        }
-        check_names(request)?;
+        self.limits.check(request)?;
+        let type_url = request.type_url.as_str();
         let Some(subscription) = self.types.get_mut(type_url) else {
-            if self.types.len() == MAX_TYPES {
-                return Err(ProtocolError::TooManyTypes);
+            if self.types.len() >= self.limits.types {
+                return Err(ProtocolError::TooManyTypes(self.limits.types));
             }
             self.types
-                .insert(type_url.to_owned(), Subscription::first(request));
+                .insert(type_url.into(), Subscription::first(request));
             return Ok(Action::Subscribed);
         };
         subscription.change(request);
-        if subscription.names.len() > MAX_NAMES {
-            return Err(ProtocolError::TooManyNames(type_url.to_owned()));
+        if subscription.names() > self.limits.names {
+            return Err(ProtocolError::TooManyNames(self.limits.names));
         }
         let answers = subscription
             .in_flight
@@ -129,233 +156,142 @@ impl ControllerSession {
         })
     }
 
-    /// What the client must be told to have what `now` has: at most `max` names, and nothing while an answer is awaited.
+    /// The next thing to say of any type, in the order in which types depend on one another; at most `max` names.
     ///
-    /// Call it when `now` changes and after each request of that type, until it returns `None`.
-    pub fn changes(
-        &mut self,
-        type_url: &str,
-        now: &Resources,
-        max: usize,
-    ) -> Option<DeltaDiscoveryResponse> {
-        let subscription = self.types.get_mut(type_url)?;
+    /// Call it when an offer changes and after each request, until it returns `None`. `offer` is asked only about types
+    /// that the client subscribed to, also about those that nobody serves: those are answered with no resources.
+    pub fn next(&mut self, offer: impl Fn(&str) -> Offer, max: usize) -> Option<Push> {
+        let types: Vec<Arc<str>> = order::sorted(self.types.keys().cloned());
+        let mut offers = BTreeMap::new();
+        for type_url in &types {
+            offers.insert(Arc::clone(type_url), offer(type_url));
+        }
+        for type_url in &types {
+            let unsaid = |of: &str, removals_too| {
+                let view = offers.get(of).map(|offer| &offer.view);
+                let subscription = self.types.get(of);
+                view.zip(subscription)
+                    .is_some_and(|(view, s)| s.unsaid(view, removals_too))
+            };
+            let holds = |of: &str| self.types.get(of).is_some_and(Subscription::holds);
+            let Some(offer) = offers.get(type_url) else {
+                continue;
+            };
+            let push = match order::turn(type_url, unsaid, holds) {
+                Turn::Everything => self.changes(type_url, offer, max),
+                Turn::WithoutRemovals => {
+                    let mut offer = offer.clone();
+                    offer.hold = offer.hold.max(Hold::Removals);
+                    self.changes(type_url, &offer, max)
+                }
+                Turn::Nothing => None,
+            };
+            if push.is_some() {
+                return push;
+            }
+        }
+        None
+    }
+
+    /// What the client must be told of one type to have what is offered: at most `max` names, and nothing while an
+    /// answer is awaited. Without regard to other types.
+    pub fn changes(&mut self, type_url: &str, offer: &Offer, max: usize) -> Option<Push> {
+        let (type_url, _) = self.types.get_key_value(type_url)?;
+        let type_url = Arc::clone(type_url);
+        let subscription = self.types.get_mut(&type_url)?;
         if subscription.in_flight.is_some() {
             return None;
         }
-        let (batch, more) = subscription.next(now, max.max(1));
-        if batch.is_empty() && !subscription.owed {
+        let next = subscription.next(&offer.view, offer.hold, max, &self.deltas);
+        if next.is_empty() && !subscription.owed {
             return None;
         }
         self.nonce += 1;
         subscription.owed = false;
         subscription.in_flight = Some(self.nonce);
-        Some(DeltaDiscoveryResponse {
-            system_version_info: if more { MORE.to_owned() } else { String::new() },
-            type_url: type_url.to_owned(),
-            nonce: self.nonce.to_string(),
-            resources: batch.updated.into_iter().map(resource).collect(),
-            removed_resources: batch.removed.iter().map(ToString::to_string).collect(),
+        let more = matches!(next, Next::Own { more: true, .. });
+        let known_as_of = match offer.hold {
+            Hold::Nothing => Arc::clone(&offer.known_as_of),
+            // Something that the client knows may be missing here: it is not told that it knows less.
+            Hold::Unseen | Hold::Removals | Hold::Known => "".into(),
+        };
+        let (updated, removed, body) = match next {
+            Next::Shared(delta) => (delta.updated, delta.removed, delta.body()),
+            Next::Own { batch, .. } => (batch.updated.len(), batch.removed.len(), batch.encode()),
+        };
+        Some(Push {
+            type_url,
+            nonce: self.nonce,
+            updated,
+            removed,
+            more,
+            known_as_of,
+            body,
         })
     }
 
-    /// The types that the client subscribed to, also those that nobody serves: those are answered with no resources.
+    /// The types that the client subscribed to.
     pub fn types(&self) -> impl Iterator<Item = &str> {
-        self.types.keys().map(String::as_str)
+        self.types.keys().map(|type_url| &**type_url)
     }
 
-    /// True when the client was told all that `now` has, and answered.
-    pub fn settled(&self, type_url: &str, now: &Resources) -> bool {
+    /// What the client said that it was told when it was last told all of a type, maybe by another controller.
+    pub fn known_as_of(&self, type_url: &str) -> Option<&str> {
+        self.types.get(type_url)?.known_as_of.as_deref()
+    }
+
+    /// Whether the client came with resources of a type.
+    pub fn resumed(&self, type_url: &str) -> bool {
+        self.types
+            .get(type_url)
+            .is_some_and(|subscription| subscription.resumed)
+    }
+
+    /// True when the client was told all that is offered, and answered.
+    pub fn settled(&self, type_url: &str, offer: &Offer) -> bool {
         self.types.get(type_url).is_some_and(|subscription| {
             subscription.in_flight.is_none()
                 && !subscription.owed
-                && subscription.peek(now, 1).is_empty()
+                && !subscription.holds()
+                && subscription
+                    .clone()
+                    .next(&offer.view, offer.hold, 1, &Deltas::new())
+                    .is_empty()
         })
     }
 }
 
-// === impl Subscription ===
+// === impl Limits ===
 
-impl Subscription {
-    /// The first request of a type: no names mean all of them, and what the client still has is not sent again.
-    fn first(request: &DeltaDiscoveryRequest) -> Self {
-        let told = request
-            .initial_resource_versions
-            .iter()
-            .map(|(name, version)| (Arc::from(name.as_str()), Encoded::known(version)))
-            .collect();
-        let mut subscription = Self {
-            wildcard: request.resource_names_subscribe.is_empty()
-                && request.resource_names_unsubscribe.is_empty(),
-            told,
-            owed: true,
-            ..Self::default()
-        };
-        for name in &request.resource_names_subscribe {
-            subscription.subscribe(name);
-        }
-        for name in &request.resource_names_unsubscribe {
-            subscription.unsubscribe(name);
-        }
-        subscription
-    }
-
-    /// A later request: a name asked for again is sent again.
-    fn change(&mut self, request: &DeltaDiscoveryRequest) {
-        for name in &request.resource_names_subscribe {
-            self.told.remove(name.as_str());
-            self.subscribe(name);
-        }
-        for name in &request.resource_names_unsubscribe {
-            self.unsubscribe(name);
-        }
-    }
-
-    fn subscribe(&mut self, name: &str) {
-        if name == WILDCARD {
-            self.wildcard = true;
-            self.owed = true;
+impl Limits {
+    fn check(&self, request: &DeltaDiscoveryRequest) -> Result<(), ProtocolError> {
+        let DeltaDiscoveryRequest {
+            type_url,
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            initial_resource_versions: versions,
+            known_as_of,
+            ..
+        } = request;
+        let names = subscribe.iter().chain(unsubscribe).chain(versions.keys());
+        let longest = names.map(String::len).max().unwrap_or(0);
+        if type_url.is_empty() {
+            Err(ProtocolError::NoType)
+        } else if type_url.len() > MAX_TYPE {
+            Err(ProtocolError::LongType(type_url.len()))
+        } else if longest > MAX_NAME {
+            Err(ProtocolError::LongName(longest))
+        } else if subscribe.len().max(unsubscribe.len()) > self.names {
+            Err(ProtocolError::TooManyNames(self.names))
+        } else if versions.len() > self.versions {
+            Err(ProtocolError::TooManyVersions(
+                versions.len(),
+                self.versions,
+            ))
+        } else if known_as_of.len() > MAX_TOKEN {
+            Err(ProtocolError::LongToken(known_as_of.len()))
         } else {
-            let name: Arc<str> = name.into();
-            self.asked.insert(Arc::clone(&name));
-            self.names.insert(name);
+            Ok(())
         }
-    }
-
-    fn unsubscribe(&mut self, name: &str) {
-        if name == WILDCARD {
-            self.wildcard = false;
-            let names = &self.names;
-            self.told = self
-                .told
-                .iter()
-                .filter(|(name, _)| names.contains(*name))
-                .map(|(name, encoded)| (Arc::clone(name), encoded.clone()))
-                .collect();
-        } else {
-            self.names.remove(name);
-            self.asked.remove(name);
-            if !self.wildcard {
-                self.told.remove(name);
-            }
-        }
-    }
-
-    /// Decides the next response, and counts it as told.
-    fn next(&mut self, now: &Resources, max: usize) -> (Batch, bool) {
-        let batch = self.peek(now, max);
-        let more = batch.is_full(max);
-        for name in &batch.removed {
-            self.told.remove(name);
-            self.asked.remove(name);
-        }
-        for (name, encoded) in &batch.updated {
-            self.told.insert(Arc::clone(name), encoded.clone());
-            self.asked.remove(name);
-        }
-        if !more {
-            self.asked.clear();
-            if self.wildcard {
-                // Equal by now; sharing its structure makes the next comparison cost the differences only.
-                self.told = now.clone();
-            }
-        }
-        (batch, more)
-    }
-
-    fn peek(&self, now: &Resources, max: usize) -> Batch {
-        let mut batch = Batch::default();
-        let named = if self.wildcard {
-            &self.asked
-        } else {
-            &self.names
-        };
-        for name in named {
-            if batch.is_full(max) {
-                return batch;
-            }
-            match (self.told.get(name), now.get(name)) {
-                (told, Some(new)) if told != Some(new) => batch.update(name, new),
-                (Some(_), None) => batch.removed.push(Arc::clone(name)),
-                (None, None) if self.asked.contains(name) => batch.removed.push(Arc::clone(name)),
-                _ => {}
-            }
-        }
-        if self.wildcard {
-            for difference in self.told.diff(now) {
-                if batch.is_full(max) {
-                    return batch;
-                }
-                batch.take(&difference, &self.asked);
-            }
-        }
-        batch
-    }
-}
-
-// === impl Batch ===
-
-impl Batch {
-    fn take(
-        &mut self,
-        difference: &imbl::ordmap::DiffItem<'_, '_, Arc<str>, Encoded>,
-        already: &BTreeSet<Arc<str>>,
-    ) {
-        use imbl::ordmap::DiffItem::{Add, Remove, Update};
-        match difference {
-            Add(name, new)
-            | Update {
-                new: (name, new), ..
-            } => {
-                if !already.contains(*name) {
-                    self.update(name, new);
-                }
-            }
-            Remove(name, _) => {
-                if !already.contains(*name) {
-                    self.removed.push(Arc::clone(name));
-                }
-            }
-        }
-    }
-
-    fn update(&mut self, name: &Arc<str>, new: &Encoded) {
-        self.bytes += name.len() + new.version.len() + new.any.len();
-        self.updated.push((Arc::clone(name), new.clone()));
-    }
-
-    fn is_full(&self, max: usize) -> bool {
-        self.updated.len() + self.removed.len() >= max || self.bytes >= MAX_MESSAGE
-    }
-
-    fn is_empty(&self) -> bool {
-        self.updated.is_empty() && self.removed.is_empty()
-    }
-}
-
-// === free ===
-
-fn check_names(request: &DeltaDiscoveryRequest) -> Result<(), ProtocolError> {
-    let names = request
-        .resource_names_subscribe
-        .iter()
-        .chain(&request.resource_names_unsubscribe);
-    match names
-        .chain(request.initial_resource_versions.keys())
-        .find(|name| name.len() > MAX_NAME)
-    {
-        Some(name) => Err(ProtocolError::LongName(name.len())),
-        None if request.resource_names_subscribe.len() > MAX_NAMES => {
-            Err(ProtocolError::TooManyNames(request.type_url.clone()))
-        }
-        None => Ok(()),
-    }
-}
-
-fn resource((name, encoded): (Arc<str>, Encoded)) -> Resource {
-    Resource {
-        version: encoded.version.to_string(),
-        resource: encoded.any,
-        name: name.to_string(),
-        aliases: Vec::new(),
     }
 }

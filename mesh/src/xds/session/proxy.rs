@@ -1,20 +1,21 @@
 //! The proxy's half: what it asks for, what it has, and its answer to each response.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::{INVALID_ARGUMENT, MORE};
+use super::{INVALID_ARGUMENT, MAX_TOKEN, MORE, WILDCARD};
 use crate::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status,
 };
-use crate::xds::{Rejected, Update};
+use crate::xds::{Rejected, Update, Version};
 
 /// What a proxy knows across its streams: for each type, the version of every resource that it took.
 #[derive(Debug)]
 pub struct ProxySession {
-    types: Vec<Known>,
+    types: Vec<TypeState>,
 }
 
 /// What goes back for one response.
@@ -26,12 +27,25 @@ pub struct Reply {
     pub refused: Option<Rejected>,
 }
 
+/// One type.
 #[derive(Debug)]
-struct Known {
+struct TypeState {
     type_url: &'static str,
-    versions: HashMap<String, String>,
+    acked: AckedVersions,
+    /// Names asked for beyond what everybody of our sort is told.
+    names: BTreeSet<Arc<str>>,
+    /// How far the last response went that said so: shown to the next controller.
+    known_as_of: String,
     /// Told everything at least once.
     answered: bool,
+}
+
+/// The version of every resource that was taken. There may be millions, so ours are kept as numbers.
+#[derive(Debug, Default)]
+struct AckedVersions {
+    ours: HashMap<Box<str>, Version>,
+    /// As other control planes write them.
+    others: HashMap<Box<str>, Box<str>>,
 }
 
 // === impl ProxySession ===
@@ -39,25 +53,50 @@ struct Known {
 impl ProxySession {
     /// Subscribes to everything of these types that the controller shows.
     pub fn new(types: impl IntoIterator<Item = &'static str>) -> Self {
-        let known = |type_url| Known {
+        let state = |type_url| TypeState {
             type_url,
-            versions: HashMap::new(),
+            acked: AckedVersions::default(),
+            names: BTreeSet::new(),
+            known_as_of: String::new(),
             answered: false,
         };
         Self {
-            types: types.into_iter().map(known).collect(),
+            types: types.into_iter().map(state).collect(),
         }
     }
 
     /// The first requests of a new stream, one per type: what is already here is not sent again.
     pub fn open(&self, node: &Node) -> Vec<DeltaDiscoveryRequest> {
-        let request = |(at, known): (usize, &Known)| DeltaDiscoveryRequest {
+        let request = |(at, state): (usize, &TypeState)| DeltaDiscoveryRequest {
             node: (at == 0).then(|| node.clone()),
-            type_url: known.type_url.to_owned(),
-            initial_resource_versions: known.versions.clone(),
+            type_url: state.type_url.to_owned(),
+            resource_names_subscribe: state.subscriptions(),
+            initial_resource_versions: state.acked.to_wire(),
+            known_as_of: state.known_as_of.clone(),
             ..DeltaDiscoveryRequest::default()
         };
         self.types.iter().enumerate().map(request).collect()
+    }
+
+    /// Asks for exactly these names of a type, beyond what everybody of our sort is told. Nothing where none is new or gone.
+    pub fn ask(
+        &mut self,
+        type_url: &str,
+        names: impl IntoIterator<Item = Arc<str>>,
+    ) -> Option<DeltaDiscoveryRequest> {
+        let state = self.types.iter_mut().find(|s| s.type_url == type_url)?;
+        let names: BTreeSet<Arc<str>> = names.into_iter().collect();
+        let text = |name: &Arc<str>| name.to_string();
+        let subscribe: Vec<String> = names.difference(&state.names).map(text).collect();
+        let unsubscribe: Vec<String> = state.names.difference(&names).map(text).collect();
+        state.names = names;
+        let any = !subscribe.is_empty() || !unsubscribe.is_empty();
+        any.then(|| DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            ..DeltaDiscoveryRequest::default()
+        })
     }
 
     /// Has `apply` take the response in, and says what goes back.
@@ -72,9 +111,9 @@ impl ProxySession {
         let refused = match self
             .types
             .iter_mut()
-            .find(|known| known.type_url == type_url)
+            .find(|state| state.type_url == type_url)
         {
-            Some(known) => known.take(response, &mut apply),
+            Some(state) => state.take(response, &mut apply),
             None => Some(Rejected::one(&type_url, "this type was not asked for")),
         };
         let error_detail = refused.as_ref().map(|refused| Status {
@@ -93,27 +132,36 @@ impl ProxySession {
 
     /// True once every type has been told whole.
     pub fn synced(&self) -> bool {
-        self.types.iter().all(|known| known.answered)
+        self.types.iter().all(|state| state.answered)
     }
 
     /// How many resources of a type are here.
     pub fn len(&self, type_url: &str) -> usize {
         self.types
             .iter()
-            .find(|known| known.type_url == type_url)
-            .map_or(0, |k| k.versions.len())
+            .find(|state| state.type_url == type_url)
+            .map_or(0, |state| state.acked.len())
     }
 }
 
-// === impl Known ===
+// === impl TypeState ===
 
-impl Known {
+impl TypeState {
+    /// No names mean everything, which must be said as soon as there are names.
+    fn subscriptions(&self) -> Vec<String> {
+        let names = self.names.iter().map(ToString::to_string);
+        match self.names.is_empty() {
+            true => Vec::new(),
+            false => std::iter::once(WILDCARD.to_owned()).chain(names).collect(),
+        }
+    }
+
     fn take(
         &mut self,
         response: DeltaDiscoveryResponse,
         apply: &mut impl FnMut(&Update) -> Result<(), Rejected>,
     ) -> Option<Rejected> {
-        self.answered |= response.system_version_info != MORE;
+        self.advance(response.system_version_info, response.known_as_of);
         let removed = response.removed_resources;
         let mut refused = Vec::new();
         let mut versions = HashMap::new();
@@ -151,16 +199,69 @@ impl Known {
             }
         }
         for name in &update.removed {
-            self.versions.remove(name);
+            self.acked.remove(name);
         }
         for (name, _) in update.updated {
             if let Some(version) = versions.remove(&name) {
-                self.versions.insert(name, version);
+                self.acked.insert(name, version);
             }
         }
         (!refused.is_empty()).then_some(Rejected { resources: refused })
     }
+
+    /// Takes in how far a response goes.
+    fn advance(&mut self, info: String, known_as_of: String) {
+        let known = match info == MORE {
+            true => known_as_of,
+            false => {
+                self.answered = true;
+                info
+            }
+        };
+        // A controller that may know less than we do says nothing.
+        if !known.is_empty() && known.len() <= MAX_TOKEN {
+            self.known_as_of = known;
+        }
+    }
 }
+
+// === impl AckedVersions ===
+
+impl AckedVersions {
+    fn insert(&mut self, name: String, version: String) {
+        let name = name.into_boxed_str();
+        match Version::parse(&version) {
+            Some(version) => {
+                self.others.remove(&name);
+                self.ours.insert(name, version);
+            }
+            None => {
+                self.ours.remove(&name);
+                self.others.insert(name, version.into_boxed_str());
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        if self.ours.remove(name).is_none() {
+            self.others.remove(name);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.ours.len() + self.others.len()
+    }
+
+    fn to_wire(&self) -> HashMap<String, String> {
+        let ours = self.ours.iter();
+        let others = self.others.iter();
+        ours.map(|(name, version)| (name.to_string(), version.to_string()))
+            .chain(others.map(|(name, version)| (name.to_string(), version.to_string())))
+            .collect()
+    }
+}
+
+// === free ===
 
 /// The resource's own bytes, out of the `Any` around them.
 fn open(type_url: &str, resource: &Resource) -> Result<Bytes, String> {

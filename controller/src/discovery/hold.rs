@@ -1,0 +1,120 @@
+//! DECISION: what a proxy that comes back must not be told yet, because this replica may know less than it does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use mesh::xds::session::{ControllerSession, Hold};
+use tokio::time::Instant;
+
+use crate::position::{Coverage, Positions};
+
+/// A replica that is behind has caught up by now, unless one of its watches is broken. From then on what it knows of
+/// other kinds is of more use to the proxy than what it does not know is a danger.
+const CATCH_UP: Duration = Duration::from_secs(30);
+/// How long nothing is taken from a proxy that does not say what it was told.
+const GRACE: Duration = Duration::from_secs(60);
+/// Longer than any watch is broken without an alarm. The cluster was restored from a backup, and versions began anew.
+const BEHIND_FOR_EVER: Duration = Duration::from_secs(600);
+
+/// The holds of one stream, by type.
+#[derive(Debug)]
+pub(super) struct Holds {
+    opened: Instant,
+    /// Whatever is covered once stays so: a replica's own positions only grow.
+    released: BTreeSet<String>,
+}
+
+// === impl Holds ===
+
+impl Holds {
+    /// Of a stream that was opened then.
+    pub(super) fn new(opened: Instant) -> Self {
+        Self {
+            opened,
+            released: BTreeSet::new(),
+        }
+    }
+
+    /// What of a type is held now.
+    pub(super) fn hold(
+        &mut self,
+        session: &ControllerSession,
+        type_url: &str,
+        positions: &Positions,
+        now: Instant,
+    ) -> Hold {
+        if !session.resumed(type_url) || self.released.contains(type_url) {
+            return Hold::Nothing;
+        }
+        let coverage = match session.known_as_of(type_url) {
+            Some(token) => positions.covers(token),
+            None => Coverage::Unknown,
+        };
+        let hold = decide(coverage, now - self.opened);
+        if hold == Hold::Nothing {
+            if coverage == Coverage::Behind {
+                tracing::warn!(
+                    r#type = type_url,
+                    "a proxy knows of newer versions than this replica has seen in {} s: they count no longer",
+                    BEHIND_FOR_EVER.as_secs()
+                );
+            }
+            self.released.insert(type_url.to_owned());
+        }
+        hold
+    }
+
+    /// When time alone may end a hold next.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        [CATCH_UP, GRACE, BEHIND_FOR_EVER]
+            .into_iter()
+            .map(|after| self.opened + after)
+            .find(|at| *at > now)
+    }
+}
+
+/// Decides for a proxy that came with something, so long after its stream was opened.
+fn decide(coverage: Coverage, age: Duration) -> Hold {
+    match coverage {
+        Coverage::Covered => Hold::Nothing,
+        Coverage::Behind if age < CATCH_UP => Hold::Known,
+        Coverage::Behind if age < BEHIND_FOR_EVER => Hold::Unseen,
+        Coverage::Unknown if age < GRACE => Hold::Unseen,
+        Coverage::Behind | Coverage::Unknown => Hold::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_held_for_ever_and_what_is_covered_not_at_all() {
+        use Coverage::{Behind, Covered, Unknown};
+        for (coverage, seconds, hold) in [
+            (Covered, 0, Hold::Nothing),
+            (Behind, 0, Hold::Known),
+            (Behind, 29, Hold::Known),
+            (Behind, 30, Hold::Unseen),
+            (Behind, 599, Hold::Unseen),
+            (Behind, 600, Hold::Nothing),
+            (Unknown, 0, Hold::Unseen),
+            (Unknown, 59, Hold::Unseen),
+            (Unknown, 60, Hold::Nothing),
+        ] {
+            let decided = decide(coverage, Duration::from_secs(seconds));
+            assert_eq!(decided, hold, "{coverage:?} after {seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_stream_wakes_when_time_may_end_a_hold() {
+        let opened = Instant::now();
+        let holds = Holds::new(opened);
+        let after = |seconds| opened + Duration::from_secs(seconds);
+        assert_eq!(holds.next(opened), Some(after(30)));
+        assert_eq!(holds.next(after(30)), Some(after(60)));
+        assert_eq!(holds.next(after(61)), Some(after(600)));
+        assert_eq!(holds.next(after(600)), None);
+    }
+}

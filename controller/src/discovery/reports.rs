@@ -1,0 +1,179 @@
+//! What a node says of its pods: the latest word on each, cut to size, and no faster than others can bear.
+
+use std::collections::BTreeMap;
+
+use mesh::proto::discovery::DeltaDiscoveryRequest;
+use mesh::proto::node::EnrolmentReport;
+use mesh::xds::ENROLMENT_REPORT_TYPE;
+use prost::Message;
+use tokio::sync::mpsc::{OwnedPermit, Sender};
+use tokio::time::{Instant, sleep_until};
+
+use super::bucket::Bucket;
+use crate::index::Input;
+
+/// A node that comes back speaks of all its pods: more than that run on none.
+const BURST: u32 = 1024;
+/// Each may become a status write and an Event.
+const PER_SECOND: u32 = 50;
+/// Pods spoken of whose report waits.
+const MAX_WAITING: usize = 4096;
+/// Bytes of a pod's UID.
+const MAX_UID: usize = 128;
+/// Bytes of a text for people: it goes into a condition, an Event and the log.
+pub(super) const MAX_TEXT: usize = 1024;
+
+/// Reports of one stream that the index has not been told yet.
+#[derive(Debug)]
+pub(super) struct Reports {
+    /// By pod: an older report is of no use when a newer one is there.
+    waiting: BTreeMap<String, EnrolmentReport>,
+    bucket: Bucket,
+}
+
+/// More pods than a node can have.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("reports of more than {MAX_WAITING} pods wait to be taken")]
+pub(super) struct TooMany;
+
+// === impl Reports ===
+
+impl Reports {
+    /// Nothing said yet.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            bucket: Bucket::new(BURST, PER_SECOND, now),
+        }
+    }
+
+    /// Takes in what a request says.
+    pub(super) fn take(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), TooMany> {
+        let reports = request.reports.iter();
+        for any in reports.filter(|any| any.type_url == ENROLMENT_REPORT_TYPE) {
+            let mut report = match EnrolmentReport::decode(&*any.value) {
+                Ok(report) if report.uid.len() <= MAX_UID => report,
+                Ok(report) => {
+                    let bytes = report.uid.len();
+                    tracing::warn!("a report of a pod whose UID has {bytes} bytes is dropped");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a report cannot be read");
+                    continue;
+                }
+            };
+            report.reason = clean(&report.reason);
+            report.message = clean(&report.message);
+            if self.waiting.len() >= MAX_WAITING && !self.waiting.contains_key(&report.uid) {
+                return Err(TooMany);
+            }
+            self.waiting.insert(report.uid.clone(), report);
+        }
+        Ok(())
+    }
+
+    /// Waits until there is a report and it may be told. Nothing is lost if this is not waited for.
+    pub(super) async fn ready(&self, index: &Sender<Input>) -> Option<OwnedPermit<Input>> {
+        if self.waiting.is_empty() {
+            return std::future::pending().await;
+        }
+        sleep_until(self.bucket.ready(Instant::now())).await;
+        index.clone().reserve_owned().await.ok()
+    }
+
+    /// The next one, if the rate allows one.
+    pub(super) fn next(&mut self, now: Instant) -> Option<EnrolmentReport> {
+        if !self.bucket.take(now) {
+            return None;
+        }
+        self.waiting.pop_first().map(|(_, report)| report)
+    }
+}
+
+// === free ===
+
+/// A text that a caller wrote, as it may stand in a log line, a condition or an Event.
+pub(super) fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len().min(MAX_TEXT));
+    for c in text.chars() {
+        let before = clean.len();
+        match c.is_control() {
+            true => clean.extend(c.escape_default()),
+            false => clean.push(c),
+        }
+        if clean.len() > MAX_TEXT {
+            clean.truncate(before);
+            break;
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uids: impl Iterator<Item = String>, message: &str) -> DeltaDiscoveryRequest {
+        let report = |uid| EnrolmentReport {
+            uid,
+            message: message.to_owned(),
+            reason: message.to_owned(),
+            ..EnrolmentReport::default()
+        };
+        let any = |report: EnrolmentReport| prost_types::Any {
+            type_url: ENROLMENT_REPORT_TYPE.to_owned(),
+            value: report.encode_to_vec(),
+        };
+        DeltaDiscoveryRequest {
+            reports: uids.map(report).map(any).collect(),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_and_cannot_write_lines_of_their_own() {
+        assert_eq!(clean("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+        assert_eq!(clean(&"x".repeat(5000)).len(), MAX_TEXT);
+        // Neither a character nor an escape is cut in two.
+        let text = format!("{}\u{7f}", "x".repeat(MAX_TEXT - 1));
+        assert_eq!(clean(&text), "x".repeat(MAX_TEXT - 1));
+        assert_eq!(clean(&"é".repeat(5000)).len(), MAX_TEXT);
+        let mut reports = Reports::new(Instant::now());
+        let long = "y\r\n".repeat(5000);
+        reports
+            .take(&request(["a".to_owned()].into_iter(), &long))
+            .expect("taken");
+        let report = reports.next(Instant::now()).expect("a report");
+        assert!(report.message.len() <= MAX_TEXT && report.reason.len() <= MAX_TEXT);
+        assert!(!report.message.contains('\n'));
+    }
+
+    #[test]
+    fn a_flood_is_told_at_its_rate_and_each_pod_once() {
+        let start = Instant::now();
+        let mut reports = Reports::new(start);
+        let uids = || (0..2000).map(|at: u32| at.to_string());
+        for word in ["first", "second", "last"] {
+            reports.take(&request(uids(), word)).expect("taken");
+        }
+        let told: Vec<_> = std::iter::from_fn(|| reports.next(start)).collect();
+        assert_eq!(told.len(), 1024);
+        assert!(told.iter().all(|report| report.message == "last"));
+        let later = start + std::time::Duration::from_secs(1);
+        let told = std::iter::from_fn(|| reports.next(later)).count();
+        assert_eq!(told, 50);
+    }
+
+    #[test]
+    fn a_node_that_speaks_of_pods_without_end_is_stopped() {
+        let mut reports = Reports::new(Instant::now());
+        let flood = request((0..5000).map(|at: u32| at.to_string()), "");
+        assert_eq!(reports.take(&flood), Err(TooMany));
+        assert_eq!(reports.waiting.len(), MAX_WAITING);
+        let long = request(["u".repeat(1000)].into_iter(), "");
+        let mut reports = Reports::new(Instant::now());
+        reports.take(&long).expect("dropped");
+        assert!(reports.waiting.is_empty());
+    }
+}

@@ -1,0 +1,195 @@
+//! Which streams there are: two of a pod at most, and a word to the index when a node's last one has ended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mesh::xds::session::Deltas;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::bucket::Bucket;
+use crate::index::Input;
+use crate::index::names::Key;
+
+/// A proxy has one; that of a connection that is dead and not known to be so yet is the other.
+const PER_POD: usize = 2;
+/// Addresses that the waypoints of one Gateway may ask for at once: as many as one of them may keep.
+const LOOKUP_BURST: u32 = 4096;
+/// And a second from then on: enough for new clients, too few to list a mesh by guessing.
+const LOOKUPS_PER_SECOND: u32 = 50;
+
+/// All streams of this replica, and what they share. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Streams {
+    table: Arc<Mutex<Table>>,
+    pub(super) deltas: Deltas,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    last: u64,
+    /// Oldest first.
+    pods: HashMap<Arc<str>, Vec<Open>>,
+    nodes: HashMap<Arc<str>, usize>,
+    lookups: HashMap<Key, Bucket>,
+}
+
+/// An open stream; it is dropped to be replaced.
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    _keep: oneshot::Sender<()>,
+}
+
+/// One stream's place among them, given up when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    streams: Streams,
+    id: u64,
+    pod: Arc<str>,
+    /// The node it speaks for, and the way to say that it does no longer.
+    node: Option<(Arc<str>, Option<OwnedPermit<Input>>)>,
+    replaced: oneshot::Receiver<()>,
+}
+
+// === impl Streams ===
+
+impl Streams {
+    /// A place for a pod's new stream. The pod's oldest one ends if there are too many.
+    pub(super) fn enter(
+        &self,
+        pod: Arc<str>,
+        node: Option<(Arc<str>, OwnedPermit<Input>)>,
+    ) -> Place {
+        let (keep, replaced) = oneshot::channel();
+        let mut table = self.lock();
+        table.last += 1;
+        let id = table.last;
+        let open = table.pods.entry(pod.clone()).or_default();
+        if open.len() >= PER_POD {
+            // The newest is the one whose proxy still listens.
+            open.remove(0);
+        }
+        open.push(Open { id, _keep: keep });
+        if let Some((node, _)) = &node {
+            *table.nodes.entry(node.clone()).or_default() += 1;
+        }
+        drop(table);
+        Place {
+            streams: self.clone(),
+            id,
+            pod,
+            node: node.map(|(node, permit)| (node, Some(permit))),
+            replaced,
+        }
+    }
+
+    /// Whether a waypoint of this Gateway may ask for one more address.
+    pub(super) fn lookup(&self, gateway: &Key, now: Instant) -> bool {
+        let mut table = self.lock();
+        if !table.lookups.contains_key(gateway) {
+            table.lookups.retain(|_, bucket| !bucket.is_full(now));
+        }
+        let bucket = table.lookups.entry(gateway.clone());
+        bucket
+            .or_insert_with(|| Bucket::new(LOOKUP_BURST, LOOKUPS_PER_SECOND, now))
+            .take(now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock()
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Resolves when newer streams of the pod took this one's place.
+    pub(super) async fn replaced(&mut self) {
+        // An error is what it waits for: the sender is dropped.
+        let _ = (&mut self.replaced).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.streams.lock();
+        if let Some(open) = table.pods.get_mut(&self.pod) {
+            open.retain(|open| open.id != self.id);
+            if open.is_empty() {
+                table.pods.remove(&self.pod);
+            }
+        }
+        let Some((node, permit)) = &mut self.node else {
+            return;
+        };
+        let left = table.nodes.get(node).map_or(0, |count| count - 1);
+        if left > 0 {
+            table.nodes.insert(node.clone(), left);
+            return;
+        }
+        table.nodes.remove(node);
+        // Under the lock, so that the reports of a stream that is just opening come after it.
+        if let Some(permit) = permit.take() {
+            let node = node.clone();
+            permit.send(Input::NodeGone { node });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    fn is_replaced(place: &mut Place) -> bool {
+        place.replaced.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+    }
+
+    #[test]
+    fn the_third_stream_of_a_pod_replaces_the_oldest() {
+        let streams = Streams::default();
+        let mut places: Vec<Place> = (0..3).map(|_| streams.enter("a".into(), None)).collect();
+        let mut other = streams.enter("b".into(), None);
+        let replaced: Vec<bool> = places.iter_mut().map(is_replaced).collect();
+        assert_eq!(replaced, [true, false, false]);
+        assert!(!is_replaced(&mut other));
+        // The replaced one does not take another's place with it when it goes.
+        drop(places.remove(0));
+        let mut fourth = streams.enter("a".into(), None);
+        assert!(is_replaced(&mut places[0]) && !is_replaced(&mut places[1]));
+        assert!(!is_replaced(&mut fourth));
+        drop((places, other, fourth));
+        assert!(streams.lock().pods.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_index_hears_of_a_node_when_its_last_stream_has_ended() {
+        let (index, mut told) = mpsc::channel(4);
+        let streams = Streams::default();
+        let enter = |pod: &str, permit| streams.enter(pod.into(), Some(("n".into(), permit)));
+        let permit = || index.clone().reserve_owned();
+        let old = enter("old", permit().await.expect("room"));
+        let new = enter("new", permit().await.expect("room"));
+        drop(old);
+        assert!(told.try_recv().is_err(), "the new ztunnel reports");
+        drop(new);
+        let Ok(Input::NodeGone { node }) = told.try_recv() else {
+            panic!("nothing was said")
+        };
+        assert_eq!(&*node, "n");
+    }
+
+    #[test]
+    fn a_gateway_asks_at_its_rate_however_often_it_reconnects() {
+        let streams = Streams::default();
+        let now = Instant::now();
+        let (mine, other) = (Key::new("shop", "gate"), Key::new("shop", "other"));
+        let asked = (0..10_000).filter(|_| streams.lookup(&mine, now)).count();
+        assert_eq!(asked, LOOKUP_BURST as usize);
+        assert!(streams.lookup(&other, now));
+        assert!(!streams.lookup(&mine, now));
+    }
+}

@@ -1,0 +1,496 @@
+//! Streams against the real service: what each viewer sees, in which order, for how long, and at what bounds.
+
+mod support;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
+use controller::discovery::service::DiscoveryServer;
+use controller::discovery::snapshot::Snapshot;
+use controller::discovery::{Discovery, Streams};
+use controller::index::Input;
+use controller::index::names::Key;
+use controller::metrics::Metrics;
+use controller::position::Positions;
+use mesh::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use mesh::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use mesh::proto::workload::{Address, address};
+use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, ROUTE_TYPE};
+use parking_lot::Mutex;
+use prost::Message;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Code, Status, Streaming};
+
+use support::{World, bound, gateway, namespace, our_class, pod, route, service, waypoint};
+
+const LONG: Duration = Duration::from_secs(10);
+
+/// Tokens that are names; a token that is not there (any more) is refused.
+#[derive(Clone, Default)]
+struct Tokens(Arc<Mutex<HashMap<String, Caller>>>);
+
+#[tonic::async_trait]
+impl Authenticate for Tokens {
+    async fn whose(&self, token: &str, _peer: IpAddr) -> Result<Caller, AuthenticateError> {
+        let tokens = self.0.lock();
+        let known = tokens.get(token).cloned();
+        known.ok_or_else(|| AuthenticateError::Refused("unknown token".to_owned()))
+    }
+}
+
+struct Controller {
+    world: World,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    told: mpsc::Receiver<Input>,
+    metrics: Metrics,
+    address: SocketAddr,
+}
+
+/// A proxy's end of a stream.
+struct Conversation {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Controller {
+    async fn start() -> Self {
+        let tokens = Tokens::default();
+        for (token, namespace, account, pod) in [
+            ("ztunnel", "ambit-system", "ztunnel", "zt1"),
+            ("waypoint", "shop", "gate", "gate-0"),
+        ] {
+            let caller = Caller {
+                account: Key::new(namespace, account),
+                pod: Some(pod.into()),
+                node: None,
+            };
+            let mut all = tokens.0.lock();
+            all.insert(token.to_owned(), caller);
+        }
+        let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
+        let (index, told) = mpsc::channel(64);
+        let metrics = Metrics::default();
+        let discovery = Discovery {
+            authenticate: Arc::new(tokens),
+            snapshots: seen,
+            index,
+            metrics: metrics.clone(),
+            streams: Streams::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = tonic::transport::Server::builder()
+            .add_service(DiscoveryServer::new(discovery, 1 << 20))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        let mut controller = Self {
+            world: World::new(),
+            snapshots,
+            told,
+            metrics,
+            address,
+        };
+        controller.apply([
+            ztunnel(),
+            namespace("shop", json!({})),
+            our_class(),
+            gateway("shop", "gate"),
+        ]);
+        controller.apply(waypoint("shop", "gate"));
+        controller
+    }
+
+    fn apply(&mut self, objects: impl IntoIterator<Item = Value>) {
+        let changes = self.world.apply(objects);
+        let mut snapshot = (**self.snapshots.borrow()).clone();
+        snapshot.apply(&changes);
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    /// The watch of pods has seen this version.
+    fn seen(&mut self, version: &str) {
+        let mut positions = Positions::default();
+        positions.changed("pods", version);
+        let mut snapshot = (**self.snapshots.borrow()).clone();
+        snapshot.set_positions(&positions);
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    async fn open(&self, token: &str) -> Result<Conversation, Status> {
+        let (requests, outgoing) = mpsc::channel(16);
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address));
+        let channel = endpoint.expect("a URL").connect().await.expect("connected");
+        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+        let header = format!("Bearer {token}").parse().expect("a header");
+        request.metadata_mut().insert("authorization", header);
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
+        let responses = client.delta_aggregated_resources(request).await?;
+        Ok(Conversation {
+            requests,
+            responses: responses.into_inner(),
+        })
+    }
+}
+
+fn ztunnel() -> Value {
+    let mut ztunnel = pod("ambit-system", "zt1", "10.0.9.1", json!({}));
+    ztunnel["spec"]["serviceAccountName"] = json!("ztunnel");
+    ztunnel["metadata"]["ownerReferences"] = json!([
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ztunnel", "uid": "ds", "controller": true},
+    ]);
+    ztunnel
+}
+
+fn subscription(type_url: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+impl Conversation {
+    async fn say(&self, request: DeltaDiscoveryRequest) {
+        self.requests.send(request).await.expect("the stream lives");
+    }
+
+    /// The next response, acknowledged.
+    async fn next(&mut self) -> DeltaDiscoveryResponse {
+        let response = timeout(LONG, self.responses.message()).await;
+        let response = response.expect("in time").expect("no end").expect("no end");
+        let mut ack = subscription(&response.type_url);
+        ack.response_nonce.clone_from(&response.nonce);
+        self.say(ack).await;
+        response
+    }
+
+    /// Type, names and removed names of the next response.
+    async fn names(&mut self) -> (String, Vec<String>, Vec<String>) {
+        let response = self.next().await;
+        let names = response.resources.into_iter().map(|resource| resource.name);
+        let kind = response.type_url.rsplit('.').next().unwrap_or_default();
+        (kind.to_owned(), names.collect(), response.removed_resources)
+    }
+
+    /// The status with which it ends; whatever comes before is skipped.
+    async fn end(&mut self) -> Status {
+        loop {
+            match timeout(LONG, self.responses.message())
+                .await
+                .expect("in time")
+            {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a reason"),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+const CART: &str = "shop/cart.shop.svc.cluster.local";
+const OTHER: &str = "shop/other.shop.svc.cluster.local";
+const GATE: &str = "shop/gate.shop.svc.cluster.local";
+
+fn strings(of: &[&str]) -> Vec<String> {
+    of.iter().map(ToString::to_string).collect()
+}
+
+/// A route of `cart` that sends to a service.
+fn to(backend: &str) -> Value {
+    route(
+        "shop",
+        "r",
+        json!([{"group": "", "kind": "Service", "name": "cart"}]),
+        json!([{"backendRefs": [{"name": backend, "port": 80}]}]),
+    )
+}
+
+#[tokio::test]
+async fn a_waypoint_sees_what_is_bound_to_it_and_what_its_routes_name() {
+    let mut controller = Controller::start().await;
+    let app = |name: &str, ip: &str, app: &str| pod("shop", name, ip, json!({"app": app}));
+    controller.apply([
+        service("shop", "cart", "10.96.0.1", "cart", bound()),
+        service("shop", "other", "10.96.0.2", "other", json!({})),
+        app("cart-0", "10.0.0.1", "cart"),
+        app("other-0", "10.0.0.2", "other"),
+        app("client", "10.0.0.3", "client"),
+    ]);
+    let mut stream = controller.open("waypoint").await.expect("opened");
+    stream.say(subscription(ADDRESS_TYPE)).await;
+    let (_, names, _) = stream.names().await;
+    let seen: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let cart_pod = "Kubernetes//Pod/shop/cart-0";
+    let gate_pod = "Kubernetes//Pod/shop/gate-0";
+    assert_eq!(seen, [CART, GATE, cart_pod, gate_pod].into());
+
+    // A route brings its backend, with all that serve it.
+    controller.apply([to("other")]);
+    let (_, names, removed) = stream.names().await;
+    assert_eq!(names, ["Kubernetes//Pod/shop/other-0", OTHER]);
+    assert!(removed.is_empty());
+    // Another endpoint of it comes and goes.
+    controller.apply([app("other-1", "10.0.0.4", "other")]);
+    assert_eq!(
+        stream.names().await.1,
+        strings(&["Kubernetes//Pod/shop/other-1"])
+    );
+    let mut ended = app("other-1", "10.0.0.4", "other");
+    ended["status"]["phase"] = json!("Succeeded");
+    controller.apply([ended, app("client-2", "10.0.0.5", "client")]);
+    assert_eq!(
+        stream.names().await.2,
+        strings(&["Kubernetes//Pod/shop/other-1"])
+    );
+}
+
+#[tokio::test]
+async fn what_is_bound_no_longer_stays_known_for_a_while() {
+    let mut controller = Controller::start().await;
+    controller.apply([service("shop", "cart", "10.96.0.1", "cart", bound())]);
+    let mut stream = controller.open("waypoint").await.expect("opened");
+    stream.say(subscription(ADDRESS_TYPE)).await;
+    stream.next().await;
+    controller.apply([service("shop", "cart", "10.96.0.1", "cart", json!({}))]);
+    let response = stream.next().await;
+    assert!(response.removed_resources.is_empty(), "{response:?}");
+    let resource = &response.resources[0];
+    assert_eq!(resource.name, CART);
+    let any = prost_types::Any::decode(resource.resource.clone()).expect("an Any");
+    let address = Address::decode(&*any.value).expect("an Address");
+    let Some(address::Type::Service(service)) = address.r#type else {
+        panic!("{address:?}")
+    };
+    assert_eq!(service.waypoint, None, "it must learn that it is not bound");
+}
+
+#[tokio::test]
+async fn a_waypoint_asks_for_an_address_and_gives_it_up() {
+    let mut controller = Controller::start().await;
+    controller.apply([
+        service("shop", "cart", "10.96.0.1", "cart", bound()),
+        pod("shop", "client", "10.0.0.3", json!({})),
+    ]);
+    let mut stream = controller.open("waypoint").await.expect("opened");
+    stream.say(subscription(ADDRESS_TYPE)).await;
+    stream.next().await;
+    let client = "Kubernetes//Pod/shop/client";
+    let ask = |names: &[&str]| DeltaDiscoveryRequest {
+        resource_names_subscribe: strings(names),
+        ..subscription(ADDRESS_TYPE)
+    };
+    stream.say(ask(&["/10.0.0.3", "/10.0.0.4"])).await;
+    let (_, names, removed) = stream.names().await;
+    assert_eq!(names, [client]);
+    assert_eq!(removed, ["/10.0.0.4"], "nobody has it");
+    // It is somebody's now; and of others nothing is told.
+    controller.apply([
+        pod("shop", "late", "10.0.0.4", json!({})),
+        pod("shop", "unasked", "10.0.0.5", json!({})),
+    ]);
+    assert_eq!(
+        stream.names().await.1,
+        strings(&["Kubernetes//Pod/shop/late"])
+    );
+    let mut give_up = subscription(ADDRESS_TYPE);
+    give_up.resource_names_unsubscribe = strings(&["/10.0.0.3"]);
+    stream.say(give_up).await;
+    assert_eq!(stream.names().await.2, strings(&[client]));
+    // An address of the scope that was asked for as well stays when it is given up.
+    stream.say(ask(&["/10.244.9.9"])).await;
+    let mut give_up = subscription(ADDRESS_TYPE);
+    give_up.resource_names_unsubscribe = strings(&["/10.244.9.9", "/10.0.0.4"]);
+    stream.say(give_up).await;
+    assert_eq!(
+        stream.names().await.2,
+        strings(&["Kubernetes//Pod/shop/late"])
+    );
+}
+
+#[tokio::test]
+async fn a_service_comes_before_the_route_that_names_it_and_goes_after_it() {
+    let mut controller = Controller::start().await;
+    controller.apply([service("shop", "cart", "10.96.0.1", "cart", bound())]);
+    let mut stream = controller.open("waypoint").await.expect("opened");
+    for type_url in [ROUTE_TYPE, ADDRESS_TYPE] {
+        stream.say(subscription(type_url)).await;
+        stream.next().await;
+    }
+    let kinds = |said: &[(String, Vec<String>, Vec<String>)]| -> Vec<String> {
+        said.iter().map(|(kind, ..)| kind.clone()).collect()
+    };
+    controller.apply([
+        service("shop", "other", "10.96.0.2", "other", json!({})),
+        to("other"),
+    ]);
+    let said = [stream.names().await, stream.names().await];
+    assert_eq!(kinds(&said), ["Address", "Route"]);
+    // The other way: the route goes with the service that it was attached to.
+    controller.apply([service("shop", "cart", "10.96.0.1", "cart", json!({}))]);
+    let said = [stream.names().await, stream.names().await];
+    assert_eq!(kinds(&said), ["Address", "Route"]);
+    assert!(said[0].2.is_empty(), "{said:?}");
+    assert_eq!(said[1].2, ["shop/r"]);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_takes_nothing_back() {
+    let mut controller = Controller::start().await;
+    controller.apply([pod("shop", "known", "10.0.0.1", json!({}))]);
+    controller.seen("90");
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    let mut resume = subscription(ENROLMENT_TYPE);
+    resume.known_as_of = "v1;pods=100".to_owned();
+    for (name, version) in [
+        ("newer", "00000000000000aa"),
+        ("known", "00000000000000bb"),
+        ("zt1", "00000000000000cc"),
+    ] {
+        let versions = &mut resume.initial_resource_versions;
+        versions.insert(name.to_owned(), version.to_owned());
+    }
+    stream.say(resume).await;
+    let first = stream.next().await;
+    assert!(first.removed_resources.is_empty(), "{first:?}");
+    let names: Vec<&str> = first.resources.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["gate-0"],
+        "news, and nothing older than what it has"
+    );
+    assert_eq!(first.system_version_info, "", "it knows more than that");
+    controller.apply([pod("shop", "new", "10.0.0.2", json!({}))]);
+    assert_eq!(
+        stream.names().await,
+        ("Enrolment".to_owned(), strings(&["new"]), vec![])
+    );
+    controller.seen("100");
+    let caught_up = stream.next().await;
+    assert_eq!(caught_up.removed_resources, ["newer"]);
+    assert_eq!(caught_up.resources.len(), 2, "known and zt1 as they are");
+    assert_eq!(caught_up.system_version_info, "v1;pods=100");
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_say_what_it_knows_loses_nothing_at_first() {
+    let mut controller = Controller::start().await;
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    let mut resume = subscription(ENROLMENT_TYPE);
+    let versions = &mut resume.initial_resource_versions;
+    versions.insert("newer".to_owned(), "v".to_owned());
+    versions.insert("zt1".to_owned(), "v".to_owned());
+    stream.say(resume).await;
+    let names = stream.names().await;
+    assert_eq!(names.1, ["gate-0", "zt1"], "updates flow");
+    assert!(names.2.is_empty(), "{names:?}");
+    // What was seen here and went is gone.
+    controller.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    assert_eq!(stream.names().await.1, ["a"]);
+    let mut ended = pod("shop", "a", "10.0.0.1", json!({}));
+    ended["status"]["phase"] = json!("Succeeded");
+    controller.apply([ended]);
+    assert_eq!(stream.names().await.2, ["a"]);
+}
+
+#[tokio::test]
+async fn a_pod_that_has_ended_takes_its_streams_with_it() {
+    let mut controller = Controller::start().await;
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    stream.say(subscription(ENROLMENT_TYPE)).await;
+    stream.next().await;
+    let mut ended = ztunnel();
+    ended["status"]["phase"] = json!("Succeeded");
+    controller.apply([ended]);
+    let status = stream.end().await;
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    assert!(status.message().contains("does not run"), "{status}");
+    let refused = controller.open("ztunnel").await.err().expect("refused");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    let told = timeout(LONG, controller.told.recv()).await.expect("told");
+    let Some(Input::NodeGone { node }) = told else {
+        panic!("{told:?}")
+    };
+    assert_eq!(&*node, "n1");
+}
+
+#[tokio::test]
+async fn the_third_stream_of_a_pod_ends_the_first() {
+    let mut controller = Controller::start().await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = controller.open("ztunnel").await.expect("opened");
+        stream.say(subscription(ENROLMENT_TYPE)).await;
+        stream.next().await;
+        streams.push(stream);
+    }
+    let status = streams.remove(0).end().await;
+    assert_eq!(status.code(), Code::Aborted, "{status}");
+    assert!(status.message().contains("newer streams"), "{status}");
+    controller.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    for stream in &mut streams {
+        assert_eq!(stream.names().await.1, ["a"]);
+    }
+    assert!(
+        controller.told.try_recv().is_err(),
+        "the node still reports"
+    );
+}
+
+#[tokio::test]
+async fn nobody_says_that_it_has_more_than_there_is() {
+    let controller = Controller::start().await;
+    let mut stream = controller.open("waypoint").await.expect("opened");
+    let mut resume = subscription(ADDRESS_TYPE);
+    // Its scope is two, the mesh four: a waypoint of the first release may come with all of them.
+    let versions = (0..6000).map(|at| (format!("n{at}"), "v".to_owned()));
+    resume.initial_resource_versions = versions.collect();
+    stream.say(resume).await;
+    let status = stream.end().await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(
+        status
+            .message()
+            .contains("6000 resources that the client says it has"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_is_refused_by_its_length() {
+    let controller = Controller::start().await;
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    let mut long = subscription(ADDRESS_TYPE);
+    long.resource_names_subscribe = vec!["x".repeat(2 << 20)];
+    stream.say(long).await;
+    let status = stream.end().await;
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+}
+
+#[tokio::test]
+async fn a_type_that_nobody_serves_is_empty_and_makes_no_series() {
+    let controller = Controller::start().await;
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    for made_up in ["type.googleapis.com/istio.made.Up", "x"] {
+        stream.say(subscription(made_up)).await;
+        let response = stream.next().await;
+        assert_eq!(response.type_url, made_up);
+        assert!(response.resources.is_empty());
+    }
+    stream.say(subscription(ENROLMENT_TYPE)).await;
+    stream.next().await;
+    let mut registry = prometheus_client::registry::Registry::default();
+    controller.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
+    assert!(text.contains("type=\"other\"} 2"), "{text}");
+    assert!(!text.contains("made"), "{text}");
+    let long = subscription(&"t".repeat(300));
+    stream.say(long).await;
+    assert_eq!(stream.end().await.code(), Code::InvalidArgument);
+}
