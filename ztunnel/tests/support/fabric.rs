@@ -27,6 +27,7 @@ use super::{
     log,
     net::{connect, ip, listen, namespace},
     node::{Outcome, TestNode},
+    replica::Replica,
 };
 
 pub(crate) const ECHO: u16 = 8080;
@@ -44,11 +45,14 @@ pub(crate) struct Fabric {
     state: Mutex<State>,
 }
 
+/// By type and name.
+pub(crate) type Resources = BTreeMap<(&'static str, String), Vec<u8>>;
+
 #[derive(Default)]
 struct State {
     pods: Vec<PodState>,
     /// What each node was told last.
-    told: Vec<BTreeMap<(&'static str, String), Vec<u8>>>,
+    told: Vec<Resources>,
 }
 
 #[derive(Clone)]
@@ -206,6 +210,17 @@ impl Fabric {
         self.change(pod, |state| state.unmentioned = !mentioned);
     }
 
+    /// A replica of the controller that knows all, as far as node `index` may see it, but for one pod.
+    pub(crate) fn replica(&self, index: usize, unknown: Option<&TestPod>) -> Replica {
+        let state = self.state.lock();
+        let mut resources = resources(&state.pods, index);
+        if let Some(pod) = unknown {
+            resources.remove(&(ENROLMENT_TYPE, pod.uid()));
+            resources.remove(&(ADDRESS_TYPE, pod.workload_uid()));
+        }
+        Replica::new(&resources)
+    }
+
     fn change(&self, pod: &TestPod, f: impl FnOnce(&mut PodState)) {
         {
             let mut state = self.state.lock();
@@ -247,7 +262,7 @@ impl Fabric {
     }
 }
 
-fn resources(pods: &[PodState], node: usize) -> BTreeMap<(&'static str, String), Vec<u8>> {
+fn resources(pods: &[PodState], node: usize) -> Resources {
     let mut all = BTreeMap::new();
     let namespace = EnrolledNamespace {
         name: NAMESPACE.into(),

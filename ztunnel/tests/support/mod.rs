@@ -11,3 +11,5 @@ pub(crate) mod fabric;
 pub(crate) mod log;
 pub(crate) mod net;
 pub(crate) mod node;
+pub(crate) mod replica;
+pub(crate) mod wire;
