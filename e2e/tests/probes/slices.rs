@@ -32,9 +32,12 @@ async fn a_foreign_slice_takes_no_pod_out_of_the_mesh() -> Result<()> {
         let direct = format!("http://{ip}:8080/");
         in_tunnels(&cluster, &client, &db, &direct).await?;
         Namespace::within(ns.client(), "evil", &[], async |evil| {
-            apply_objects(evil.client(), Some(evil.name()), claim(ip)).await?;
+            apply_objects(evil.client(), Some(evil.name()), claim("mine", ip)).await?;
             in_tunnels(&cluster, &client, &db, &direct).await?;
-            told(evil, ip).await?;
+            // Slices are judged in order: what is said of this one was said after the one before.
+            let host = IpAddr::from(cluster.node("worker-2")?.ip4);
+            apply_objects(evil.client(), Some(evil.name()), claim("hosts", host)).await?;
+            told(evil, "hosts-1", host).await?;
             in_tunnels(&cluster, &client, &db, &direct).await?;
 
             // A Service that lists it means that pod: its identity, and its tunnel.
@@ -66,24 +69,24 @@ async fn a_foreign_slice_takes_no_pod_out_of_the_mesh() -> Result<()> {
     .await
 }
 
-/// A Service without selector, and a slice of it with this address, touched so that it is the newest.
-fn claim(ip: IpAddr) -> [Value; 2] {
+/// A Service without selector, and a slice of it with this address.
+fn claim(name: &str, ip: IpAddr) -> [Value; 2] {
     [
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "mine"},
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
             "spec": {"ports": [{"port": 80, "targetPort": 8080}]}}),
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"name": "mine-1", "labels": {"kubernetes.io/service-name": "mine"}},
+            "metadata": {"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
             "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
             "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
             "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}]}),
     ]
 }
 
-/// The loser is told which address is not his.
-async fn told(evil: &Namespace, ip: IpAddr) -> Result<()> {
-    let text = ip.to_string();
-    let event = evil.wait_event("mine-1", &text, SOON).await?;
+/// Who claims what is a node's is told which address is not his. (One who lists a pod means the pod, and claims nothing.)
+async fn told(evil: &Namespace, slice: &str, ip: IpAddr) -> Result<()> {
+    let event = evil.wait_event(slice, &ip.to_string(), SOON).await?;
     println!("told: {event}");
+    ensure!(event.contains("AddressTaken"), "{event}");
     Ok(())
 }
 
