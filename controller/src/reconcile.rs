@@ -413,7 +413,7 @@ async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcom
     };
     match (item, &entry.wanted) {
         (Item::Status(target), Wanted::Status(write)) => {
-            status::reconcile(client, target, write).await
+            status::reconcile(client, target, write, entry.writer).await
         }
         (Item::Events(_), Wanted::Events(notices)) => {
             for notice in notices {

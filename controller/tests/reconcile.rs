@@ -281,8 +281,8 @@ async fn an_object_that_is_another_now_or_gone_is_left_to_the_index() {
     let cluster = Cluster::new();
     put_pod(&cluster, "shop", "a");
     put_pod(&cluster, "shop", "b");
-    let stale = pod_status(&cluster, "shop", "a", "Pending");
-    let gone = pod_status(&cluster, "shop", "b", "Pending");
+    let stale = pod_status(&cluster, "shop", "a", "NoNetns");
+    let gone = pod_status(&cluster, "shop", "b", "NoNetns");
     cluster.remove("pods", "shop", "a");
     cluster.remove("pods", "shop", "b");
     put_pod(&cluster, "shop", "a");
@@ -610,4 +610,40 @@ async fn a_replica_that_does_not_lead_writes_only_what_it_alone_knows() {
     assert_eq!(reason(&cluster, "shop", "b").as_deref(), Some("NoNetns"));
     assert_eq!(reason(&cluster, "shop", "a"), None);
     assert!(cluster.called("*", "*/deployments/*").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leaders_guess_never_goes_over_a_nodes_word() {
+    let cluster = Cluster::new();
+    put_pod(&cluster, "shop", "a");
+    let (item, guess) = pod_status(&cluster, "shop", "a", "Pending");
+    let (_, mut word) = pod_status(&cluster, "shop", "a", "NoNetns");
+    word.writer = Writer::ThisReplica;
+    let other = Reconciling::with(&cluster, Term::never());
+    other.want(item.clone(), word);
+    cluster
+        .until("the node's word stands there", |cluster| {
+            reason(cluster, "shop", "a").is_some()
+        })
+        .await;
+    let leader = Reconciling::start(&cluster);
+    leader.want(item, guess);
+    pass(Duration::from_secs(120)).await;
+    let guesses = cluster.called("PATCH", "*").into_iter();
+    let guesses =
+        guesses.filter(|call| call.body["status"]["conditions"][0]["reason"] == "Pending");
+    assert_eq!(guesses.count(), 0);
+    assert_eq!(reason(&cluster, "shop", "a").as_deref(), Some("NoNetns"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guess_is_compared_again_when_the_pod_moves_on() {
+    let cluster = Cluster::new();
+    put_pod(&cluster, "shop", "a");
+    cluster.spoil_times(1, "PATCH", "*", Fault::Refuse(409, "Conflict"));
+    let leader = Reconciling::start(&cluster);
+    leader.want_pod(&cluster, "shop", "a", "Pending");
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(reason(&cluster, "shop", "a").as_deref(), Some("Pending"));
+    assert_eq!(cluster.called("PATCH", "*").len(), 2);
 }
