@@ -40,6 +40,8 @@ pub enum Coverage {
 struct Position {
     changed: Version,
     seen: Version,
+    /// The API server did not know the kind when it was last asked.
+    absent: bool,
 }
 
 /// The newest version of its sort.
@@ -61,17 +63,17 @@ impl Positions {
     pub fn changed(&mut self, kind: &'static str, version: &str) {
         let position = self.kinds.entry(kind).or_default();
         position.changed.advance(version);
-        position.seen.advance(version);
+        position.see(version);
     }
 
     /// Everything up to `version` has been told: a list, or a bookmark.
     pub fn seen(&mut self, kind: &'static str, version: &str) {
-        self.kinds.entry(kind).or_default().seen.advance(version);
+        self.kinds.entry(kind).or_default().see(version);
     }
 
-    /// The API server does not know the kind: there is nothing to see, and so nothing that is not seen.
+    /// The API server does not know the kind: until it does there is nothing to see, and so nothing that is not seen.
     pub fn absent(&mut self, kind: &'static str) {
-        self.kinds.entry(kind).or_default().seen = Version::At(u64::MAX);
+        self.kinds.entry(kind).or_default().absent = true;
     }
 
     /// What a proxy that was told everything knows: the newest change of every kind. Empty while there is none.
@@ -121,10 +123,20 @@ impl Positions {
             return Coverage::Unknown;
         };
         match position.seen {
+            _ if position.absent => Coverage::Covered,
             Version::At(seen) if seen >= version => Coverage::Covered,
             Version::At(_) | Version::None => Coverage::Behind,
             Version::Opaque => Coverage::Unknown,
         }
+    }
+}
+
+// === impl Position ===
+
+impl Position {
+    fn see(&mut self, version: &str) {
+        self.seen.advance(version);
+        self.absent = false;
     }
 }
 
@@ -221,6 +233,13 @@ mod tests {
         let mut positions = Positions::default();
         positions.kinds.insert("pods", Position::default());
         assert_eq!(positions.covers("v1;pods=1"), Coverage::Behind);
+    }
+
+    #[test]
+    fn a_kind_that_was_absent_and_came_is_compared_as_any_other() {
+        let positions = after(&[("routes", 'a', ""), ("routes", 's', "50")]);
+        assert_eq!(positions.covers("v1;routes=50"), Coverage::Covered);
+        assert_eq!(positions.covers("v1;routes=51"), Coverage::Behind);
     }
 
     #[test]

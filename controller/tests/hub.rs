@@ -15,6 +15,7 @@ use controller::index::kinds::Kind;
 use controller::index::{Input, Settings};
 use controller::lease::Term;
 use controller::metrics::Metrics;
+use controller::position::Coverage;
 use controller::reconcile::{self, Inputs, Reconciler};
 use controller::watch::WatchEvent;
 use controller::waypoint::render::Mesh;
@@ -191,4 +192,33 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
             .expect("the reconciler lives");
     }
     reconciling.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_far_the_watches_are_reaches_the_streams_though_nothing_else_changes() {
+    let mut hub = Running::start().await;
+    hub.tell(pod("a", "10.0.0.1")).await;
+    hub.addresses(1).await;
+    let progress = |version: u64| {
+        let version = version.to_string();
+        let event = ObjectEvent::from_json(Kind::Service, WatchEvent::Progress { version });
+        Input::Object(event.expect("an event"))
+    };
+    let covers = |snapshot: &Arc<Snapshot>, version: u64| {
+        let token = format!("v1;services={version}");
+        snapshot.positions().covers(&token) == Coverage::Covered
+    };
+    hub.snapshots.borrow_and_update();
+    let mut published = 0;
+    for version in 100..200 {
+        hub.tell(progress(version)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        published += usize::from(hub.snapshots.has_changed().expect("the hub lives"));
+        hub.snapshots.borrow_and_update();
+    }
+    // Each wakes every stream: once a second is enough for five seconds of these.
+    assert!((3..=6).contains(&published), "{published}");
+    let newest = |snapshot: &Arc<Snapshot>| covers(snapshot, 199);
+    let last = tokio::time::timeout(Duration::from_secs(2), hub.snapshots.wait_for(newest));
+    assert!(last.await.is_ok(), "the last one too");
 }
