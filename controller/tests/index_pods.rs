@@ -65,12 +65,17 @@ fn a_pod_is_enrolled_by_labels_and_announced_only_after_its_node_says_so() {
     );
 
     let changes = world.report("n1", "a", State::Enrolled, "");
-    assert_eq!(spoken(&world), TunnelProtocol::Hbone);
+    assert_eq!(
+        spoken(&world),
+        TunnelProtocol::None,
+        "announced only once its status says so: another replica knows no more than that"
+    );
     assert_eq!(
         world.write(changes),
         ["Enrolled: traffic is redirected to the node's ztunnel"]
     );
     assert_eq!(in_mesh(&world), "True Enrolled");
+    assert_eq!(spoken(&world), TunnelProtocol::Hbone);
     let annotations = &world.objects[&(Kind::Pod, controller::index::names::Key::new("shop", "a"))]
         ["metadata"]["annotations"];
     assert_eq!(annotations["ambient.istio.io/redirection"], "enabled");
@@ -123,7 +128,8 @@ fn a_report_may_come_before_its_pod() {
     let mut world = World::new();
     world.apply([namespace("shop", json!({AMBIENT: "ambient"}))]);
     world.report("n1", "a", State::Enrolled, "");
-    world.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    let changes = world.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    world.write(changes);
     assert_eq!(spoken(&world), TunnelProtocol::Hbone);
     // The next pod of that name is another pod.
     let mut next = pod("shop", "a", "10.0.0.2", json!({}));
@@ -143,12 +149,14 @@ fn a_node_that_speaks_of_many_pods_unseen_takes_nobody_elses_place() {
         world.report("n2", &format!("unseen-{number}"), State::Enrolled, "");
     }
     // It keeps the newest of its own.
-    world.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    let changes = world.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    world.write(changes);
     assert_eq!(spoken(&world), TunnelProtocol::Hbone);
     let mut late = pod("shop", "late", "10.0.0.2", json!({}));
     late["metadata"]["uid"] = json!("unseen-9999");
     late["spec"]["nodeName"] = json!("n2");
-    world.apply([late]);
+    let changes = world.apply([late]);
+    world.write(changes);
     let workload = world.workload("Pod/shop/late").expect("known");
     assert_eq!(workload.tunnel_protocol(), TunnelProtocol::Hbone);
 }

@@ -70,8 +70,11 @@ impl State {
     }
 
     /// In the mesh, by wish and in fact: others may send HBONE.
+    ///
+    /// Announced only once the pod's own condition says so, also by the replica that heard the node: every replica then
+    /// announces the same, and one that takes over takes nothing back. The node's word alone withdraws at once.
     pub(super) fn captured(&self, key: &Key, pod: &Pod) -> bool {
-        self.wanted(key, pod) && self.redirected(pod)
+        self.wanted(key, pod) && self.redirected(pod) && condition::holds(&pod.conditions, IN_MESH)
     }
 
     pub(super) fn enrolment(&self, key: &Key, pod: &Pod) -> Enrolment {
