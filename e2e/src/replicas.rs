@@ -120,7 +120,7 @@ impl Replica {
         let server = cluster.api_server();
         let mut script = "table inet ambit-e2e-cut\ndelete table inet ambit-e2e-cut\n".to_owned();
         if cut {
-            script += "table inet ambit-e2e-cut { chain forward {\n";
+            script += "table inet ambit-e2e-cut {\nchain forward {\n";
             script += "type filter hook forward priority -300; policy accept;\n";
             for ip in self
                 .ips
@@ -134,7 +134,7 @@ impl Replica {
                 script +=
                     &format!("{family} saddr {server} {family} daddr {ip} tcp sport {port} drop\n");
             }
-            script += "} }\n";
+            script += "}\n}\n";
         }
         let load = r#"printf '%s' "$1" | nft -f -"#;
         cluster
