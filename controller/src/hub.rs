@@ -1,5 +1,7 @@
 //! The one task that owns the index: what is told goes in, what changed goes out to those who act on it.
 
+mod pace;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +11,12 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use self::pace::Pace;
 use crate::desired::DesiredState;
 use crate::discovery::snapshot::Snapshot;
 use crate::index::changes::Changes;
 use crate::index::{Index, Input, Settings};
 
-/// Changes that follow one another this fast are published as one. The first is published at once.
-const COALESCE_WINDOW: Duration = Duration::from_millis(10);
 /// Inputs that are taken in before anything is published, so that a flood does not silence the index.
 const MAX_BATCH: usize = 10_000;
 
@@ -74,13 +75,11 @@ impl Hub {
 
     /// Runs until nobody tells anything any more.
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
-        let mut last: Option<Instant> = None;
+        let mut pace = Pace::default();
         while let Some(first) = self.next(&mut inputs).await {
             self.index.apply(first);
-            if let Some(last) = last
-                && last.elapsed() < COALESCE_WINDOW
-            {
-                tokio::time::sleep_until(last + COALESCE_WINDOW).await;
+            if let Some(until) = pace.wait(Instant::now()) {
+                tokio::time::sleep_until(until).await;
             }
             for _ in 0..MAX_BATCH {
                 let Ok(next) = inputs.try_recv() else { break };
@@ -91,7 +90,7 @@ impl Hub {
             }
             let changes = self.index.settle(&now());
             self.publish(changes);
-            last = Some(Instant::now());
+            pace.published(Instant::now());
         }
     }
 
