@@ -467,11 +467,21 @@ fn labels_and_statics_make_nobody_anything() {
         assert_eq!(placement.role, Role::Application, "{uid}");
         assert_eq!(placement.captured, account.is_some(), "{uid}");
     }
+    // Its node knows a static pod by the UID that its mirror names, and is told to leave it alone.
+    assert!(world.enrolment("n1", "mirror").is_none());
+    let left_alone = world.enrolment("n1", "x").expect("told");
+    assert_eq!(left_alone.capture(), Capture::Out);
+    assert!(mesh::enrolment::Enrolment::try_from(left_alone).is_ok());
     assert_eq!(
         placed(&changes, "zt").role,
         Role::Application,
         "anybody's pod of that account"
     );
+    world.write(changes);
+    for pod in ["mirror", "nameless"] {
+        let said = world.condition(Kind::Pod, "shop", pod, "ambit.mesh/InMesh");
+        assert_eq!(said, "False NoIdentity", "{pod}");
+    }
     ztunnel["metadata"]["ownerReferences"] = json!([
         {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ztunnel", "uid": "ds", "controller": true},
     ]);

@@ -296,7 +296,7 @@ fn what_was_made_for_a_gateway_that_stays_and_is_no_longer_ours_is_unwanted() {
 
 #[test]
 fn labels_make_no_waypoint() {
-    let [_, real, set, deployment] = waypoint("shop", "gate");
+    let [of_waypoint, real, set, deployment] = waypoint("shop", "gate");
     let mut without_owner = real.clone();
     without_owner["metadata"]["ownerReferences"] = json!([]);
     let mut other_account = real.clone();
@@ -329,11 +329,13 @@ fn labels_make_no_waypoint() {
             namespace("shop", json!({})),
             our_class(),
             gateway("shop", "gate"),
+            of_waypoint.clone(),
         ]);
         let changes = world.apply(objects);
         assert_eq!(role(&changes), Role::Application, "{what}");
         let workload = world.workload("Pod/shop/gate-0").expect("known");
         assert!(!workload.native_tunnel, "{what}");
+        assert!(workload.services.is_empty(), "{what}: nobody is led to it");
     }
     // Whole, but its Gateway is not there, or is not ours.
     let mut world = World::new();

@@ -20,7 +20,7 @@ pub struct Enrolment {
     pub name: Arc<str>,
     /// Its namespace.
     pub namespace: Arc<str>,
-    /// Its service account.
+    /// Its service account; empty where a pod that is left alone has none (a static pod).
     pub service_account: Arc<str>,
     /// Its addresses, once it has some.
     pub addresses: Vec<IpAddr>,
@@ -75,11 +75,18 @@ impl TryFrom<wire::Enrolment> for Enrolment {
             ("uid", &from.uid),
             ("name", &from.name),
             ("namespace", &from.namespace),
-            ("service account", &from.service_account),
         ] {
             if text.is_empty() {
                 return Err(InvalidEnrolment::Missing(what));
             }
+        }
+        let capture = match wire::Capture::try_from(from.capture) {
+            Ok(wire::Capture::In) => true,
+            Ok(wire::Capture::Out) => false,
+            _ => return Err(InvalidEnrolment::Capture(from.capture)),
+        };
+        if capture && from.service_account.is_empty() {
+            return Err(InvalidEnrolment::Missing("service account"));
         }
         Ok(Self {
             uid: PodUid::from(&*from.uid),
@@ -87,12 +94,30 @@ impl TryFrom<wire::Enrolment> for Enrolment {
             namespace: from.namespace.into(),
             service_account: from.service_account.into(),
             addresses: workload::addresses(&from.addresses)?,
-            capture: match wire::Capture::try_from(from.capture) {
-                Ok(wire::Capture::In) => true,
-                Ok(wire::Capture::Out) => false,
-                _ => return Err(InvalidEnrolment::Capture(from.capture)),
-            },
+            capture,
             bypass_inbound: from.bypass_inbound,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_pod_that_is_left_alone_may_have_no_account() {
+        let of = |capture: wire::Capture| wire::Enrolment {
+            uid: "u".to_owned(),
+            name: "a".to_owned(),
+            namespace: "shop".to_owned(),
+            capture: capture.into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            Enrolment::try_from(of(wire::Capture::In)),
+            Err(InvalidEnrolment::Missing("service account"))
+        );
+        let left_alone = Enrolment::try_from(of(wire::Capture::Out)).expect("a static pod");
+        assert!(!left_alone.capture);
     }
 }

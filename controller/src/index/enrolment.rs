@@ -18,6 +18,8 @@ use super::services::octets;
 
 /// The reason of a condition that waits for the node's word.
 pub(super) const PENDING: &str = "Pending";
+/// The reason of a pod that labels ask for and that has no identity.
+pub(super) const NO_IDENTITY: &str = "NoIdentity";
 /// The reason of a condition that tells of a label without meaning.
 pub(super) const UNKNOWN_MODE: &str = "UnknownDataplaneMode";
 
@@ -29,15 +31,19 @@ impl State {
         !self.leaving && !self.excluded(name) && self.ambient(name)
     }
 
-    /// What labels ask for this pod.
+    /// Whether the pod is to be in the mesh: labels ask for it, and it can be.
     pub(super) fn wanted(&self, key: &Key, pod: &Pod) -> bool {
+        // Without an identity there is no certificate, and so no tunnel.
+        self.asked_for(key, pod) && pod.identity().is_some()
+    }
+
+    /// What labels ask for this pod.
+    fn asked_for(&self, key: &Key, pod: &Pod) -> bool {
         if self.leaving
             || self.excluded(&key.namespace)
             || pod.host_network
             || pod.sidecar
             || pod.finished
-            // Without an identity there is no certificate, and so no tunnel.
-            || pod.identity().is_none()
         {
             return false;
         }
@@ -84,7 +90,7 @@ impl State {
             Capture::Out
         };
         Enrolment {
-            uid: pod.uid.to_string(),
+            uid: pod.uid_on_node().to_string(),
             name: key.name.to_string(),
             namespace: key.namespace.to_string(),
             service_account: pod.identity().map(ToString::to_string).unwrap_or_default(),
@@ -108,7 +114,10 @@ impl State {
         );
         if !self.wanted(key, pod) {
             // It is still in the mesh until the node says that it is not.
-            return self.redirected(pod).then_some(enrolled);
+            return match self.redirected(pod) {
+                true => Some(enrolled),
+                false => self.asked_for(key, pod).then(no_identity),
+            };
         }
         if self.redirected(pod) {
             return Some(enrolled);
@@ -188,6 +197,12 @@ impl State {
             notices,
         })
     }
+}
+
+/// Of a pod that labels ask for, and that nobody can give a certificate.
+fn no_identity() -> Condition {
+    let message = "a static pod, or one without a service account, has no identity: its traffic is not redirected";
+    Condition::no(IN_MESH, NO_IDENTITY, message)
 }
 
 fn enrolment_notice(key: &Key, pod: &Pod, condition: Option<Condition>) -> Option<Notice> {

@@ -40,8 +40,9 @@ pub(super) struct Pod {
     pub(super) node: Arc<str>,
     /// Absent in a mirror of a static pod.
     service_account: Option<Arc<str>>,
-    /// The mirror of a static pod: its kubelet made it, with whatever labels, in whatever namespace.
-    mirror: bool,
+    /// Of the mirror of a static pod (its kubelet made it, with whatever labels, in whatever namespace): the UID under
+    /// which the kubelet and the container runtime know the static pod itself.
+    mirror: Option<Arc<str>>,
     pub(super) host_network: bool,
     pub(super) sidecar: bool,
     pub(super) bypass_inbound: bool,
@@ -98,7 +99,7 @@ impl Watched for Pod {
                 .as_deref()
                 .filter(|name| !name.is_empty())
                 .map(Into::into),
-            mirror: annotation(MIRROR).is_some(),
+            mirror: annotation(MIRROR).map(|uid| uid.as_str().into()),
             host_network: spec.host_network == Some(true),
             sidecar: annotation(SIDECAR_STATUS).is_some(),
             bypass_inbound: annotation(BYPASS_INBOUND).is_some_and(|value| value == "true"),
@@ -152,9 +153,16 @@ impl Watched for Pod {
 }
 
 impl Pod {
+    /// The UID under which its node knows it.
+    pub(super) fn uid_on_node(&self) -> &Arc<str> {
+        self.mirror.as_ref().unwrap_or(&self.uid)
+    }
+
     /// The service account that is its identity.
     pub(super) fn identity(&self) -> Option<&Arc<str>> {
-        self.service_account.as_ref().filter(|_| !self.mirror)
+        self.service_account
+            .as_ref()
+            .filter(|_| self.mirror.is_none())
     }
 
     /// The Gateway whose waypoint this pod's labels say it is.
@@ -263,7 +271,8 @@ impl State {
         };
         if !pod.node.is_empty() {
             let enrolment = Encoded::new(ENROLMENT_TYPE, &self.enrolment(key, pod));
-            out.insert(Scope::Node(pod.node.clone()), pod.uid.clone(), enrolment);
+            let uid = pod.uid_on_node().clone();
+            out.insert(Scope::Node(pod.node.clone()), uid, enrolment);
         }
         let addresses = self.addresses_of(key, pod);
         if !addresses.is_empty() {
@@ -358,6 +367,13 @@ impl State {
     fn pod_services(&self, key: &Key, pod: &Pod) -> BTreeMap<String, PortList> {
         let mut services = BTreeMap::new();
         for (service, spec) in self.services_of(&key.namespace, &pod.labels) {
+            // Behind a waypoint's own Service stand its own pods alone, whatever labels other pods carry.
+            if self.our_gateways.contains_key(service)
+                && spec.made_by_us()
+                && self.waypoint_of(key, pod).as_ref() != Some(service)
+            {
+                continue;
+            }
             let ports = spec
                 .ports
                 .iter()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::State;
 use super::condition;
-use super::enrolment::{PENDING, UNKNOWN_MODE};
+use super::enrolment::{NO_IDENTITY, PENDING, UNKNOWN_MODE};
 use super::names::{IN_MESH, Key};
 use super::pods::Pod;
 
@@ -66,7 +66,7 @@ impl Report {
         match (text("status"), text("reason")) {
             ("True", _) => Some(Self::Enrolled),
             // These are the controller's own words.
-            ("False", PENDING | UNKNOWN_MODE) => None,
+            ("False", PENDING | UNKNOWN_MODE | NO_IDENTITY) => None,
             ("False", reason) => Some(Self::Failed {
                 reason: reason.to_owned(),
                 message: text("message").to_owned(),
@@ -82,7 +82,7 @@ fn word(reason: &str) -> String {
         && reason
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if fits && !matches!(reason, PENDING | UNKNOWN_MODE) {
+    if fits && !matches!(reason, PENDING | UNKNOWN_MODE | NO_IDENTITY) {
         reason.to_owned()
     } else {
         "EnrolmentFailed".to_owned()

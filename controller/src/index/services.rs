@@ -130,6 +130,13 @@ impl Service {
         })
     }
 
+    /// A waypoint's own, by its label.
+    pub(super) fn made_by_us(&self) -> bool {
+        self.labels
+            .get(MANAGED)
+            .is_some_and(|by| by == MANAGED_BY_US)
+    }
+
     pub(super) fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.port == number)
     }
@@ -225,12 +232,7 @@ impl State {
 
     pub(super) fn service_binding(&self, key: &Key, service: &Service) -> Binding {
         // A waypoint's own Service would lead in a circle; an alias has no traffic of its own.
-        if service.alias
-            || service
-                .labels
-                .get(MANAGED)
-                .is_some_and(|by| by == MANAGED_BY_US)
-        {
+        if service.alias || service.made_by_us() {
             return Binding::Unasked;
         }
         match self.binding(&key.namespace, &service.labels, Traffic::Service) {

@@ -452,6 +452,7 @@ pub fn waypoint(namespace: &str, name: &str) -> [Value; 4] {
         "istio.io/dataplane-mode": "none",
     });
     let mut service = service(namespace, name, "10.96.0.99", "-", json!({}));
+    service["metadata"]["labels"] = labels.clone();
     service["metadata"]["ownerReferences"] = owner("Gateway", name, &format!("gw-{name}"));
     service["spec"]["selector"] = json!({"gateway.networking.k8s.io/gateway-name": name});
     service["spec"]["ports"] = json!([{"name": "mesh", "port": 15008, "targetPort": 15008}]);
