@@ -35,9 +35,14 @@ async fn a_foreign_slice_takes_no_pod_out_of_the_mesh() -> Result<()> {
             apply_objects(evil.client(), Some(evil.name()), claim("mine", ip)).await?;
             in_tunnels(&cluster, &client, &db, &direct).await?;
             // Slices are judged in order: what is said of this one was said after the one before.
-            let host = IpAddr::from(cluster.node("worker-2")?.ip4);
-            apply_objects(evil.client(), Some(evil.name()), claim("hosts", host)).await?;
-            told(evil, "hosts-1", host).await?;
+            let web = ns.api::<Service>().get("web").await?;
+            let vip = web
+                .spec
+                .and_then(|spec| spec.cluster_ip)
+                .context("no VIP")?;
+            let vip: IpAddr = vip.parse()?;
+            apply_objects(evil.client(), Some(evil.name()), claim("vips", vip)).await?;
+            told(evil, "vips-1", vip).await?;
             in_tunnels(&cluster, &client, &db, &direct).await?;
 
             // A Service that lists it means that pod: its identity, and its tunnel.
@@ -82,7 +87,7 @@ fn claim(name: &str, ip: IpAddr) -> [Value; 2] {
     ]
 }
 
-/// Who claims what is a node's is told which address is not his. (One who lists a pod means the pod, and claims nothing.)
+/// Who claims another Service's address is told which address is not his. (One who lists a pod means the pod, and claims nothing.)
 async fn told(evil: &Namespace, slice: &str, ip: IpAddr) -> Result<()> {
     let event = evil.wait_event(slice, &ip.to_string(), SOON).await?;
     println!("told: {event}");
