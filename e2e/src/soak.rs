@@ -5,8 +5,8 @@ mod enrolled;
 mod harm;
 mod report;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -150,32 +150,47 @@ async fn storm(scene: &Scene<'_>, lasts: Duration) -> Result<Report> {
     let settled = all_in_mesh(scene.ns).await;
     let loads = [straight.stop().await?, routed.stop().await?];
     capture.stop();
+    let seen = enrolled.end().await?;
+    let readable = readable.into_iter().map(|packet| tell(&packet, &seen));
     let after = replicas::leadership(client).await?;
     Ok(Report {
         took,
         loads,
-        left: enrolled.end().await?,
+        left: seen.left.clone(),
         never_in: settled.err().map(|why| format!("{why:#}")),
-        readable: readable.load(Ordering::Relaxed),
+        readable: readable.collect(),
         leader_changes: after.transitions - before.transitions,
         changes: made,
         harm,
     })
 }
 
-/// Counts the packets between the nodes in which the marker can be read.
-fn read_along(cluster: &Cluster, marker: &str) -> Result<(Capture, Arc<AtomicUsize>)> {
-    let readable = Arc::new(AtomicUsize::new(0));
-    let (count, marker) = (readable.clone(), marker.as_bytes().to_owned());
+/// A packet in which a request could be read: whom it was for, and when.
+type Readable = (SocketAddr, Instant);
+
+/// Notes the packets between the nodes in which the marker can be read.
+fn read_along(cluster: &Cluster, marker: &str) -> Result<(Capture, mpsc::Receiver<Readable>)> {
+    let (found, readable) = mpsc::channel();
+    let marker = marker.as_bytes().to_owned();
     let capture = cluster.underlay_capture(move |packet| {
-        if packet
-            .payload
-            .windows(marker.len())
-            .any(|bytes| bytes == marker)
-        {
-            count.fetch_add(1, Ordering::Relaxed);
+        let mut parts = packet.payload.windows(marker.len());
+        if parts.any(|bytes| bytes == marker) {
+            // It outlives the capture.
+            let _ = found.send((packet.to, Instant::now()));
         }
         false
     })?;
     Ok((capture, readable))
+}
+
+/// Whose packet it was, and whether its pod was in the mesh by then.
+fn tell((to, at): &Readable, seen: &enrolled::Seen) -> String {
+    let Some((pod, inside)) = seen.by_address.get(&to.ip()) else {
+        return format!("to {to}, nobody's address");
+    };
+    match inside {
+        None => format!("to {pod} (port {}), never in the mesh", to.port()),
+        Some(inside) if inside > at => format!("to {pod} before it was in the mesh"),
+        Some(_) => format!("to {pod} while it was in the mesh"),
+    }
 }

@@ -1,6 +1,7 @@
 //! Watches pods for the moment when one that was in the mesh no longer is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -8,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{changes, in_mesh};
@@ -16,7 +18,16 @@ use crate::apps::Namespace;
 /// Pods that leave the mesh without being deleted are noticed by it.
 pub(super) struct Watch {
     over: DropGuard,
-    task: JoinHandle<Vec<String>>,
+    task: JoinHandle<Seen>,
+}
+
+/// What was seen of the pods.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Those that left.
+    pub(super) left: Vec<String>,
+    /// By address: which pod, and when it was first seen to be in the mesh.
+    pub(super) by_address: BTreeMap<IpAddr, (String, Option<Instant>)>,
 }
 
 impl Watch {
@@ -30,32 +41,50 @@ impl Watch {
         }
     }
 
-    /// Ends the watch; who left.
-    pub(super) async fn end(self) -> Result<Vec<String>> {
+    /// Ends the watch.
+    pub(super) async fn end(self) -> Result<Seen> {
         drop(self.over);
         self.task.await.context("watching pods")
     }
 }
 
-async fn follow(pods: Api<Pod>, over: CancellationToken) -> Vec<String> {
-    let (mut inside, mut left) = (BTreeSet::new(), Vec::new());
+async fn follow(pods: Api<Pod>, over: CancellationToken) -> Seen {
+    let (mut inside, mut seen) = (BTreeSet::new(), Seen::default());
     let changes = watcher(pods, watcher::Config::default()).default_backoff();
     let mut pods = changes.applied_objects().boxed();
     loop {
         let pod = tokio::select! {
             pod = pods.try_next() => pod,
-            () = over.cancelled() => return left,
+            () = over.cancelled() => return seen,
         };
         // A watch that failed begins anew.
         let Ok(Some(pod)) = pod else { continue };
         let name = pod.name_any();
+        seen.note(&pod, &name);
         if pod.metadata.deletion_timestamp.is_some() || name == changes::BYSTANDER {
             continue;
         }
         if in_mesh(&pod) {
             inside.insert(name);
         } else if inside.remove(&name) {
-            left.push(format!("{name}: {:?}", crate::probe::conditions(&pod)));
+            seen.left
+                .push(format!("{name}: {:?}", crate::probe::conditions(&pod)));
+        }
+    }
+}
+
+impl Seen {
+    fn note(&mut self, pod: &Pod, name: &str) {
+        let ips = pod.status.iter().flat_map(|status| &status.pod_ips);
+        for ip in ips.flatten().filter_map(|ip| ip.ip.parse().ok()) {
+            let known = self.by_address.entry(ip).or_default();
+            // Addresses come again: the newest pod has it.
+            if known.0 != name {
+                *known = (name.to_owned(), None);
+            }
+            if known.1.is_none() && in_mesh(pod) {
+                known.1 = Some(Instant::now());
+            }
         }
     }
 }

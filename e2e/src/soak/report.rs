@@ -1,5 +1,6 @@
 //! How a storm went, and what of it must not be.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ pub struct Report {
     pub left: Vec<String>,
     /// Pods that were not in the mesh when all had settled, if there were such.
     pub never_in: Option<String>,
-    /// Packets between the nodes in which a request could be read.
-    pub readable: usize,
+    /// Packets between the nodes in which a request could be read: to whom, and when.
+    pub readable: Vec<String>,
     /// How often another controller became the one that writes.
     pub leader_changes: i32,
     /// What was changed meanwhile.
@@ -60,10 +61,12 @@ impl Report {
         if let Some(why) = &self.never_in {
             must(false, format!("not in the mesh at the end: {why}"));
         }
-        must(
-            self.readable == 0,
-            format!("{} packets in plaintext", self.readable),
-        );
+        let mut to = BTreeMap::<&str, usize>::new();
+        for packet in &self.readable {
+            *to.entry(packet).or_default() += 1;
+        }
+        let count = self.readable.len();
+        must(count == 0, format!("{count} packets in plaintext: {to:?}"));
         must(
             self.leader_changes > 0,
             "the leader never changed".to_owned(),
@@ -113,7 +116,11 @@ impl fmt::Display for Report {
             routed.latency_max_ms
         )?;
         writeln!(f, "pods that left the mesh: {}", self.left.len())?;
-        writeln!(f, "plaintext packets between the nodes: {}", self.readable)?;
+        writeln!(
+            f,
+            "plaintext packets between the nodes: {}",
+            self.readable.len()
+        )?;
         write!(f, "leader changes: {}", self.leader_changes)
     }
 }
@@ -145,7 +152,7 @@ mod tests {
             loads: [load(250, 250), load(250, 250)],
             left: vec![],
             never_in: None,
-            readable: 0,
+            readable: vec![],
             leader_changes: 1,
             changes: Changes {
                 made: 50,
@@ -171,7 +178,7 @@ mod tests {
                 r.never_in = Some("web".to_owned());
             }),
             ("1 packets", |r| {
-                r.readable = 1;
+                r.readable.push("to web".to_owned());
             }),
             ("never changed", |r| {
                 r.leader_changes = 0;
