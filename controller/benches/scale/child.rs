@@ -13,7 +13,7 @@ use tokio::time::{interval, timeout};
 
 use crate::cluster::Cluster;
 use crate::controller::{self, Controller};
-use crate::measure::{Cpu, Latencies, milliseconds, resident};
+use crate::measure::{Cpu, Latencies, milliseconds, settled};
 use crate::proxies::{self, Clock, Seen};
 use crate::{RATE, Scenario};
 
@@ -115,7 +115,7 @@ fn run(scenario: &Scenario) -> anyhow::Result<Outcome> {
 
 impl Bench {
     fn load(&mut self) -> anyhow::Result<()> {
-        let (before, begun) = (resident(), Instant::now());
+        let (before, begun) = (self.memory(), Instant::now());
         self.controller.load(self.cluster)?;
         self.outcome.load = milliseconds(begun.elapsed());
         anyhow::ensure!(
@@ -124,9 +124,14 @@ impl Bench {
             self.controller.outstanding()
         );
         if self.scenario.memory {
-            self.outcome.controller = Some(self.per_pod(resident() - before));
+            self.outcome.controller = Some(self.per_pod(self.memory().saturating_sub(before)));
         }
         Ok(())
+    }
+
+    /// Bytes in memory, where that is what is measured.
+    fn memory(&self) -> u64 {
+        if self.scenario.memory { settled() } else { 0 }
     }
 
     #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -140,7 +145,7 @@ impl Bench {
             streams, worlds, ..
         } = self.scenario;
         let seen = Seen::default();
-        let (before, begun) = (resident(), Instant::now());
+        let (before, begun) = (self.memory(), Instant::now());
         let mut synced = Vec::new();
         for number in 0..streams {
             let control = self.controller.control(number, self.controller.address())?;
@@ -165,7 +170,7 @@ impl Bench {
             .block_on(async { timeout(PATIENCE, all).await })??;
         self.outcome.first_state = (times.percentile(0.0), times.percentile(1.0));
         if self.scenario.memory {
-            let each = (resident() - before) / worlds as u64;
+            let each = self.memory().saturating_sub(before) / worlds as u64;
             self.outcome.world = Some(self.per_pod(each));
         }
         Ok(seen)

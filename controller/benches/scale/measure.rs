@@ -42,11 +42,25 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
 }
 
 /// Bytes of this process in memory.
-pub(crate) fn resident() -> u64 {
+fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|rest| rest.trim().split(' ').next()?.parse().ok());
     kilobytes.unwrap_or(0) * 1024
+}
+
+/// The same, once it no longer moves: what was needed for a moment is given back a moment later.
+pub(crate) fn settled() -> u64 {
+    let mut before = resident();
+    let mut calm = 0;
+    while calm < 5 {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = resident();
+        let moved = now.abs_diff(before) > before / 500;
+        calm = if moved { 0 } else { calm + 1 };
+        before = now;
+    }
+    before
 }
 
 /// Time on a core that threads whose name begins so have taken.
