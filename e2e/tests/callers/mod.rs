@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -96,11 +97,11 @@ pub struct Controller {
     /// Where it serves, as the cluster sees it.
     pub serves: SocketAddr,
     address: SocketAddr,
-    files: TempDir,
+    files: Arc<TempDir>,
 }
 
 impl Controller {
-    /// Any replica that is ready.
+    /// Any replica that is ready, reached from the first node.
     pub async fn reach(cluster: &Cluster, client: &Client) -> Result<Self> {
         let replica = replicas::ready(client).await?.pop();
         let pod = replica.context("no controller is ready")?.pod;
@@ -111,20 +112,27 @@ impl Controller {
             .next()
             .context("a controller without address")?;
         let serves = SocketAddr::new(ip, 15012);
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
         let files = TempDir::new()?;
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
         let roots = maps.get("ambit-ca-root-cert").await?.data;
         let roots = roots.unwrap_or_default().remove("root-cert.pem");
         std::fs::write(files.path().join("roots"), roots.context("no roots")?)?;
-        let from = cluster.nodes.first().context("no node")?.machine.clone();
-        tokio::spawn(tunnel(listener, from, serves));
+        let from = &cluster.nodes.first().context("no node")?.machine;
         Ok(Self {
             pod,
             serves,
-            address,
-            files,
+            address: way(from, serves).await?,
+            files: Arc::new(files),
+        })
+    }
+
+    /// The same replica, reached from another node: the caller has another address.
+    pub async fn reached_from(&self, from: &Machine) -> Result<Self> {
+        Ok(Self {
+            pod: self.pod.clone(),
+            serves: self.serves,
+            address: way(from, self.serves).await?,
+            files: self.files.clone(),
         })
     }
 
@@ -183,6 +191,14 @@ impl Controller {
         let answer = tokio::time::timeout(ANSWER, answer).await;
         answer.with_context(|| format!("no answer within {ANSWER:?}"))
     }
+}
+
+/// An address on the host that leads there from a node's network.
+async fn way(from: &Machine, to: SocketAddr) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(tunnel(listener, from.clone(), to));
+    Ok(address)
 }
 
 /// Brings each connection there, from a node's network.
