@@ -4,6 +4,8 @@ mod shop;
 
 #[path = "controller_ha/api_server.rs"]
 mod api_server;
+#[path = "controller_ha/storm.rs"]
+mod storm;
 
 use std::time::Duration;
 
