@@ -78,32 +78,30 @@ impl Positions {
 
     /// What a proxy that was told everything knows: the newest change of every kind. Empty while there is none.
     pub fn token(&self) -> String {
-        let mut token = String::new();
-        for (kind, position) in &self.kinds {
-            let written = match position.changed {
-                Version::None => continue,
-                Version::At(version) => write!(token, ";{kind}={version}"),
-                Version::Opaque => write!(token, ";{kind}=?"),
-            };
-            // A string takes all.
-            debug_assert!(written.is_ok());
+        let changed = |(kind, position): (&&'static str, &Position)| (*kind, position.changed);
+        write_token(self.kinds.iter().map(changed))
+    }
+
+    /// What a proxy knows at most that came with `token` and was told something of what we know: of every kind the newer.
+    /// A token that cannot be read adds nothing.
+    pub fn token_with(&self, token: &str) -> String {
+        let changed = |(kind, position): (&&'static str, &Position)| (*kind, position.changed);
+        let mut newest: BTreeMap<&str, Version> = self.kinds.iter().map(changed).collect();
+        for entry in entries(token).into_iter().flatten().take(MAX_KINDS) {
+            if let Some((kind, version)) = entry.split_once('=') {
+                newest.entry(kind).or_default().advance(version);
+            }
         }
-        if !token.is_empty() {
-            token.insert_str(0, FORM);
-        }
-        token
+        write_token(newest)
     }
 
     /// Whether what we have seen is at least as new as `token`, which another replica (or we, earlier) gave.
     pub fn covers(&self, token: &str) -> Coverage {
-        let Some(entries) = token
-            .strip_prefix(FORM)
-            .and_then(|rest| rest.strip_prefix(';'))
-        else {
+        let Some(entries) = entries(token) else {
             return Coverage::Unknown;
         };
         let mut coverage = Coverage::Covered;
-        for (at, entry) in entries.split(';').enumerate() {
+        for (at, entry) in entries.enumerate() {
             match self.covers_entry(entry) {
                 _ if at == MAX_KINDS => return Coverage::Unknown,
                 // Known to be behind in one kind is behind, whatever cannot be said of another.
@@ -151,6 +149,30 @@ impl Version {
             (Self::At(before), Ok(version)) => Self::At(before.max(version)),
         };
     }
+}
+
+// === free ===
+
+fn entries(token: &str) -> Option<std::str::Split<'_, char>> {
+    let entries = token.strip_prefix(FORM)?.strip_prefix(';')?;
+    Some(entries.split(';'))
+}
+
+fn write_token<'a>(kinds: impl IntoIterator<Item = (&'a str, Version)>) -> String {
+    let mut token = String::new();
+    for (kind, version) in kinds {
+        let written = match version {
+            Version::None => continue,
+            Version::At(version) => write!(token, ";{kind}={version}"),
+            Version::Opaque => write!(token, ";{kind}=?"),
+        };
+        // A string takes all.
+        debug_assert!(written.is_ok());
+    }
+    if !token.is_empty() {
+        token.insert_str(0, FORM);
+    }
+    token
 }
 
 #[cfg(test)]
@@ -246,6 +268,21 @@ mod tests {
     fn a_replica_covers_its_own_token() {
         let positions = after(&[("pods", 'c', "5"), ("services", 'c', "9")]);
         assert_eq!(positions.covers(&positions.token()), Coverage::Covered);
+    }
+
+    #[test]
+    fn what_two_replicas_told_is_the_newer_of_each_kind() {
+        let ours = after(&[("pods", 'c', "7"), ("services", 'c', "9")]);
+        for (token, both) in [
+            ("v1;pods=12;services=3", "v1;pods=12;services=9"),
+            ("v1;nodes=4;pods=6", "v1;nodes=4;pods=7;services=9"),
+            ("v1;pods=?", "v1;pods=?;services=9"),
+            ("v2;pods=12", "v1;pods=7;services=9"),
+            ("", "v1;pods=7;services=9"),
+        ] {
+            assert_eq!(ours.token_with(token), both, "{token:?}");
+        }
+        assert_eq!(after(&[]).token_with("v1;pods=12"), "v1;pods=12");
     }
 
     #[test]

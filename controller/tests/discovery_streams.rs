@@ -364,7 +364,10 @@ async fn a_replica_that_is_behind_takes_nothing_back() {
         ["gate-0"],
         "news, and nothing older than what it has"
     );
-    assert_eq!(first.system_version_info, "", "it knows more than that");
+    assert_eq!(
+        first.system_version_info, "v1;pods=100",
+        "it keeps what it came with"
+    );
     controller.apply([pod("shop", "new", "10.0.0.2", json!({}))]);
     assert_eq!(
         stream.names().await,

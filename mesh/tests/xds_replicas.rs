@@ -162,26 +162,32 @@ fn a_hold_of_what_is_known_lets_only_news_flow() {
 }
 
 #[test]
-fn while_something_is_held_the_proxy_is_not_told_that_it_knows_less() {
-    let mut proxy = Proxy::new(&[TYPE]);
+fn what_waits_for_its_turn_is_known_already() {
+    let mut proxy = Proxy::new(&[ADDRESS_TYPE, ROUTE_TYPE]);
     let mut controller = proxy.connect();
-    settle(
-        &mut controller,
-        &mut proxy,
-        &view(TYPE, &[("a", 1)]),
-        Hold::Nothing,
-    );
-
-    let mut controller = proxy.connect();
-    let lags = Offer {
-        view: view(TYPE, &[("b", 1)]),
-        known_as_of: "less".into(),
-        hold: Hold::Unseen,
+    let offer = |of: &str, known_as_of: &str, values: &[(&str, u32)]| Offer {
+        view: view(of, values),
+        known_as_of: known_as_of.into(),
+        hold: Hold::Nothing,
     };
-    let push = controller.changes(TYPE, &lags, ALL).expect("b");
+    let then = |of: &str| match of {
+        ADDRESS_TYPE => offer(of, "then", &[("s1", 1)]),
+        _ => offer(of, "then", &[("r1", 1)]),
+    };
+    while let Some(push) = controller.next(then, ALL) {
+        let answer = proxy.take(push.to_response().expect("it can be read"));
+        controller.on_request(&answer).expect("an answer");
+    }
+    // Removals of addresses wait for the routes: what is new goes out, and whoever has it knows of it.
+    let now = |of: &str| match of {
+        ADDRESS_TYPE => offer(of, "now", &[("s1", 2)]),
+        _ => offer(of, "now", &[("r1", 2)]),
+    };
+    let push = controller.next(now, ALL).expect("s1");
+    assert_eq!(&*push.type_url, ADDRESS_TYPE);
     proxy.take(push.to_response().expect("it can be read"));
     let opening = proxy.session.open(&Node::default()).remove(0);
-    assert_eq!(opening.known_as_of, "as of now");
+    assert_eq!(opening.known_as_of, "now");
 }
 
 #[test]
@@ -300,6 +306,46 @@ fn streams_that_have_the_same_share_what_is_encoded() {
     }
 }
 
+#[test]
+fn types_that_stand_still_push_no_delta_out() {
+    let deltas = Deltas::new();
+    let (moves, stands) = (TYPE, ROUTE_TYPE);
+    let asks = |type_url: &str| DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    // More streams than deltas are remembered, each with a view of its own of the type that stands still.
+    let mut streams: Vec<(ControllerSession, View)> = (0..300)
+        .map(|number| {
+            let mut stream = ControllerSession::shared(Limits::default(), deltas.clone());
+            for type_url in [moves, stands] {
+                stream.on_request(&asks(type_url)).expect("a subscription");
+            }
+            (stream, view(stands, &[("own", number)]))
+        })
+        .collect();
+    let mut now = view(moves, &[("a", 1)]);
+    for change in 0..3 {
+        let mut bodies = BTreeSet::new();
+        for (stream, own) in &mut streams {
+            let offers = |of: &str| offer(if of == moves { &now } else { own }, Hold::Nothing);
+            while let Some(push) = stream.next(offers, ALL) {
+                if &*push.type_url == moves {
+                    bodies.insert(push.body().as_ptr());
+                }
+                let ack = DeltaDiscoveryRequest {
+                    response_nonce: push.nonce.to_string(),
+                    ..asks(&push.type_url)
+                };
+                stream.on_request(&ack).expect("an ack");
+            }
+        }
+        // The first round encodes everybody's own view besides.
+        assert!(change == 0 || bodies.len() == 1, "{} bodies", bodies.len());
+        now.edit().insert("a".into(), encoded(moves, 10 + change));
+    }
+}
+
 // === order ===
 
 /// Services with their version, and routes that name services.
@@ -409,9 +455,9 @@ fn a_route_waits_for_services_that_wait_for_an_answer() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// The cluster changes.
-    Set(u8, u32),
-    Remove(u8),
+    /// The cluster changes: a name of the one type or the other.
+    Set(usize, u8),
+    Remove(usize, u8),
     /// One replica's watch comes nearer to the cluster.
     Watch(usize, usize),
     /// One response of that many names, taken in and answered; or lost with the stream.
@@ -424,8 +470,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..6u8, 0..9u32).prop_map(|(name, value)| Step::Set(name, value)),
-        2 => (0..6u8).prop_map(Step::Remove),
+        4 => (0..2usize, 0..6u8).prop_map(|(which, name)| Step::Set(which, name)),
+        2 => (0..2usize, 0..6u8).prop_map(|(which, name)| Step::Remove(which, name)),
         4 => (0..2usize, 1..4usize).prop_map(|(replica, by)| Step::Watch(replica, by)),
         6 => (1..4usize).prop_map(Step::Deliver),
         2 => (0..2usize).prop_map(Step::Connect),
@@ -435,30 +481,41 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The cluster's past, two replicas that watch it, and the proxy's stream to one of them.
 struct Story {
-    past: Vec<View>,
+    past: Vec<[View; 2]>,
     seen: [usize; 2],
     at: usize,
     stream: ControllerSession,
     proxy: Proxy,
     gave_up: bool,
+    /// Nobody gave up yet: what was taken back stays so, whoever comes later.
+    trusted: bool,
 }
+
+const TYPES: [&str; 2] = [ADDRESS_TYPE, ROUTE_TYPE];
 
 impl Story {
     fn new() -> Self {
-        let proxy = Proxy::new(&[TYPE]);
+        let proxy = Proxy::new(&TYPES);
         Self {
-            past: vec![View::default()],
+            past: vec![[View::default(), View::default()]],
             seen: [0, 0],
             at: 0,
             stream: proxy.connect(),
             proxy,
             gave_up: false,
+            trusted: true,
         }
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut mesh::xds::Resources)) {
+    /// A name of the type gets a value that says when it got it, or goes.
+    fn change(&mut self, which: usize, name: u8, there: bool) {
         let mut next = self.past[self.past.len() - 1].clone();
-        change(next.edit());
+        let now = u32::try_from(self.past.len()).expect("a short story");
+        let view = next[which].edit();
+        match there {
+            true => view.insert(name.to_string().into(), encoded(TYPES[which], now)),
+            false => view.remove(name.to_string().as_str()),
+        };
         self.past.push(next);
     }
 
@@ -469,32 +526,49 @@ impl Story {
     }
 
     /// As a controller decides it: covered, or not yet.
-    fn offer(&self) -> Offer {
+    fn offer(&self, type_url: &str) -> Offer {
         let seen = self.seen[self.at];
-        let known: Option<usize> = self.stream.known_as_of(TYPE).and_then(|t| t.parse().ok());
+        let known = self.stream.known_as_of(type_url);
+        let known = known.and_then(|token| token.parse::<usize>().ok());
         let behind = known.is_some_and(|known| known > seen) && !self.gave_up;
+        let both = known.filter(|_| behind).unwrap_or(seen);
+        let which = usize::from(type_url == ROUTE_TYPE);
         Offer {
-            view: self.past[seen].clone(),
-            known_as_of: seen.to_string().into(),
+            view: self.past[seen][which].clone(),
+            known_as_of: both.to_string().into(),
             hold: if behind { Hold::Known } else { Hold::Nothing },
         }
     }
 
     fn deliver(&mut self, max: usize) {
-        let offer = self.offer();
-        let Some(push) = self.stream.changes(TYPE, &offer, max) else {
-            return;
-        };
+        let offers = TYPES.map(|of| self.offer(of));
+        let which = |of: &str| usize::from(of == ROUTE_TYPE);
+        let next = self.stream.next(|of| offers[which(of)].clone(), max);
+        let Some(push) = next else { return };
+        let hold = offers[which(&push.type_url)].hold;
+        let before = self.proxy.has.clone();
+        let type_url = push.type_url.to_string();
         self.proxy.told.clear();
-        let before: BTreeSet<String> = self.proxy.names(TYPE).iter().map(|n| (*n).into()).collect();
         let answer = self.proxy.take(push.to_response().expect("it can be read"));
         self.stream.on_request(&answer).expect("an answer");
-        if offer.hold == Hold::Known {
-            for said in &self.proxy.told {
-                let (sign, name) = said.split_at(1);
-                assert!(sign == "+" && !before.contains(name), "held: {said}");
+        for said in &self.proxy.told {
+            let (sign, name) = said.split_at(1);
+            let key = (type_url.clone(), name.to_owned());
+            let had = before.get(&key);
+            if hold == Hold::Known {
+                assert!(sign == "+" && had.is_none(), "held: {said}");
+            }
+            // Without that, a value is never an older one than the proxy has.
+            if let (true, Some(had), Some(has)) = (self.trusted, had, self.proxy.has.get(&key)) {
+                assert!(has >= had, "{said} of {type_url}: {has} after {had}");
             }
         }
+    }
+
+    fn settled(&self) -> bool {
+        TYPES
+            .iter()
+            .all(|of| self.stream.settled(of, &self.offer(of)))
     }
 }
 
@@ -506,32 +580,31 @@ proptest! {
         let mut story = Story::new();
         for step in steps {
             match step {
-                Step::Set(name, value) => story.change(|now| {
-                    now.insert(name.to_string().into(), encoded(TYPE, value));
-                }),
-                Step::Remove(name) => story.change(|now| {
-                    now.remove(name.to_string().as_str());
-                }),
+                Step::Set(which, name) => story.change(which, name, true),
+                Step::Remove(which, name) => story.change(which, name, false),
                 Step::Watch(replica, by) => {
                     story.seen[replica] = (story.seen[replica] + by).min(story.past.len() - 1);
                 }
                 Step::Deliver(max) => story.deliver(max),
                 Step::Connect(replica) => story.connect(replica),
-                Step::GiveUp => story.gave_up = true,
+                Step::GiveUp => (story.gave_up, story.trusted) = (true, false),
             }
         }
         story.seen = [story.past.len() - 1; 2];
-        while !story.stream.settled(TYPE, &story.offer()) {
+        while !story.settled() {
             story.deliver(2);
         }
         let now = &story.past[story.past.len() - 1];
-        let has: Vec<(String, String)> = story.proxy.has.iter()
-            .map(|((_, name), value)| (name.clone(), encoded(TYPE, *value).version().to_string()))
-            .collect();
-        let there: Vec<(String, String)> = now.iter()
-            .map(|(name, encoded)| (name.to_string(), encoded.version().to_string()))
-            .collect();
-        prop_assert_eq!(has, there);
+        for (which, type_url) in TYPES.iter().enumerate() {
+            let has: Vec<(String, String)> = story.proxy.has.iter()
+                .filter(|((of, _), _)| of == type_url)
+                .map(|((_, name), value)| (name.clone(), encoded(type_url, *value).version().to_string()))
+                .collect();
+            let there: Vec<(String, String)> = now[which].iter()
+                .map(|(name, encoded)| (name.to_string(), encoded.version().to_string()))
+                .collect();
+            prop_assert_eq!(has, there);
+        }
     }
 
     /// Whatever changes while messages are under way: a route never names what is not there.

@@ -1,6 +1,7 @@
 //! DECISION: what a proxy that comes back must not be told yet, because this replica may know less than it does.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::xds::session::{ControllerSession, Hold};
@@ -73,6 +74,24 @@ impl Holds {
     }
 }
 
+/// Decides what a proxy is told that it knows at most, with what it is told under this hold: it came with the token
+/// `shown`, and `ours` stands for all that we know. Empty: nothing that could be compared.
+pub(super) fn known_as_of(
+    hold: Hold,
+    shown: Option<&str>,
+    positions: &Positions,
+    ours: &Arc<str>,
+) -> Arc<str> {
+    match (hold, shown) {
+        (Hold::Nothing, _) => Arc::clone(ours),
+        // It keeps what another replica told it, and hears what we know besides: nobody who knows less may take that back.
+        (_, Some(shown)) if positions.covers(shown) == Coverage::Behind => {
+            positions.token_with(shown).into()
+        }
+        (_, _) => "".into(),
+    }
+}
+
 /// Decides for a proxy that came with something, so long after its stream was opened.
 fn decide(coverage: Coverage, age: Duration) -> Hold {
     match coverage {
@@ -104,6 +123,27 @@ mod tests {
         ] {
             let decided = decide(coverage, Duration::from_secs(seconds));
             assert_eq!(decided, hold, "{coverage:?} after {seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_never_told_that_it_knows_less_than_it_does() {
+        let mut positions = Positions::default();
+        positions.changed("pods", "7");
+        positions.changed("services", "9");
+        let ours: Arc<str> = positions.token().into();
+        for (hold, shown, told) in [
+            (Hold::Nothing, None, "v1;pods=7;services=9"),
+            (Hold::Nothing, Some("v1;pods=5"), "v1;pods=7;services=9"),
+            // Versions that began anew count no longer.
+            (Hold::Nothing, Some("v1;pods=12"), "v1;pods=7;services=9"),
+            (Hold::Known, Some("v1;pods=12"), "v1;pods=12;services=9"),
+            (Hold::Unseen, Some("v1;pods=12"), "v1;pods=12;services=9"),
+            (Hold::Unseen, Some("else"), ""),
+            (Hold::Unseen, None, ""),
+        ] {
+            let said = known_as_of(hold, shown, &positions, &ours);
+            assert_eq!(&*said, told, "{hold:?} {shown:?}");
         }
     }
 

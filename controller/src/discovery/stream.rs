@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
 use super::Discovery;
-use super::hold::Holds;
+use super::hold::{self, Holds};
 use super::pins::{MAX_LOOKUPS, Pins};
 use super::reports::{Reports, clean};
 use super::review::{Review, Verdict};
@@ -299,12 +299,14 @@ impl Says {
             Some(pins) if type_url == ADDRESS_TYPE => pins.target().clone(),
             _ => snapshot.resources(&self.viewer, type_url),
         };
+        let positions = snapshot.positions();
+        let hold = self.holds.hold(&self.session, type_url, positions, now);
+        let shown = self.session.known_as_of(type_url);
+        let known_as_of = hold::known_as_of(hold, shown, positions, snapshot.token());
         Offer {
             view,
-            known_as_of: snapshot.token().clone(),
-            hold: self
-                .holds
-                .hold(&self.session, type_url, snapshot.positions(), now),
+            known_as_of,
+            hold,
         }
     }
 

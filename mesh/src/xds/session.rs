@@ -13,7 +13,8 @@
 //!   resources that it refused, of which it keeps the last version that it took.
 //! * A resource that was refused is not sent again on the same stream until it changes. The rest of its message is applied.
 //! * A reconnect costs the differences only, removals included.
-//! * A controller that knows less than another told the proxy removes nothing until it has caught up ([`Hold`]).
+//! * A controller that knows less than another told the proxy removes nothing until it has caught up ([`Hold`]); what the
+//!   proxy shows the next one is never less than what it was told.
 //! * What is named is there before what names it, and goes after it (`order.rs`).
 
 mod controller;

@@ -40,7 +40,8 @@ pub struct ControllerSession {
 pub struct Offer {
     /// What the client may see.
     pub view: View,
-    /// What a client that has the view knows; empty: nothing that could be compared.
+    /// What a client knows at most that was told the view, or part of it, and what it had before: said with whatever is
+    /// said. Empty: nothing that could be compared.
     pub known_as_of: Arc<str>,
     /// What must not be said yet.
     pub hold: Hold,
@@ -210,11 +211,6 @@ impl ControllerSession {
         subscription.owed = false;
         subscription.in_flight = Some(self.nonce);
         let more = matches!(next, Next::Own { more: true, .. });
-        let known_as_of = match offer.hold {
-            Hold::Nothing => Arc::clone(&offer.known_as_of),
-            // Something that the client knows may be missing here: it is not told that it knows less.
-            Hold::Unseen | Hold::Removals | Hold::Known => "".into(),
-        };
         let (updated, removed, body) = match next {
             Next::Shared(delta) => (delta.updated, delta.removed, delta.body()),
             Next::Own { batch, .. } => (batch.updated.len(), batch.removed.len(), batch.encode()),
@@ -225,7 +221,7 @@ impl ControllerSession {
             updated,
             removed,
             more,
-            known_as_of,
+            known_as_of: Arc::clone(&offer.known_as_of),
             body,
         })
     }

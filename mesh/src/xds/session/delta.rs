@@ -1,6 +1,6 @@
 //! The differences of two views, encoded once for every stream that goes from the one to the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +18,8 @@ use crate::xds::{Encoded, Resources, View};
 const MAX_MESSAGE: usize = 8 << 20;
 /// Pairs of editions remembered. Streams that follow ask for the last few only; the others are computed anew.
 const MAX_REMEMBERED: usize = 256;
+/// Bytes of resources in them: eight of the largest.
+const MAX_REMEMBERED_BYTES: usize = 8 * MAX_MESSAGE;
 
 /// Field numbers of `DeltaDiscoveryResponse`.
 const SYSTEM_VERSION_INFO: u32 = 1;
@@ -63,8 +65,14 @@ pub(super) struct Delta {
 
 /// Deltas by the editions of their views, for all streams of a process.
 #[derive(Clone, Debug, Default)]
-pub struct Deltas {
-    known: Arc<Mutex<HashMap<(u64, u64), Shared>>>,
+pub struct Deltas(Arc<Mutex<Remembered>>);
+
+/// The newest ones, as many as the bounds allow.
+#[derive(Debug, Default)]
+struct Remembered {
+    by_editions: HashMap<(u64, u64), Shared>,
+    /// In the order in which they were asked for first.
+    order: VecDeque<(u64, u64)>,
 }
 
 /// Computed by the first who asks, while the others wait for it. `None`: too large for one response.
@@ -96,17 +104,36 @@ impl Deltas {
         now: &View,
         max: usize,
     ) -> Option<Arc<Delta>> {
-        let shared = {
-            let mut known = self.known.lock();
-            let key = (edition, now.edition());
-            if known.len() >= MAX_REMEMBERED && !known.contains_key(&key) {
-                known.clear();
-            }
-            Arc::clone(known.entry(key).or_default())
-        };
+        let shared = self.0.lock().get((edition, now.edition()));
         shared
             .get_or_init(|| Delta::between(before, now, max).map(Arc::new))
             .clone()
+    }
+}
+
+// === impl Remembered ===
+
+impl Remembered {
+    fn get(&mut self, editions: (u64, u64)) -> Shared {
+        if let Some(shared) = self.by_editions.get(&editions) {
+            return Arc::clone(shared);
+        }
+        while self.order.len() >= MAX_REMEMBERED || self.bytes() > MAX_REMEMBERED_BYTES {
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
+            self.by_editions.remove(&oldest);
+        }
+        let shared = Shared::default();
+        self.order.push_back(editions);
+        self.by_editions.insert(editions, Arc::clone(&shared));
+        shared
+    }
+
+    /// What the bodies have, or will have once they are encoded.
+    fn bytes(&self) -> usize {
+        let computed = self.by_editions.values().filter_map(|shared| shared.get());
+        computed.flatten().map(|delta| delta.batch.bytes).sum()
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) enum Turn {
 }
 
 /// Decides for one type. `unsaid(type, removals_too)`: there is something of that type which the client was not sent
-/// yet; `holds(type)`: a removal of that type is held back.
+/// yet; `holds(type)`: something of that type is held back.
 pub(super) fn turn(
     type_url: &str,
     unsaid: impl Fn(&str, bool) -> bool,

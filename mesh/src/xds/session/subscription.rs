@@ -169,7 +169,7 @@ impl Subscription {
             })
     }
 
-    /// Whether a removal waits for the end of a hold.
+    /// Whether a removal or an update waits for the end of a hold.
     pub(super) fn holds(&self) -> bool {
         !self.held.is_empty()
     }
@@ -184,6 +184,10 @@ impl Subscription {
     ) -> Option<Arc<Delta>> {
         let plain = self.wildcard && self.asked.is_empty() && self.held.is_empty();
         let edition = self.edition.filter(|_| plain && hold == Hold::Nothing)?;
+        // A type that stands still asks nobody: most do, on every stream, whenever another type changes.
+        if edition == now.edition() {
+            return None;
+        }
         let delta = deltas.between(edition, &self.told, now, max)?;
         self.stand_at(now);
         Some(delta)
