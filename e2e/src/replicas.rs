@@ -11,7 +11,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use nix::sys::signal::Signal;
 
 use crate::cluster::Cluster;
-use crate::mesh::SYSTEM_NAMESPACE;
+use crate::mesh::{SYSTEM_NAMESPACE, kubectl};
 use crate::probe::{PodRef, eventually};
 
 /// The Lease's name, and the Deployment's.
@@ -98,6 +98,13 @@ pub async fn wait_led(
         Ok((leader, all))
     })
     .await
+}
+
+/// Has all of them replaced, one after another, and does not wait for it.
+pub fn roll(cluster: &Cluster) -> Result<()> {
+    let deployment = format!("deployment/{CONTROLLER}");
+    let args = ["-n", SYSTEM_NAMESPACE, "rollout", "restart", &deployment];
+    kubectl(cluster, &args).map(drop)
 }
 
 impl Replica {

@@ -46,7 +46,7 @@ struct Scene<'a> {
     client: PodRef,
 }
 
-/// Runs the storm for so long in a namespace of its own, and says how it went.
+/// Runs the storm for so long (and until each harm was done) in a namespace of its own, and says how it went.
 pub async fn run(cluster: &Cluster, client: &Client, lasts: Duration) -> Result<Report> {
     Namespace::within(client, "soak", &[(MODE, "ambient")], async |ns| {
         let scene = Scene {
@@ -134,15 +134,18 @@ async fn storm(scene: &Scene<'_>, lasts: Duration) -> Result<Report> {
         .await?;
 
     let began = Instant::now();
-    let over = CancellationToken::new();
-    let ends = over.clone();
+    let (enough, over) = (CancellationToken::new(), CancellationToken::new());
     let (made, harm, ()) = tokio::join!(
-        changes::make(scene, over.clone()),
-        harm::do_it(scene, over.clone()),
-        async move {
-            // This is how long the storm lasts, not a wait for something.
+        changes::make(scene, &over),
+        async {
+            let harm = harm::do_it(scene, &enough).await;
+            over.cancel();
+            harm
+        },
+        async {
+            // This is how long the storm lasts at least, not a wait for something.
             tokio::time::sleep(lasts).await;
-            ends.cancel();
+            enough.cancel();
         }
     );
     let took = began.elapsed();

@@ -10,20 +10,21 @@ mod storm;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::apps::Namespace;
+use e2e::apps::{Namespace, dynamic};
 use e2e::cluster::Cluster;
 use e2e::echo::LoadSummary;
 use e2e::probe::{PodRef, Run, conditions, eventually, wait_until};
 use e2e::replicas::{self, CONTROLLER, Replica};
 use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod};
+use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::Client;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{Api, DynamicObject, ListParams, WatchEvent, WatchParams};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use shop::{AMBIENT, SOON, START};
+use shop::{AMBIENT, GATEWAY_API, SOON, START};
 
 /// The promise: so long after a leader was lost another one writes.
 const REPLACED: Duration = Duration::from_secs(15);
@@ -88,14 +89,7 @@ async fn a_roll_never_leaves_fewer_than_one() -> Result<()> {
     beside_a_load("both rolled", async |cluster, ns| {
         replicas::wait_led(ns.client(), REPLICAS, START).await?;
         let deployments: Api<Deployment> = Api::namespaced(ns.client().clone(), "ambit-system");
-        let args = [
-            "-n",
-            "ambit-system",
-            "rollout",
-            "restart",
-            "deployment/ambit-controller",
-        ];
-        e2e::mesh::kubectl(cluster, &args)?;
+        replicas::roll(cluster)?;
         let mut fewest = i32::MAX;
         wait_until(deployments, CONTROLLER, "rolled", START, |deployment| {
             let status = deployment.status.clone().unwrap_or_default();
@@ -162,23 +156,37 @@ async fn written(client: &Client, within: Duration) -> Result<()> {
 async fn nobody_fights(ns: &Namespace) -> Result<()> {
     let (leader, _) = replicas::wait_led(ns.client(), REPLICAS, START).await?;
     written(ns.client(), SOON).await?;
-    let pods: Api<Pod> = ns.api();
-    let known = pods.list(&ListParams::default()).await?;
-    let version = known.metadata.resource_version.unwrap_or_default();
-    let mut changes = pods.watch(&WatchParams::default(), &version).await?.boxed();
-    let mut writes = 0;
+    let core = ["Pod", "Service"].map(|kind| ("v1", kind));
+    let gateway_api = ["Gateway", "HTTPRoute"].map(|kind| (GATEWAY_API, kind));
     let until = Instant::now() + OBSERVED;
-    while let Ok(Some(change)) = tokio::time::timeout_at(until, changes.next()).await {
-        if let WatchEvent::Modified(_) = change? {
-            writes += 1;
-        }
-    }
+    let observed = core
+        .into_iter()
+        .chain(gateway_api)
+        .map(async |(api, kind)| {
+            let objects = dynamic(ns.client(), api, kind, Some(ns.name())).await?;
+            writes(objects, until).await.context(kind)
+        });
+    let writes: usize = try_join_all(observed).await?.into_iter().sum();
     println!(
-        "led by {}; {writes} writes to pods in {OBSERVED:?}",
+        "led by {}; {writes} writes in {OBSERVED:?}",
         leader.pod.name()
     );
     ensure!(writes <= OTHERS_WRITES, "{writes} writes in {OBSERVED:?}");
     Ok(())
+}
+
+/// How often objects are changed until then.
+async fn writes(objects: Api<DynamicObject>, until: Instant) -> Result<usize> {
+    let known = objects.list(&ListParams::default()).await?;
+    let version = known.metadata.resource_version.unwrap_or_default();
+    let changes = objects.watch(&WatchParams::default(), &version).await?;
+    let mut changes = changes.boxed();
+    let mut writes = 0;
+    while let Ok(change) = tokio::time::timeout_at(until, changes.next()).await {
+        let change = change.context("the watch ended: nothing was observed")??;
+        writes += usize::from(matches!(change, WatchEvent::Modified(_)));
+    }
+    Ok(writes)
 }
 
 /// The shop's pods in the mesh and a load on them; nothing is lost and nobody leaves the mesh, whatever `work` does.
@@ -189,6 +197,9 @@ async fn beside_a_load(
     let (cluster, client) = e2e::mesh::installed().await?;
     Namespace::within(&client, "ha", &[AMBIENT], async |ns| {
         let pod = shop::open(ns).await?;
+        // Objects of every kind on which a controller has an opinion.
+        shop::bind(ns, &pod).await?;
+        ns.apply(&shop::all_to_version("v1")).await?;
         let load = pod.load("http://web/", 50).await?;
         Box::pin(work(&cluster, ns)).await?;
         unharmed(what, load).await?;

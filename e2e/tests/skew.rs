@@ -13,7 +13,7 @@ use e2e::probe::{PodRef, eventually, has_condition, wait_available};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 
-use shop::{AMBIENT, GATEWAY_API, SOON, START, WAYPOINT_PODS};
+use shop::{AMBIENT, SOON, START, WAYPOINT_PODS};
 
 /// A pod that is new to a mesh of two versions.
 const IN: Duration = Duration::from_secs(60);
@@ -130,7 +130,7 @@ fn waypoints_run(cluster: &Cluster, image: &str) -> Result<()> {
 /// What is changed takes effect, what is new gets in, and it is the waypoint of that build that serves.
 async fn works(ns: &Namespace, asks: &PodRef, what: &str, image: &str) -> Result<()> {
     for version in ["v1", "v2", "v1"] {
-        ns.apply(&route(version)).await?;
+        ns.apply(&shop::all_to_version(version)).await?;
         eventually(what, SOON, async || {
             let answers = asks.ask(&["http://web/", "--count=20"]).await?;
             let others = answers
@@ -154,17 +154,4 @@ async fn works(ns: &Namespace, asks: &PodRef, what: &str, image: &str) -> Result
     all_run(ns, image).await?;
     println!("{what}: routes take effect, a new pod gets in");
     Ok(())
-}
-
-fn route(version: &str) -> String {
-    format!(
-        r#"
-apiVersion: {GATEWAY_API}
-kind: HTTPRoute
-metadata: {{name: split}}
-spec:
-  parentRefs: [{{group: "", kind: Service, name: web, port: 80}}]
-  rules: [{{backendRefs: [{{name: web-{version}, port: 80}}]}}]
-"#
-    )
 }

@@ -8,7 +8,7 @@ use e2e::apps::Namespace;
 use e2e::capture::Capture;
 use e2e::cluster::Cluster;
 use e2e::echo::LoadSummary;
-use e2e::mesh::{SYSTEM_NAMESPACE, kubectl};
+use e2e::mesh::kubectl;
 use e2e::probe::{PodRef, Run, eventually, has_condition};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
@@ -28,7 +28,6 @@ async fn rights_that_go_and_force_leave_a_nodes_pods_in_the_mesh() -> Result<()>
     let worked = Namespace::within(&client, "stays", &[AMBIENT], async |ns| {
         let asks = shop::open(ns).await?;
         let server = ns.pods("app=web,version=v2").await?.remove(0);
-        take_away(&cluster, &[("rolebinding", "ztunnel")])?;
         for end in [End::InGoodOrder, End::ByForce, End::ByForceWithoutRights] {
             Box::pin(restarted(&cluster, &asks, &server, end)).await?;
         }
@@ -49,21 +48,6 @@ enum End {
     ByForceWithoutRights,
 }
 
-fn take_away(cluster: &Cluster, bindings: &[(&str, &str)]) -> Result<()> {
-    for (kind, name) in bindings {
-        let args = [
-            "-n",
-            SYSTEM_NAMESPACE,
-            "delete",
-            "--ignore-not-found",
-            kind,
-            name,
-        ];
-        kubectl(cluster, &args)?;
-    }
-    Ok(())
-}
-
 /// The ztunnel of the client's node goes and comes again; its pods stay redirected, and nothing travels in plaintext.
 async fn restarted(cluster: &Cluster, asks: &PodRef, server: &PodRef, end: End) -> Result<()> {
     let old = ztunnel_of(asks).await?;
@@ -80,8 +64,9 @@ async fn restarted(cluster: &Cluster, asks: &PodRef, server: &PodRef, end: End) 
         End::InGoodOrder => DeleteParams::default(),
         End::ByForce => DeleteParams::default().grace_period(0),
         End::ByForceWithoutRights => {
+            let args = ["delete", "clusterrolebinding"];
             let both = ["ambit-controller", "ambit-controller-uninstall"];
-            take_away(cluster, &both.map(|name| ("clusterrolebinding", name)))?;
+            kubectl(cluster, &[args, both].concat())?;
             DeleteParams::default().grace_period(0)
         }
     };

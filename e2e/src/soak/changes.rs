@@ -36,7 +36,7 @@ pub struct Changes {
 }
 
 /// Changes something at the rate, one thing after another, until the storm is over.
-pub(super) async fn make(scene: &Scene<'_>, over: CancellationToken) -> Changes {
+pub(super) async fn make(scene: &Scene<'_>, over: &CancellationToken) -> Changes {
     let mut changes = Changes::default();
     let mut pace = tokio::time::interval(Duration::from_secs(1) / RATE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);

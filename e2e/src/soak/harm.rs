@@ -10,12 +10,14 @@ use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
 use super::{REPLICAS, Scene};
-use crate::mesh::{SYSTEM_NAMESPACE, kubectl};
+use crate::mesh::SYSTEM_NAMESPACE;
 use crate::probe::{PodRef, eventually, has_condition, wait_available, wait_gone};
 use crate::replicas::{self, CONTROLLER, Replica};
 
 /// Until both are there again and one leads; the machine is busy.
 const RECOVERED: Duration = Duration::from_secs(90);
+/// How many ways there are to harm them.
+const WAYS: u32 = 5;
 
 /// What was done to them.
 #[derive(Debug, Default)]
@@ -30,11 +32,11 @@ pub struct Harm {
     pub rolled: usize,
 }
 
-/// Harms one way after another, each when all is well again, until the storm is over.
-pub(super) async fn do_it(scene: &Scene<'_>, over: CancellationToken) -> Result<Harm> {
+/// Harms one way after another, each when all is well again, until it is time to end and each was tried.
+pub(super) async fn do_it(scene: &Scene<'_>, enough: &CancellationToken) -> Result<Harm> {
     let mut harm = Harm::default();
     for turn in 0.. {
-        if over.is_cancelled() {
+        if turn >= WAYS && enough.is_cancelled() {
             break;
         }
         one(scene, turn, &mut harm).await?;
@@ -49,7 +51,7 @@ async fn one(scene: &Scene<'_>, turn: u32, harm: &mut Harm) -> Result<()> {
     let (leader, others) = replicas::wait_led(client, REPLICAS, RECOVERED).await?;
     let led = replicas::leadership(client).await?.holder;
     let other = others.first().context("only one controller")?;
-    match turn % 5 {
+    match turn % WAYS {
         0 => {
             killed(scene, &leader).await?;
             harm.killed += 1;
@@ -73,7 +75,7 @@ async fn one(scene: &Scene<'_>, turn: u32, harm: &mut Harm) -> Result<()> {
             harm.rolled += 1;
         }
     }
-    if turn.is_multiple_of(5) {
+    if turn.is_multiple_of(WAYS) {
         // Its status and its Lease outlive it for a while.
         eventually("another holder of the Lease", RECOVERED, async || {
             let now = replicas::leadership(client).await?.holder;
@@ -110,9 +112,7 @@ async fn gone(pod: &PodRef) -> Result<()> {
 }
 
 async fn rolled(scene: &Scene<'_>) -> Result<()> {
-    let deployment = format!("deployment/{CONTROLLER}");
-    let args = ["-n", SYSTEM_NAMESPACE, "rollout", "restart", &deployment];
-    kubectl(scene.cluster, &args)?;
+    replicas::roll(scene.cluster)?;
     let client = scene.ns.client().clone();
     let deployments: Api<Deployment> = Api::namespaced(client, SYSTEM_NAMESPACE);
     wait_available(deployments, CONTROLLER, RECOVERED).await

@@ -71,6 +71,18 @@ impl Report {
             self.leader_changes > 0,
             "the leader never changed".to_owned(),
         );
+        let Harm {
+            killed,
+            deleted,
+            forced,
+            rolled,
+        } = self.harm;
+        must(
+            [killed, deleted, forced, rolled]
+                .iter()
+                .all(|times| *times > 0),
+            format!("not every harm was done: {:?}", self.harm),
+        );
         let wanted = f64::from(changes::RATE) * self.took.as_secs_f64() * ENOUGH;
         let made = self.changes.made;
         must(
@@ -159,14 +171,19 @@ mod tests {
                 pods: 10,
                 ..Changes::default()
             },
-            harm: Harm::default(),
+            harm: Harm {
+                killed: 2,
+                deleted: 1,
+                forced: 1,
+                rolled: 1,
+            },
         }
     }
 
     #[test]
     fn each_fault_is_told_and_nothing_else() {
         assert!(good().faults().is_empty(), "{:?}", good().faults());
-        let faults: [(&str, Spoil); 7] = [
+        let faults: [(&str, Spoil); 8] = [
             ("1 requests lost straight", |r| {
                 r.loads[0] = load(250, 249);
             }),
@@ -182,6 +199,9 @@ mod tests {
             }),
             ("never changed", |r| {
                 r.leader_changes = 0;
+            }),
+            ("not every harm", |r| {
+                r.harm.rolled = 0;
             }),
             ("only 39 changes", |r| {
                 r.changes.made = 39;

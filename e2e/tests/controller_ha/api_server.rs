@@ -14,7 +14,7 @@ use kube::api::{Api, DeleteParams};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::shop::{self, AMBIENT, GATEWAY_API, SOON, START};
+use super::shop::{self, AMBIENT, GATEWAY_API, SOON, START, all_to_version, waypoint};
 use super::{some_are_ready, unharmed, written};
 
 /// How long the API server hangs. This is the disturbance itself, not a wait for something.
@@ -38,7 +38,7 @@ async fn traffic_and_routes_go_on_while_the_api_server_hangs() -> Result<()> {
         let pod = shop::open(ns).await?;
         shop::bind(ns, &pod).await?;
         let load = pod.load("http://web/", 50).await?;
-        ns.apply(&route(100, 0)).await?;
+        ns.apply(&all_to_version("v1")).await?;
         eventually("all to v1", SOON, async || all_to(&pod, "v1").await).await?;
         let web = ns.api::<Service>().get("web").await?;
         let url = format!(
@@ -49,7 +49,7 @@ async fn traffic_and_routes_go_on_while_the_api_server_hangs() -> Result<()> {
         // A waypoint that rolls, and a route that has just been edited, when it begins to hang.
         let args = ["-n", ns.name(), "rollout", "restart", "deployment/waypoint"];
         e2e::mesh::kubectl(&cluster, &args)?;
-        ns.apply(&route(0, 100)).await?;
+        ns.apply(&all_to_version("v2")).await?;
         let seen = seen_from_the_node(&cluster, &pod).await?;
         // Else, when it hears nothing of the nodes for a minute, it takes all pods for unready, mesh or no mesh.
         cluster
@@ -66,7 +66,7 @@ async fn traffic_and_routes_go_on_while_the_api_server_hangs() -> Result<()> {
 
         some_are_ready(ns.client()).await?;
         wait_available(ns.api::<Deployment>(), "waypoint", START).await?;
-        ns.apply(&route(100, 0)).await?;
+        ns.apply(&all_to_version("v1")).await?;
         eventually("all to v1 again", SOON, async || all_to(&pod, "v1").await).await?;
         written(ns.client(), SOON).await?;
         unharmed("an API server that hung for a minute", load).await
@@ -99,7 +99,7 @@ async fn writes_that_hang_hold_nobody_else_up() -> Result<()> {
     Namespace::within(&client, "silent", &[AMBIENT], async |ns| {
         let pod = shop::open(ns).await?;
         shop::bind(ns, &pod).await?;
-        ns.apply(&route(100, 0)).await?;
+        ns.apply(&all_to_version("v1")).await?;
         eventually("all to v1", SOON, async || all_to(&pod, "v1").await).await?;
         let load = pod.load("http://web/", 50).await?;
         // Nobody accepts: the API server waits for TLS until its patience with the webhook is over.
@@ -129,10 +129,7 @@ async fn silenced(ns: &Namespace, pod: &PodRef, name: &str) -> Result<()> {
             "spec": {"ports": [{"port": 80}]}})
     });
     apply_objects(client, Some(ns.name()), unbound).await?;
-    let second = json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"name": "second"},
-        "spec": {"gatewayClassName": "ambit-waypoint",
-            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]}});
-    apply_objects(client, Some(ns.name()), [second]).await?;
+    apply_objects(client, Some(ns.name()), [waypoint("second")]).await?;
 
     // Others' status, and a route that everybody waits for.
     let began = Instant::now();
@@ -144,7 +141,7 @@ async fn silenced(ns: &Namespace, pod: &PodRef, name: &str) -> Result<()> {
         began.elapsed().as_secs_f32()
     );
     let began = Instant::now();
-    ns.apply(&route(0, 100)).await?;
+    ns.apply(&all_to_version("v2")).await?;
     eventually("all to v2", MEANWHILE, async || all_to(pod, "v2").await).await?;
     println!("a route's edit: {:.1} s", began.elapsed().as_secs_f32());
     // The writes hang indeed: nothing of them is there.
@@ -182,20 +179,6 @@ fn webhook(namespace: &str, name: &str) -> serde_json::Value {
             "rules": [rule("", "services/status"), rule("apps", "deployments")],
         }],
     })
-}
-
-fn route(v1: u32, v2: u32) -> String {
-    format!(
-        r#"
-apiVersion: {GATEWAY_API}
-kind: HTTPRoute
-metadata: {{name: split}}
-spec:
-  parentRefs: [{{group: "", kind: Service, name: web, port: 80}}]
-  rules:
-  - backendRefs: [{{name: web-v1, port: 80, weight: {v1}}}, {{name: web-v2, port: 80, weight: {v2}}}]
-"#
-    )
 }
 
 async fn all_to(pod: &PodRef, version: &str) -> Result<()> {

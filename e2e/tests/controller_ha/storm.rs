@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-/// Long enough that each replica is taken away in each way.
+/// At least, and until each replica was taken away in each way.
 const STORM: Duration = Duration::from_secs(30);
 
 #[tokio::test]

@@ -35,7 +35,7 @@ const BAD_TOKENS: usize = 10_000;
 const AT_ONCE: usize = 100;
 /// Of a flood of bad tokens the API server may hear so many a second, and some that others ask.
 const REVIEWS_PER_SECOND: u32 = 100;
-/// A caller with a good one waits no longer.
+/// A caller with a good one waits no longer: the one in the middle of five, on a machine that also makes the flood.
 const SIGNED: Duration = Duration::from_secs(1);
 /// Gateways that cannot be deployed, of one tenant.
 const GATEWAYS: usize = 500;
@@ -149,20 +149,20 @@ async fn bad_tokens_cost_the_api_server_little() -> Result<()> {
         let stranger = controller.reached_from(elsewhere).await?;
         let before = reviews(&client).await?;
         let began = Instant::now();
-        let (flood, slowest) = tokio::try_join!(
+        let (flood, middle) = tokio::try_join!(
             bad_tokens(&stranger),
-            slowest_of_five(&controller, &good, &own)
+            middle_of_five(&controller, &good, &own)
         )?;
         let took = began.elapsed();
         let heard = reviews(&client).await? - before;
         println!(
-            "{BAD_TOKENS} bad tokens in {:.1} s ({:.0}/s): {heard} reviews; a certificate took at most {slowest:?}; {flood:?}",
+            "{BAD_TOKENS} bad tokens in {:.1} s ({:.0}/s): {heard} reviews; certificates took {middle:?}; {flood:?}",
             took.as_secs_f32(),
             10_000.0 / took.as_secs_f32()
         );
         let bound = u64::from(REVIEWS_PER_SECOND) * (took.as_secs() + 2);
         ensure!(heard <= bound, "{heard} reviews in {took:?}, not {bound}");
-        ensure!(slowest <= SIGNED, "a certificate took {slowest:?}");
+        ensure!(middle <= SIGNED, "a certificate took {middle:?}");
         Ok(())
     })
     .await
@@ -198,19 +198,20 @@ async fn bad_tokens(controller: &Controller) -> Result<[usize; 2]> {
     Ok(counts)
 }
 
-async fn slowest_of_five(
+async fn middle_of_five(
     controller: &Controller,
     good: &str,
     own: &hbone::SpiffeId,
 ) -> Result<Duration> {
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     for _ in 0..5 {
         let client = controller.client(good, Caller::Node)?;
         let began = Instant::now();
         obtain(&client, own).await?;
-        slowest = slowest.max(began.elapsed());
+        took.push(began.elapsed());
     }
-    Ok(slowest)
+    took.sort();
+    Ok(took[took.len() / 2])
 }
 
 /// How many tokens the API server has looked at.
@@ -265,11 +266,7 @@ async fn gateways(evil: &Namespace) -> Result<()> {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("g{number}")},
             "spec": {"clusterIP": "None", "ports": [{"port": 80}]}})
     };
-    let gateway = |number: usize| {
-        json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"name": format!("g{number}")},
-            "spec": {"gatewayClassName": "ambit-waypoint",
-                "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]}})
-    };
+    let gateway = |number: usize| shop::waypoint(&format!("g{number}"));
     apply_all(evil, (0..GATEWAYS).map(service)).await?;
     let all = e2e::apps::dynamic(evil.client(), GATEWAY_API, "Gateway", Some(evil.name())).await?;
     loop {
@@ -292,7 +289,7 @@ async fn changes(ns: &Namespace, asks: &PodRef) -> Result<()> {
     let mut took = Vec::new();
     for turn in 0..9 {
         let version = if turn % 2 == 0 { "v1" } else { "v2" };
-        ns.apply(&route(version)).await?;
+        ns.apply(&shop::all_to_version(version)).await?;
         let began = Instant::now();
         eventually("the route took effect", SOON, async || {
             let answers = asks.ask(&["http://web/", "--count=5"]).await?;
@@ -315,17 +312,4 @@ async fn changes(ns: &Namespace, asks: &PodRef) -> Result<()> {
     })
     .await
     .map(drop)
-}
-
-fn route(version: &str) -> String {
-    format!(
-        r#"
-apiVersion: {GATEWAY_API}
-kind: HTTPRoute
-metadata: {{name: split}}
-spec:
-  parentRefs: [{{group: "", kind: Service, name: web, port: 80}}]
-  rules: [{{backendRefs: [{{name: web-{version}, port: 80}}]}}]
-"#
-    )
 }

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::apps::{EchoClient, EchoServer, Namespace, dynamic, label};
+use e2e::apps::{EchoClient, EchoServer, Namespace, apply_objects, dynamic, label};
 use e2e::probe::{PodRef, eventually, has_condition, wait_until};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use serde_json::{Value, json};
 
 /// A pod's start, its image being there, on a busy machine.
 pub const START: Duration = Duration::from_secs(90);
@@ -16,14 +17,26 @@ pub const AMBIENT: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 pub const WAYPOINT_PODS: &str = "gateway.networking.k8s.io/gateway-name=waypoint";
 
-const GATEWAY: &str = r"
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint}
+/// All of `web` to its one version, `v1` or `v2`.
+pub fn all_to_version(version: &str) -> String {
+    format!(
+        r#"
+apiVersion: {GATEWAY_API}
+kind: HTTPRoute
+metadata: {{name: split}}
 spec:
-  gatewayClassName: ambit-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-";
+  parentRefs: [{{group: "", kind: Service, name: web, port: 80}}]
+  rules: [{{backendRefs: [{{name: web-{version}, port: 80}}]}}]
+"#
+    )
+}
+
+/// A Gateway that is a waypoint of ours.
+pub fn waypoint(name: &str) -> Value {
+    json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"name": name},
+        "spec": {"gatewayClassName": "ambit-waypoint",
+            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]}})
+}
 
 /// Puts the pods in, and waits until all are in the mesh and the client is answered.
 pub async fn open(ns: &Namespace) -> Result<PodRef> {
@@ -50,7 +63,7 @@ pub async fn open(ns: &Namespace) -> Result<PodRef> {
 
 /// Makes the waypoint, binds `web` to it, and waits until statuses say so and requests go through it.
 pub async fn bind(ns: &Namespace, client: &PodRef) -> Result<()> {
-    ns.apply(GATEWAY).await?;
+    apply_objects(ns.client(), Some(ns.name()), [waypoint("waypoint")]).await?;
     let gateways = dynamic(ns.client(), GATEWAY_API, "Gateway", Some(ns.name())).await?;
     wait_until(gateways, "waypoint", "programmed", START, |gateway| {
         has_condition(gateway, "Accepted", "True")
