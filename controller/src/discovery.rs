@@ -1,7 +1,6 @@
 //! The delta-xDS service: who asks, what they may see, and for how long a stream lives.
 
 pub mod authenticate;
-mod bucket;
 mod hold;
 mod pins;
 mod reports;

@@ -9,13 +9,14 @@ use prost::Message;
 use tokio::sync::mpsc::{OwnedPermit, Sender};
 use tokio::time::{Instant, sleep_until};
 
-use super::bucket::Bucket;
 use crate::index::Input;
+use crate::rate::{Bucket, Rate};
 
-/// A node that comes back speaks of all its pods: more than that run on none.
-const BURST: u32 = 1024;
-/// Each may become a status write and an Event.
-const PER_SECOND: u32 = 50;
+/// A node that comes back speaks of all its pods: more than that run on none. Each may become a status write and an Event.
+const TOLD: Rate = Rate {
+    burst: 1024,
+    per_second: 50,
+};
 /// Pods spoken of whose report waits.
 const MAX_WAITING: usize = 4096;
 /// Bytes of a pod's UID.
@@ -43,7 +44,7 @@ impl Reports {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             waiting: BTreeMap::new(),
-            bucket: Bucket::new(BURST, PER_SECOND, now),
+            bucket: Bucket::new(TOLD, now),
         }
     }
 
@@ -74,7 +75,7 @@ impl Reports {
     }
 
     /// Waits until there is a report and it may be told. Nothing is lost if this is not waited for.
-    pub(super) async fn ready(&self, index: &Sender<Input>) -> Option<OwnedPermit<Input>> {
+    pub(super) async fn ready(&mut self, index: &Sender<Input>) -> Option<OwnedPermit<Input>> {
         if self.waiting.is_empty() {
             return std::future::pending().await;
         }
