@@ -1,5 +1,7 @@
 //! The real server against mesh's real clients, in one process: only Kubernetes is made up.
 
+#[path = "support/server.rs"]
+mod server;
 mod support;
 
 use std::collections::HashMap;
@@ -7,18 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use controller::ca::Certificates;
-use controller::ca::authority::Authority;
-use controller::ca::authorize::Rules;
 use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
 use controller::discovery::snapshot::Snapshot;
-use controller::discovery::{Discovery, Streams};
 use controller::index::Input;
 use controller::index::names::Key;
 use controller::metrics::Metrics;
-use controller::refusals::Refusals;
-use controller::server;
-use hbone::{SpiffeId, TrustDomain};
+use hbone::SpiffeId;
 use mesh::ca::{CaError, Caller as Asks, CertificateClient, obtain};
 use mesh::control::Control;
 use mesh::proto::certificate::IstioCertificateRequest;
@@ -30,11 +26,10 @@ use mesh::xds::client::{Client, Config};
 use mesh::xds::node::NodeInfo;
 use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Update};
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use server::{Parts, Served};
 use support::{World, gateway, namespace, our_class, pod, route, service, waypoint};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -57,17 +52,11 @@ struct Controller {
     world: World,
     snapshots: watch::Sender<Arc<Snapshot>>,
     said: mpsc::Receiver<Input>,
-    address: SocketAddr,
-    files: TempDir,
+    served: Served,
 }
 
 impl Controller {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let authority = Arc::new(Authority::ephemeral("cluster.local").expect("a root"));
-        let files = tempfile::tempdir().expect("a folder");
-        std::fs::write(files.path().join("root.pem"), authority.roots()).expect("written");
         let caller = |namespace: &str, account: &str, pod: Option<&str>| Caller {
             account: Key::new(namespace, account),
             pod: pod.map(Into::into),
@@ -83,38 +72,18 @@ impl Controller {
         let authenticate: Arc<dyn Authenticate> = Arc::new(Tokens(tokens));
         let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
         let (index, said) = mpsc::channel(64);
-        let discovery = Discovery {
-            authenticate: authenticate.clone(),
-            snapshots: seen.clone(),
+        let parts = Parts {
+            authenticate,
+            snapshots: seen,
             index,
             metrics: Metrics::default(),
-            streams: Streams::default(),
         };
-        let certificates = Certificates {
-            authenticate,
-            rules: Arc::new(Rules {
-                trust_domain: TrustDomain::default(),
-                allow_self_issue: false,
-            }),
-            snapshots: seen,
-            authority: authority.clone(),
-            metrics: Metrics::default(),
-            refusals: Refusals::new(Metrics::default()),
-        };
-        let names = vec!["ambit-controller.ambit-system.svc".to_owned()];
-        tokio::spawn(server::serve(
-            listener,
-            authority,
-            names,
-            discovery,
-            certificates,
-        ));
+        let served = parts.serve().await.expect("served");
         let mut controller = Self {
             world: World::new(),
             snapshots,
             said,
-            address,
-            files,
+            served,
         };
         let mut ztunnels = [
             pod("ambit-system", "zt1", "10.0.9.1", json!({})),
@@ -139,14 +108,7 @@ impl Controller {
     }
 
     fn control(&self, token: &str) -> Control {
-        let file = self.files.path().join(token);
-        std::fs::write(&file, token).expect("written");
-        Control {
-            address: self.address.to_string(),
-            server_name: Some("ambit-controller.ambit-system.svc".to_owned()),
-            roots: self.files.path().join("root.pem"),
-            token: Some(file),
-        }
+        self.served.control(token).expect("a file")
     }
 
     /// A proxy that says what it is told.

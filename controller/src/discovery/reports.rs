@@ -32,6 +32,17 @@ pub(super) struct Reports {
     bucket: Bucket,
 }
 
+/// Why a report counts for nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unread {
+    /// It is long.
+    #[error("its pod's UID has {0} bytes")]
+    Uid(usize),
+    /// It is none.
+    #[error("it cannot be read: {0}")]
+    Bytes(#[source] prost::DecodeError),
+}
+
 /// More pods than a node can have.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("reports of more than {MAX_WAITING} pods wait to be taken")]
@@ -48,19 +59,22 @@ impl Reports {
         }
     }
 
-    /// Takes in what a request says.
-    pub(super) fn take(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), TooMany> {
+    /// Takes in what a request says, and gives the last of what cannot be taken.
+    pub(super) fn take(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+    ) -> Result<Option<Unread>, TooMany> {
+        let mut unread = None;
         let reports = request.reports.iter();
         for any in reports.filter(|any| any.type_url == ENROLMENT_REPORT_TYPE) {
             let mut report = match EnrolmentReport::decode(&*any.value) {
                 Ok(report) if report.uid.len() <= MAX_UID => report,
                 Ok(report) => {
-                    let bytes = report.uid.len();
-                    tracing::warn!("a report of a pod whose UID has {bytes} bytes is dropped");
+                    unread = Some(Unread::Uid(report.uid.len()));
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a report cannot be read");
+                    unread = Some(Unread::Bytes(error));
                     continue;
                 }
             };
@@ -71,7 +85,7 @@ impl Reports {
             }
             self.waiting.insert(report.uid.clone(), report);
         }
-        Ok(())
+        Ok(unread)
     }
 
     /// Waits until there is a report and it may be told. Nothing is lost if this is not waited for.
@@ -174,7 +188,7 @@ mod tests {
         assert_eq!(reports.waiting.len(), MAX_WAITING);
         let long = request(["u".repeat(1000)].into_iter(), "");
         let mut reports = Reports::new(Instant::now());
-        reports.take(&long).expect("dropped");
+        assert_eq!(reports.take(&long), Ok(Some(Unread::Uid(1000))));
         assert!(reports.waiting.is_empty());
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::lines::Lines;
 use crate::index::Input;
 use crate::index::names::Key;
 use crate::rate::{Bucket, Rate};
@@ -27,6 +28,8 @@ const LOOKUPS: Rate = Rate {
 pub struct Streams {
     table: Arc<Mutex<Table>>,
     pub(super) deltas: Deltas,
+    /// What they may write into the log.
+    pub(super) lines: Lines,
 }
 
 #[derive(Debug, Default)]
