@@ -22,6 +22,7 @@ use mesh::proto::certificate::istio_certificate_service_client::IstioCertificate
 use mesh::proto::discovery::DeltaDiscoveryRequest;
 use mesh::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use mesh::proto::node::{EnrolmentReport, enrolment_report::State};
+use mesh::world::{World as Mesh, world};
 use mesh::xds::client::{Client, Config};
 use mesh::xds::node::NodeInfo;
 use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Update};
@@ -264,6 +265,61 @@ async fn a_waypoint_sees_its_own_routes_and_no_pods_of_nodes() {
         next(&mut told).await,
         (ROUTE_TYPE, vec![], vec!["shop/mine".to_owned()])
     );
+}
+
+#[tokio::test]
+async fn what_a_waypoint_asks_for_is_in_its_world_until_it_is_given_up() {
+    let mut controller = Controller::start().await;
+    controller.apply([
+        namespace("shop", json!({})),
+        our_class(),
+        gateway("shop", "gate"),
+        service(
+            "shop",
+            "cart",
+            "10.96.0.1",
+            "cart",
+            json!({"istio.io/use-waypoint": "gate"}),
+        ),
+        pod("shop", "client", "10.0.0.3", json!({})),
+        pod("shop", "unasked", "10.0.0.5", json!({})),
+    ]);
+    controller.apply(waypoint("shop", "gate"));
+    let (mut told, handle) = controller.proxy("waypoint", &[ADDRESS_TYPE, ROUTE_TYPE]);
+    let (mut writer, world) = world();
+    let mut changed = async |world: &Mesh| {
+        let update = timeout(LONG, told.recv()).await.expect("in time");
+        writer.apply(&update.expect("an update")).expect("readable");
+        let at = |last: u8| {
+            world.look(|world| Some(world.workload_at([10, 0, 0, last].into())?.uid.clone()))
+        };
+        [3, 4, 5].map(|last| at(last).map(|uid| uid.to_string()))
+    };
+    let uid = |name: &str| Some(format!("Kubernetes//Pod/shop/{name}"));
+    for _ in [ADDRESS_TYPE, ROUTE_TYPE] {
+        let nobody = [None, None, None];
+        assert_eq!(changed(&world).await, nobody, "no client is in its scope");
+    }
+
+    handle.ask_address("/10.0.0.3");
+    assert_eq!(changed(&world).await, [uid("client"), None, None]);
+    let client = world.look(|world| world.workload_at([10, 0, 0, 3].into()).cloned());
+    let id = client.map(|client| client.identity().to_string());
+    assert_eq!(
+        id.as_deref(),
+        Some("spiffe://cluster.local/ns/shop/sa/default")
+    );
+
+    // Nobody has it, which is no change of the world; then somebody does.
+    handle.ask_address("/10.0.0.4");
+    controller.apply([pod("shop", "late", "10.0.0.4", json!({}))]);
+    assert_eq!(changed(&world).await, [uid("client"), uid("late"), None]);
+
+    handle.forget_address("/10.0.0.3");
+    assert_eq!(changed(&world).await, [None, uid("late"), None]);
+    let vip = SocketAddr::from(([10, 96, 0, 1], 80));
+    let cart = world.look(|world| world.service_at(vip).map(|service| service.name.clone()));
+    assert_eq!(cart.as_deref(), Some("cart"), "what is bound stays");
 }
 
 #[tokio::test]

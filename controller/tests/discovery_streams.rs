@@ -7,7 +7,6 @@ mod streams;
 mod support;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use mesh::proto::discovery::DeltaDiscoveryRequest;
 use mesh::proto::workload::{Address, address};
