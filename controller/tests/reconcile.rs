@@ -165,6 +165,24 @@ fn reason(cluster: &Cluster, namespace: &str, name: &str) -> Option<String> {
     Some(ours["reason"].as_str()?.to_owned())
 }
 
+/// As the index writes it: over what it sees now.
+fn over_what_is_seen(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    reason: &str,
+) -> (Item, Entry) {
+    let (item, mut entry) = pod_status(cluster, namespace, name, reason);
+    let pod = cluster.get("pods", namespace, name).expect("a pod");
+    let conditions = pod["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    let seen = conditions.find(|one| one["type"] == "ambit.mesh/InMesh");
+    if let Wanted::Status(write) = &mut entry.wanted {
+        write.how = How::ApplyOver(seen.cloned().unwrap_or_default());
+    }
+    (item, entry)
+}
+
 fn at(namespace: &str, name: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/pods/{name}/status")
 }
@@ -616,7 +634,7 @@ async fn a_replica_that_does_not_lead_writes_only_what_it_alone_knows() {
 async fn the_leaders_guess_never_goes_over_a_nodes_word() {
     let cluster = Cluster::new();
     put_pod(&cluster, "shop", "a");
-    let (item, guess) = pod_status(&cluster, "shop", "a", "Pending");
+    let (item, guess) = over_what_is_seen(&cluster, "shop", "a", "Pending");
     let (_, mut word) = pod_status(&cluster, "shop", "a", "NoNetns");
     word.writer = Writer::ThisReplica;
     let other = Reconciling::with(&cluster, Term::never());
@@ -637,12 +655,66 @@ async fn the_leaders_guess_never_goes_over_a_nodes_word() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_leader_has_read_never_goes_over_what_the_node_has_said_since() {
+    let cluster = Cluster::new();
+    put_pod(&cluster, "shop", "a");
+    let word = |cluster: &Cluster, status: &str, reason: &str| {
+        let (item, mut entry) = over_what_is_seen(cluster, "shop", "a", reason);
+        if let Wanted::Status(write) = &mut entry.wanted {
+            write.body["status"]["conditions"][0]["status"] = json!(status);
+        }
+        (item, entry)
+    };
+    let other = Reconciling::with(&cluster, Term::never());
+    let heard = async |status: &str, reason: &str| {
+        let (item, mut entry) = word(&cluster, status, reason);
+        entry.writer = Writer::ThisReplica;
+        other.want(item, entry);
+        let said =
+            |cluster: &Cluster| self::reason(cluster, "shop", "a").as_deref() == Some(reason);
+        cluster.until("the node's word stands there", said).await;
+    };
+    heard("True", "Enrolled").await;
+    // The leader has read that, and has something else to write, with what it believes of the pod.
+    let (item, believed) = word(&cluster, "True", "Enrolled");
+    let (_, gone) = {
+        let (item, mut entry) = word(&cluster, "True", "Enrolled");
+        if let Wanted::Status(write) = &mut entry.wanted {
+            write.body["status"] = json!({});
+        }
+        (item, entry)
+    };
+    heard("False", "NoNetns").await;
+    for stale in [believed, gone] {
+        let leader = Reconciling::start(&cluster);
+        leader.want(item.clone(), stale);
+        pass(Duration::from_secs(120)).await;
+        assert_eq!(reason(&cluster, "shop", "a").as_deref(), Some("NoNetns"));
+    }
+    // Once it has seen what stands there, its writes count.
+    let (item, fresh) = word(&cluster, "False", "NoNetns");
+    let Wanted::Status(mut write) = fresh.wanted else {
+        panic!("a status")
+    };
+    write.body["status"] = json!({});
+    let leader = Reconciling::start(&cluster);
+    leader.want(item.clone(), Entry::leader(Wanted::Status(write)));
+    other.forget(&item);
+    cluster
+        .until("it is taken back", |cluster| {
+            reason(cluster, "shop", "a").is_none()
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guess_is_compared_again_when_the_pod_moves_on() {
     let cluster = Cluster::new();
     put_pod(&cluster, "shop", "a");
     cluster.spoil_times(1, "PATCH", "*", Fault::Refuse(409, "Conflict"));
     let leader = Reconciling::start(&cluster);
-    leader.want_pod(&cluster, "shop", "a", "Pending");
+    let (item, guess) = over_what_is_seen(&cluster, "shop", "a", "Pending");
+    leader.want(item, guess);
     pass(Duration::from_secs(1)).await;
     assert_eq!(reason(&cluster, "shop", "a").as_deref(), Some("Pending"));
     assert_eq!(cluster.called("PATCH", "*").len(), 2);
