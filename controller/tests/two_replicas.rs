@@ -209,6 +209,52 @@ async fn leads(replica: &Replica) {
     }
 }
 
+fn roots(namespace: &str, label: Value) -> Value {
+    let rest = json!({"metadata": {"labels": label}, "data": {"root-cert.pem": "old"}});
+    object("v1", "ConfigMap", namespace, "ambit-ca-root-cert", rest)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_starts_finds_what_another_had_to_take_away_when_it_ended() {
+    let cluster = shop();
+    let leader = Replica::start(&cluster, "controller-0");
+    leads(&leader).await;
+    rest(&cluster).await;
+    drop(leader);
+    // While none leads, the Gateway becomes another's, and others' things are there as ever.
+    cluster.edit("gateways", "shop", "gate", |gateway| {
+        gateway["spec"]["gatewayClassName"] = json!("nginx");
+    });
+    let managed = json!({"gateway.istio.io/managed": "ambit.mesh-waypoint-controller"});
+    let ours = json!({"app.kubernetes.io/managed-by": "ambit"});
+    let deployment = json!({"metadata": {"labels": managed}, "spec": {}});
+    for object in [
+        roots("left", ours.clone()),
+        roots("theirs", json!({})),
+        roots("running", ours),
+        object("apps/v1", "Deployment", "running", "gate", deployment),
+    ] {
+        cluster.put(object);
+    }
+    let leader = Replica::start(&cluster, "controller-1");
+    leads(&leader).await;
+    rest(&cluster).await;
+    for plural in ["deployments", "services", "serviceaccounts"] {
+        assert!(cluster.get(plural, "shop", "gate").is_none(), "{plural}");
+    }
+    let there = |namespace: &str| {
+        cluster
+            .get("configmaps", namespace, "ambit-ca-root-cert")
+            .is_some()
+    };
+    assert_eq!(["shop", "left"].map(there), [false; 2]);
+    assert_eq!(["theirs", "running", "ambit-system"].map(there), [true; 3]);
+    // What ran there ends.
+    cluster.remove("deployments", "running", "gate");
+    rest(&cluster).await;
+    assert!(!there("running"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn writes_end_whoever_leads_and_a_new_leader_finds_nothing_to_do() {
     let cluster = shop();
