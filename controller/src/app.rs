@@ -235,11 +235,13 @@ async fn serve(
     let listener = listen(config.listen)?;
     let authenticate: Arc<dyn Authenticate> =
         Arc::new(Checked::new(TokenReviews::new(client), metrics.clone()));
+    let refusals = Refusals::new(metrics.clone());
     let discovery = Discovery {
         authenticate: authenticate.clone(),
         snapshots: channels.snapshots.clone(),
         index: channels.told.clone(),
         metrics: metrics.clone(),
+        refusals: refusals.clone(),
         streams: Streams::default(),
     };
     let rules = Rules {
@@ -251,7 +253,7 @@ async fn serve(
         rules: Arc::new(rules),
         snapshots: channels.snapshots.clone(),
         authority: authority.clone(),
-        refusals: Refusals::new(metrics.clone()),
+        refusals,
         metrics,
     };
     let mut state = channels.state.clone();

@@ -1,8 +1,8 @@
 //! The delta-xDS service: who asks, what they may see, and for how long a stream lives.
 
 pub mod authenticate;
-mod bucket;
 mod hold;
+mod lines;
 mod pins;
 mod reports;
 mod review;
@@ -33,6 +33,7 @@ use crate::index::Input;
 use crate::index::changes::Role;
 use crate::message_limit::MessageLimit;
 use crate::metrics::Metrics;
+use crate::refusals::Refusals;
 
 /// How long a node waits until the index has room for its last word.
 const ROOM_DEADLINE: Duration = Duration::from_secs(5);
@@ -48,6 +49,8 @@ pub struct Discovery {
     pub index: mpsc::Sender<Input>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Who is refused.
+    pub refusals: Refusals,
     /// The streams that there are.
     pub streams: Streams,
 }
@@ -96,13 +99,15 @@ impl Discovery {
         let connection = CallerConnection::of(&request);
         let limit = MessageLimit::of(&request);
         let shown = Caller::shown(&request).map_err(Status::from);
+        let mut caller = None;
         let opened = match shown {
-            Ok((token, peer)) => self.admit(token, peer, connection.as_ref()).await,
+            Ok(shown) => self.admit(shown, connection.as_ref(), &mut caller).await,
             Err(status) => Err(status),
         };
         let (viewer, review) = opened.inspect_err(|status| {
-            self.metrics.refused("discovery", status.code());
-            tracing::warn!(peer = ?connection.as_ref().map(CallerConnection::peer), reason = status.message(), "discovery refused");
+            let peer = connection.as_ref().map(CallerConnection::peer);
+            let refusals = &self.refusals;
+            refusals.note("discovery", peer, caller.as_ref(), status);
         })?;
         if let Some(limit) = limit {
             limit.allow(self.snapshots.borrow().longest_request(&viewer));
@@ -116,11 +121,13 @@ impl Discovery {
             }
             Viewer::Waypoint(_) => None,
         };
-        let name = match &viewer {
-            Viewer::Node(node) => format!("ztunnel of {node}"),
-            Viewer::Waypoint(gateway) => format!("waypoint {gateway}"),
+        let name: Arc<str> = match &viewer {
+            Viewer::Node(node) => format!("ztunnel of {node}").into(),
+            Viewer::Waypoint(gateway) => format!("waypoint {gateway}").into(),
         };
-        tracing::info!(proxy = name, "discovery begins");
+        if let Some(unlogged) = self.streams.lines.room(&name) {
+            tracing::info!(proxy = &*name, unlogged, "discovery begins");
+        }
         let pod = review.caller().pod.clone().unwrap_or_default();
         let stream = Stream {
             place: self.streams.enter(pod, node),
@@ -138,13 +145,13 @@ impl Discovery {
 
     async fn admit(
         &self,
-        token: String,
-        peer: IpAddr,
+        (token, peer): (String, IpAddr),
         connection: Option<&CallerConnection>,
+        who: &mut Option<Caller>,
     ) -> Result<(Viewer, Review), Status> {
-        let caller = self.authenticate.whose(&token, peer).await?;
-        let viewer = self.viewer(&caller)?;
+        let caller = &*who.insert(self.authenticate.whose(&token, peer).await?);
+        let viewer = self.viewer(caller)?;
         connection.map_or(Ok(()), CallerConnection::prove)?;
-        Ok((viewer, Review::new(token.into(), peer, caller)))
+        Ok((viewer, Review::new(token.into(), peer, caller.clone())))
     }
 }

@@ -38,6 +38,7 @@ mod reports;
 mod routes;
 mod services;
 mod tables;
+mod vips;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -53,6 +53,17 @@ impl Bucket {
         enough
     }
 
+    /// When there is one.
+    pub fn ready(&mut self, now: Instant) -> Instant {
+        self.fill(now);
+        let missing = 1.0 - self.left;
+        if missing <= 0.0 {
+            return now;
+        }
+        // A little more than exactly: a sum of fractions may fall short.
+        now + Duration::from_secs_f64(missing / f64::from(self.rate.per_second) + 0.001)
+    }
+
     /// What was taken did no harm.
     pub fn give_back(&mut self) {
         self.left = (self.left + 1.0).min(self.rate.burst.into());
@@ -133,6 +144,17 @@ mod tests {
             bucket.take(start),
             "a clock that went back takes nothing away"
         );
+    }
+
+    #[test]
+    fn a_bucket_says_when_there_is_one_again() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(RATE, start);
+        assert_eq!(bucket.ready(start), start);
+        while bucket.take(start) {}
+        let ready = bucket.ready(start);
+        assert!(ready > start && ready < start + Duration::from_millis(510));
+        assert!(bucket.take(ready) && !bucket.take(ready));
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub mod queue;
 pub(crate) mod roots;
 pub mod seen;
 mod status;
+mod strays;
 pub mod waypoint;
+mod work;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,6 +39,8 @@ use self::events::{Backlog, Budgets, Told, one_line};
 use self::outcome::{Failure, Outcome};
 use self::queue::{Queue, Then, Work as _};
 use self::seen::Seen;
+use self::strays::Strays;
+use self::work::{Work, WorkKind};
 use crate::desired::{DesiredState, Entry, Item, Wanted, Writer};
 use crate::index::changes::{Kind, Notice, Target, Write};
 use crate::lease::{Term, fenced};
@@ -85,33 +89,6 @@ pub struct Inputs {
     pub seen: mpsc::Receiver<Seen>,
 }
 
-/// One thing to do, by its name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Work {
-    /// Bring this about.
-    Item(Item),
-    /// Tell what waits to be told about this object.
-    Tell(Target),
-}
-
-/// What has turns of its own: a kind of work, in a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Lane {
-    kind: WorkKind,
-    namespace: Arc<str>,
-}
-
-/// The kinds of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum WorkKind {
-    Status(Kind),
-    Events,
-    Waypoint,
-    Class,
-    Roots,
-    Accepted,
-}
-
 /// What a try works on.
 enum Try {
     Entry(Item, Arc<Entry>),
@@ -125,6 +102,10 @@ pub struct Reconciler {
     leader: Client,
     term: Term,
     leads: bool,
+    /// As the index published it.
+    published: DesiredState,
+    strays: Strays,
+    /// Both.
     table: DesiredState,
     queue: Queue<Work>,
     tries: JoinSet<(Try, Outcome)>,
@@ -145,6 +126,8 @@ impl Reconciler {
             leads: term.leads(),
             term,
             settings: Arc::new(settings),
+            published: DesiredState::default(),
+            strays: Strays::default(),
             table: DesiredState::default(),
             queue: Queue::new(PLACES),
             tries: JoinSet::new(),
@@ -184,7 +167,9 @@ impl Reconciler {
         }
     }
 
-    fn take_table(&mut self, table: DesiredState) {
+    fn take_table(&mut self, published: DesiredState) {
+        let table = self.strays.complete(published.clone());
+        self.published = published;
         for difference in self.table.diff(&table) {
             match difference {
                 DiffItem::Remove(item, _) => self.queue.remove(&Work::Item(item.clone())),
@@ -223,9 +208,26 @@ impl Reconciler {
 
     fn nudge(&mut self, seen: Seen) {
         let item = match seen {
-            Seen::Child(gateway) => Item::Waypoint(gateway),
-            Seen::Roots(namespace) => Item::Roots(namespace),
+            Seen::Child(gateway) => {
+                // Roots go once nothing runs there any more.
+                let roots = Item::Roots(gateway.namespace.clone());
+                let unwanted = |entry: &Arc<Entry>| entry.wanted == Wanted::NoRoots;
+                if self.table.get(&roots).is_some_and(unwanted) {
+                    self.nudge_item(roots);
+                }
+                Item::Waypoint(gateway)
+            }
+            Seen::Roots(namespace) => {
+                if self.strays.seen(&namespace) {
+                    self.take_table(self.published.clone());
+                }
+                Item::Roots(namespace)
+            }
         };
+        self.nudge_item(item);
+    }
+
+    fn nudge_item(&mut self, item: Item) {
         let entry = self.table.get(&item);
         if entry.is_some_and(|entry| may_write(self.leads, entry)) {
             self.queue.nudge(Work::Item(item), Instant::now());
@@ -318,6 +320,12 @@ impl Reconciler {
                     Outcome::Done => self.tell_written(&entry),
                     Outcome::Moot => {}
                     Outcome::Failed(failure) => self.tell_failed(&item, &entry, failure),
+                }
+                if let (Item::Roots(namespace), Wanted::NoRoots, Outcome::Done) =
+                    (&item, &entry.wanted, outcome)
+                {
+                    self.strays.gone(namespace);
+                    self.take_table(self.published.clone());
                 }
                 let wanted = self.table.get(&item);
                 if wanted.is_some_and(|entry| may_write(self.leads, entry)) {
@@ -436,7 +444,7 @@ async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcom
         (Item::Roots(namespace), Wanted::Roots) => {
             roots::publish(client, namespace, &settings.roots).await
         }
-        (Item::Roots(namespace), Wanted::NoRoots) => roots::withdraw(client, namespace).await,
+        (Item::Roots(namespace), Wanted::NoRoots) => roots::give_up(client, namespace).await,
         (Item::Accepted(namespace), Wanted::Accepted(generations)) => {
             accepted::reconcile(client, &settings.namespace, namespace, generations).await
         }
@@ -470,30 +478,5 @@ fn log(notice: &Notice) {
         // Others may have written it: quoted, it is one line.
         let note = one_line(&notice.note, MAX_LOGGED);
         tracing::warn!(?kind, object = %key, reason = notice.reason, note, "told by an Event");
-    }
-}
-
-// === impl Work ===
-
-impl queue::Work for Work {
-    type Lane = Lane;
-
-    fn lane(&self) -> Lane {
-        let (kind, namespace) = match self {
-            Self::Item(Item::Status(target)) => {
-                (WorkKind::Status(target.kind), &target.key.namespace)
-            }
-            Self::Item(Item::Events(target)) | Self::Tell(target) => {
-                (WorkKind::Events, &target.key.namespace)
-            }
-            Self::Item(Item::Waypoint(key)) => (WorkKind::Waypoint, &key.namespace),
-            Self::Item(Item::Class(name)) => (WorkKind::Class, name),
-            Self::Item(Item::Roots(namespace)) => (WorkKind::Roots, namespace),
-            Self::Item(Item::Accepted(namespace)) => (WorkKind::Accepted, namespace),
-        };
-        Lane {
-            kind,
-            namespace: namespace.clone(),
-        }
     }
 }

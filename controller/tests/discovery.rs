@@ -1,5 +1,7 @@
 //! The real server against mesh's real clients, in one process: only Kubernetes is made up.
 
+#[path = "support/server.rs"]
+mod server;
 mod support;
 
 use std::collections::HashMap;
@@ -7,18 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use controller::ca::Certificates;
-use controller::ca::authority::Authority;
-use controller::ca::authorize::Rules;
 use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
 use controller::discovery::snapshot::Snapshot;
-use controller::discovery::{Discovery, Streams};
 use controller::index::Input;
 use controller::index::names::Key;
 use controller::metrics::Metrics;
-use controller::refusals::Refusals;
-use controller::server;
-use hbone::{SpiffeId, TrustDomain};
+use hbone::SpiffeId;
 use mesh::ca::{CaError, Caller as Asks, CertificateClient, obtain};
 use mesh::control::Control;
 use mesh::proto::certificate::IstioCertificateRequest;
@@ -26,15 +22,15 @@ use mesh::proto::certificate::istio_certificate_service_client::IstioCertificate
 use mesh::proto::discovery::DeltaDiscoveryRequest;
 use mesh::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use mesh::proto::node::{EnrolmentReport, enrolment_report::State};
+use mesh::world::{World as Mesh, world};
 use mesh::xds::client::{Client, Config};
 use mesh::xds::node::NodeInfo;
 use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, ROUTE_TYPE, Update};
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use server::{Parts, Served};
 use support::{World, gateway, namespace, our_class, pod, route, service, waypoint};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -57,17 +53,11 @@ struct Controller {
     world: World,
     snapshots: watch::Sender<Arc<Snapshot>>,
     said: mpsc::Receiver<Input>,
-    address: SocketAddr,
-    files: TempDir,
+    served: Served,
 }
 
 impl Controller {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let authority = Arc::new(Authority::ephemeral("cluster.local").expect("a root"));
-        let files = tempfile::tempdir().expect("a folder");
-        std::fs::write(files.path().join("root.pem"), authority.roots()).expect("written");
         let caller = |namespace: &str, account: &str, pod: Option<&str>| Caller {
             account: Key::new(namespace, account),
             pod: pod.map(Into::into),
@@ -83,38 +73,18 @@ impl Controller {
         let authenticate: Arc<dyn Authenticate> = Arc::new(Tokens(tokens));
         let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
         let (index, said) = mpsc::channel(64);
-        let discovery = Discovery {
-            authenticate: authenticate.clone(),
-            snapshots: seen.clone(),
+        let parts = Parts {
+            authenticate,
+            snapshots: seen,
             index,
             metrics: Metrics::default(),
-            streams: Streams::default(),
         };
-        let certificates = Certificates {
-            authenticate,
-            rules: Arc::new(Rules {
-                trust_domain: TrustDomain::default(),
-                allow_self_issue: false,
-            }),
-            snapshots: seen,
-            authority: authority.clone(),
-            metrics: Metrics::default(),
-            refusals: Refusals::new(Metrics::default()),
-        };
-        let names = vec!["ambit-controller.ambit-system.svc".to_owned()];
-        tokio::spawn(server::serve(
-            listener,
-            authority,
-            names,
-            discovery,
-            certificates,
-        ));
+        let served = parts.serve().await.expect("served");
         let mut controller = Self {
             world: World::new(),
             snapshots,
             said,
-            address,
-            files,
+            served,
         };
         let mut ztunnels = [
             pod("ambit-system", "zt1", "10.0.9.1", json!({})),
@@ -139,14 +109,7 @@ impl Controller {
     }
 
     fn control(&self, token: &str) -> Control {
-        let file = self.files.path().join(token);
-        std::fs::write(&file, token).expect("written");
-        Control {
-            address: self.address.to_string(),
-            server_name: Some("ambit-controller.ambit-system.svc".to_owned()),
-            roots: self.files.path().join("root.pem"),
-            token: Some(file),
-        }
+        self.served.control(token).expect("a file")
     }
 
     /// A proxy that says what it is told.
@@ -302,6 +265,61 @@ async fn a_waypoint_sees_its_own_routes_and_no_pods_of_nodes() {
         next(&mut told).await,
         (ROUTE_TYPE, vec![], vec!["shop/mine".to_owned()])
     );
+}
+
+#[tokio::test]
+async fn what_a_waypoint_asks_for_is_in_its_world_until_it_is_given_up() {
+    let mut controller = Controller::start().await;
+    controller.apply([
+        namespace("shop", json!({})),
+        our_class(),
+        gateway("shop", "gate"),
+        service(
+            "shop",
+            "cart",
+            "10.96.0.1",
+            "cart",
+            json!({"istio.io/use-waypoint": "gate"}),
+        ),
+        pod("shop", "client", "10.0.0.3", json!({})),
+        pod("shop", "unasked", "10.0.0.5", json!({})),
+    ]);
+    controller.apply(waypoint("shop", "gate"));
+    let (mut told, handle) = controller.proxy("waypoint", &[ADDRESS_TYPE, ROUTE_TYPE]);
+    let (mut writer, world) = world();
+    let mut changed = async |world: &Mesh| {
+        let update = timeout(LONG, told.recv()).await.expect("in time");
+        writer.apply(&update.expect("an update")).expect("readable");
+        let at = |last: u8| {
+            world.look(|world| Some(world.workload_at([10, 0, 0, last].into())?.uid.clone()))
+        };
+        [3, 4, 5].map(|last| at(last).map(|uid| uid.to_string()))
+    };
+    let uid = |name: &str| Some(format!("Kubernetes//Pod/shop/{name}"));
+    for _ in [ADDRESS_TYPE, ROUTE_TYPE] {
+        let nobody = [None, None, None];
+        assert_eq!(changed(&world).await, nobody, "no client is in its scope");
+    }
+
+    handle.ask_address("/10.0.0.3");
+    assert_eq!(changed(&world).await, [uid("client"), None, None]);
+    let client = world.look(|world| world.workload_at([10, 0, 0, 3].into()).cloned());
+    let id = client.map(|client| client.identity().to_string());
+    assert_eq!(
+        id.as_deref(),
+        Some("spiffe://cluster.local/ns/shop/sa/default")
+    );
+
+    // Nobody has it, which is no change of the world; then somebody does.
+    handle.ask_address("/10.0.0.4");
+    controller.apply([pod("shop", "late", "10.0.0.4", json!({}))]);
+    assert_eq!(changed(&world).await, [uid("client"), uid("late"), None]);
+
+    handle.forget_address("/10.0.0.3");
+    assert_eq!(changed(&world).await, [None, uid("late"), None]);
+    let vip = SocketAddr::from(([10, 96, 0, 1], 80));
+    let cart = world.look(|world| world.service_at(vip).map(|service| service.name.clone()));
+    assert_eq!(cart.as_deref(), Some("cart"), "what is bound stays");
 }
 
 #[tokio::test]

@@ -1,197 +1,22 @@
-//! Streams against the real service: what each viewer sees, in which order, for how long, and at what bounds.
+//! Streams against the real service: what each viewer sees, in which order, and at what bounds.
 
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/streams.rs"]
+mod streams;
 mod support;
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
-use controller::discovery::service::DiscoveryServer;
-use controller::discovery::snapshot::Snapshot;
-use controller::discovery::{Discovery, Streams};
-use controller::index::Input;
-use controller::index::names::Key;
-use controller::metrics::Metrics;
-use controller::position::Positions;
-use mesh::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use mesh::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use mesh::proto::discovery::DeltaDiscoveryRequest;
 use mesh::proto::workload::{Address, address};
 use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, ROUTE_TYPE};
-use parking_lot::Mutex;
 use prost::Message;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Code, Status, Streaming};
+use tonic::Code;
 
-use support::{World, bound, gateway, namespace, our_class, pod, route, service, waypoint};
-
-const LONG: Duration = Duration::from_secs(10);
-
-/// Tokens that are names; a token that is not there (any more) is refused.
-#[derive(Clone, Default)]
-struct Tokens(Arc<Mutex<HashMap<String, Caller>>>);
-
-#[tonic::async_trait]
-impl Authenticate for Tokens {
-    async fn whose(&self, token: &str, _peer: IpAddr) -> Result<Caller, AuthenticateError> {
-        let tokens = self.0.lock();
-        let known = tokens.get(token).cloned();
-        known.ok_or_else(|| AuthenticateError::Refused("unknown token".to_owned()))
-    }
-}
-
-struct Controller {
-    world: World,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    told: mpsc::Receiver<Input>,
-    metrics: Metrics,
-    address: SocketAddr,
-}
-
-/// A proxy's end of a stream.
-struct Conversation {
-    requests: mpsc::Sender<DeltaDiscoveryRequest>,
-    responses: Streaming<DeltaDiscoveryResponse>,
-}
-
-impl Controller {
-    async fn start() -> Self {
-        let tokens = Tokens::default();
-        for (token, namespace, account, pod) in [
-            ("ztunnel", "ambit-system", "ztunnel", "zt1"),
-            ("waypoint", "shop", "gate", "gate-0"),
-        ] {
-            let caller = Caller {
-                account: Key::new(namespace, account),
-                pod: Some(pod.into()),
-                node: None,
-            };
-            let mut all = tokens.0.lock();
-            all.insert(token.to_owned(), caller);
-        }
-        let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
-        let (index, told) = mpsc::channel(64);
-        let metrics = Metrics::default();
-        let discovery = Discovery {
-            authenticate: Arc::new(tokens),
-            snapshots: seen,
-            index,
-            metrics: metrics.clone(),
-            streams: Streams::default(),
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let server = tonic::transport::Server::builder()
-            .add_service(DiscoveryServer::new(discovery, 1 << 20))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(server);
-        let mut controller = Self {
-            world: World::new(),
-            snapshots,
-            told,
-            metrics,
-            address,
-        };
-        controller.apply([
-            ztunnel(),
-            namespace("shop", json!({})),
-            our_class(),
-            gateway("shop", "gate"),
-        ]);
-        controller.apply(waypoint("shop", "gate"));
-        controller
-    }
-
-    fn apply(&mut self, objects: impl IntoIterator<Item = Value>) {
-        let changes = self.world.apply(objects);
-        let mut snapshot = (**self.snapshots.borrow()).clone();
-        snapshot.apply(&changes);
-        self.snapshots.send_replace(Arc::new(snapshot));
-    }
-
-    /// The watch of pods has seen this version.
-    fn seen(&mut self, version: &str) {
-        let mut positions = Positions::default();
-        positions.changed("pods", version);
-        let mut snapshot = (**self.snapshots.borrow()).clone();
-        snapshot.set_positions(&positions);
-        self.snapshots.send_replace(Arc::new(snapshot));
-    }
-
-    async fn open(&self, token: &str) -> Result<Conversation, Status> {
-        let (requests, outgoing) = mpsc::channel(16);
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address));
-        let channel = endpoint.expect("a URL").connect().await.expect("connected");
-        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
-        let header = format!("Bearer {token}").parse().expect("a header");
-        request.metadata_mut().insert("authorization", header);
-        let mut client = AggregatedDiscoveryServiceClient::new(channel);
-        let responses = client.delta_aggregated_resources(request).await?;
-        Ok(Conversation {
-            requests,
-            responses: responses.into_inner(),
-        })
-    }
-}
-
-fn ztunnel() -> Value {
-    let mut ztunnel = pod("ambit-system", "zt1", "10.0.9.1", json!({}));
-    ztunnel["spec"]["serviceAccountName"] = json!("ztunnel");
-    ztunnel["metadata"]["ownerReferences"] = json!([
-        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ztunnel", "uid": "ds", "controller": true},
-    ]);
-    ztunnel
-}
-
-fn subscription(type_url: &str) -> DeltaDiscoveryRequest {
-    DeltaDiscoveryRequest {
-        type_url: type_url.to_owned(),
-        ..DeltaDiscoveryRequest::default()
-    }
-}
-
-impl Conversation {
-    async fn say(&self, request: DeltaDiscoveryRequest) {
-        self.requests.send(request).await.expect("the stream lives");
-    }
-
-    /// The next response, acknowledged.
-    async fn next(&mut self) -> DeltaDiscoveryResponse {
-        let response = timeout(LONG, self.responses.message()).await;
-        let response = response.expect("in time").expect("no end").expect("no end");
-        let mut ack = subscription(&response.type_url);
-        ack.response_nonce.clone_from(&response.nonce);
-        self.say(ack).await;
-        response
-    }
-
-    /// Type, names and removed names of the next response.
-    async fn names(&mut self) -> (String, Vec<String>, Vec<String>) {
-        let response = self.next().await;
-        let names = response.resources.into_iter().map(|resource| resource.name);
-        let kind = response.type_url.rsplit('.').next().unwrap_or_default();
-        (kind.to_owned(), names.collect(), response.removed_resources)
-    }
-
-    /// The status with which it ends; whatever comes before is skipped.
-    async fn end(&mut self) -> Status {
-        loop {
-            match timeout(LONG, self.responses.message())
-                .await
-                .expect("in time")
-            {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended without a reason"),
-                Err(status) => return status,
-            }
-        }
-    }
-}
+use streams::{Controller, subscription};
+use support::{bound, pod, route, service};
 
 const CART: &str = "shop/cart.shop.svc.cluster.local";
 const OTHER: &str = "shop/other.shop.svc.cluster.local";
@@ -402,50 +227,6 @@ async fn a_proxy_that_does_not_say_what_it_knows_loses_nothing_at_first() {
 }
 
 #[tokio::test]
-async fn a_pod_that_has_ended_takes_its_streams_with_it() {
-    let mut controller = Controller::start().await;
-    let mut stream = controller.open("ztunnel").await.expect("opened");
-    stream.say(subscription(ENROLMENT_TYPE)).await;
-    stream.next().await;
-    let mut ended = ztunnel();
-    ended["status"]["phase"] = json!("Succeeded");
-    controller.apply([ended]);
-    let status = stream.end().await;
-    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
-    assert!(status.message().contains("does not run"), "{status}");
-    let refused = controller.open("ztunnel").await.err().expect("refused");
-    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    let told = timeout(LONG, controller.told.recv()).await.expect("told");
-    let Some(Input::NodeGone { node }) = told else {
-        panic!("{told:?}")
-    };
-    assert_eq!(&*node, "n1");
-}
-
-#[tokio::test]
-async fn the_third_stream_of_a_pod_ends_the_first() {
-    let mut controller = Controller::start().await;
-    let mut streams = Vec::new();
-    for _ in 0..3 {
-        let mut stream = controller.open("ztunnel").await.expect("opened");
-        stream.say(subscription(ENROLMENT_TYPE)).await;
-        stream.next().await;
-        streams.push(stream);
-    }
-    let status = streams.remove(0).end().await;
-    assert_eq!(status.code(), Code::Aborted, "{status}");
-    assert!(status.message().contains("newer streams"), "{status}");
-    controller.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
-    for stream in &mut streams {
-        assert_eq!(stream.names().await.1, ["a"]);
-    }
-    assert!(
-        controller.told.try_recv().is_err(),
-        "the node still reports"
-    );
-}
-
-#[tokio::test]
 async fn nobody_says_that_it_has_more_than_there_is() {
     let controller = Controller::start().await;
     let mut stream = controller.open("waypoint").await.expect("opened");
@@ -487,10 +268,7 @@ async fn a_type_that_nobody_serves_is_empty_and_makes_no_series() {
     }
     stream.say(subscription(ENROLMENT_TYPE)).await;
     stream.next().await;
-    let mut registry = prometheus_client::registry::Registry::default();
-    controller.metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
+    let text = controller.metrics();
     assert!(text.contains("type=\"other\"} 2"), "{text}");
     assert!(!text.contains("made"), "{text}");
     let long = subscription(&"t".repeat(300));

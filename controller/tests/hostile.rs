@@ -1,6 +1,8 @@
 //! Hostile callers against the real server in one process: silent sockets, bad tokens at speed, messages without end. What is
 //! asserted is that a real proxy is served within a second meanwhile, and how much the callers can make the server take.
 
+#[path = "support/server.rs"]
+mod server;
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,33 +12,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use controller::ca::Certificates;
-use controller::ca::authority::Authority;
-use controller::ca::authorize::Rules;
 use controller::discovery::authenticate::checked::{Checked, PER_PEER};
 use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
 use controller::discovery::snapshot::Snapshot;
-use controller::discovery::{Discovery, Streams};
 use controller::index::Input;
 use controller::index::names::Key;
 use controller::metrics::Metrics;
-use controller::refusals::Refusals;
-use controller::server;
 use futures_util::future::join_all;
-use hbone::{SpiffeId, TrustDomain};
+use hbone::SpiffeId;
 use mesh::ca::{Caller as Asks, CertificateClient, obtain};
 use mesh::control::Control;
 use mesh::proto::certificate::IstioCertificateRequest;
 use mesh::proto::certificate::istio_certificate_service_client::IstioCertificateServiceClient;
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, Bytes, Service, http};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use server::{Parts, Served};
 use support::{World, namespace, pod};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -65,78 +61,45 @@ impl Authenticate for Reviews {
 
 /// The server, and a mesh with one ztunnel and one pod of its node.
 struct Controller {
-    address: SocketAddr,
+    served: Served,
     reviews: Reviews,
-    files: TempDir,
     /// What the server lives on.
     _kept: (watch::Sender<Arc<Snapshot>>, mpsc::Receiver<Input>),
 }
 
 impl Controller {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let authority = Arc::new(Authority::ephemeral("cluster.local").expect("a root"));
-        let files = tempfile::tempdir().expect("a folder");
-        std::fs::write(files.path().join("root.pem"), authority.roots()).expect("written");
         let reviews = Reviews::default();
         let metrics = Metrics::default();
         let authenticate: Arc<dyn Authenticate> =
             Arc::new(Checked::new(reviews.clone(), metrics.clone()));
         let (snapshots, seen) = watch::channel(Arc::new(mesh_of_one_pod()));
         let (index, told) = mpsc::channel(64);
-        let discovery = Discovery {
-            authenticate: authenticate.clone(),
-            snapshots: seen.clone(),
-            index,
-            metrics: metrics.clone(),
-            streams: Streams::default(),
-        };
-        let certificates = Certificates {
+        let parts = Parts {
             authenticate,
-            rules: Arc::new(Rules {
-                trust_domain: TrustDomain::default(),
-                allow_self_issue: false,
-            }),
             snapshots: seen,
-            authority: authority.clone(),
-            refusals: Refusals::new(metrics.clone()),
+            index,
             metrics,
         };
-        let names = vec!["controller".to_owned()];
-        tokio::spawn(server::serve(
-            listener,
-            authority,
-            names,
-            discovery,
-            certificates,
-        ));
+        let served = parts.serve().await.expect("served");
         Self {
-            address,
+            served,
             reviews,
-            files,
             _kept: (snapshots, told),
         }
     }
 
     fn control(&self, token: &str) -> Control {
-        let file = self.files.path().join(token);
-        std::fs::write(&file, token).expect("written");
-        Control {
-            address: self.address.to_string(),
-            server_name: Some("controller".to_owned()),
-            roots: self.files.path().join("root.pem"),
-            token: Some(file),
-        }
+        self.served.control(token).expect("a file")
     }
 
     /// A connection from an address that is not the proxies'.
     async fn stranger(&self) -> Channel {
-        let roots = std::fs::read(self.files.path().join("root.pem")).expect("roots");
+        let roots = std::fs::read(self.control("ztunnel").roots).expect("roots");
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(roots))
-            .domain_name("controller");
-        Endpoint::from_shared(format!("https://{}", self.address))
+            .domain_name(server::NAME);
+        Endpoint::from_shared(format!("https://{}", self.served.address))
             .and_then(|endpoint| endpoint.tls_config(tls))
             .expect("an endpoint")
             .local_address(Some(Ipv4Addr::new(127, 0, 66, 1).into()))
@@ -240,7 +203,7 @@ async fn served_within_a_second_beside(controller: &Controller, silent: &mut Sil
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ztunnel_is_served_while_one_stranger_holds_256_silent_sockets_and_renews_them() {
     let controller = Controller::start().await;
-    let mut silent = Silent::hold(controller.address, 1, 256).await;
+    let mut silent = Silent::hold(controller.served.address, 1, 256).await;
     served_within_a_second_beside(&controller, &mut silent).await;
 }
 
@@ -248,7 +211,7 @@ async fn a_ztunnel_is_served_while_one_stranger_holds_256_silent_sockets_and_ren
 async fn a_ztunnel_is_served_while_a_hundred_strangers_hold_5000() {
     let controller = Controller::start().await;
     let before = resident();
-    let mut silent = Silent::hold(controller.address, 100, 5000).await;
+    let mut silent = Silent::hold(controller.served.address, 100, 5000).await;
     served_within_a_second_beside(&controller, &mut silent).await;
     // Both sides of it, in one process.
     let grown = resident().saturating_sub(before);
@@ -336,7 +299,7 @@ async fn of_a_200_mib_first_message_next_to_nothing_is_taken() {
         };
         let uri = format!(
             "https://{}/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
-            controller.address
+            controller.served.address
         );
         let header = control.authorization().expect("a token").expect("a token");
         let request = http::Request::post(uri)

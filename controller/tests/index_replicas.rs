@@ -9,7 +9,7 @@ use mesh::proto::node::enrolment_report::State;
 use mesh::proto::workload::TunnelProtocol;
 use serde_json::{Value, json};
 
-use support::{World, namespace, pod};
+use support::{DesiredChanges as _, World, namespace, pod};
 
 const AMBIENT: &str = "istio.io/dataplane-mode";
 /// Rounds of writes that a change may take until everybody is content.
@@ -111,6 +111,41 @@ fn what_a_node_said_to_one_replica_the_other_believes() {
     );
     replicas.report(State::Removed, "");
     assert_eq!(replicas.condition(), "absent");
+}
+
+#[test]
+fn of_two_replicas_that_heard_one_node_the_later_is_right() {
+    let mut replicas = Replicas::new();
+    replicas.report(State::Failed, "NoNetns");
+    // The node has moved to the leader; the other has not noticed that its stream is dead.
+    for (state, condition) in [
+        (State::Enrolled, "True Enrolled"),
+        (State::Failed, "False Other"),
+        (State::Enrolled, "True Enrolled"),
+    ] {
+        replicas.leader.report("n1", "a", state, "Other");
+        replicas.apply([]);
+        assert_eq!(replicas.condition(), condition);
+    }
+    assert_eq!(replicas.spoken(), [TunnelProtocol::Hbone; 2]);
+    // And back.
+    replicas.report(State::Failed, "NoNetns");
+    assert_eq!(replicas.condition(), "False NoNetns");
+    assert_eq!(replicas.spoken(), [TunnelProtocol::None; 2]);
+}
+
+#[test]
+fn what_this_replica_writes_late_does_not_silence_what_it_has_heard_since() {
+    let mut replicas = Replicas::new();
+    replicas.report(State::Enrolled, "");
+    // The write of the first is under way when the second comes.
+    let failed = replicas.other.report("n1", "a", State::Failed, "NoNetns");
+    let (target, late) = failed.writes().remove(0);
+    let late = replicas.other.after(&target, &late.expect("a write"));
+    replicas.other.report("n1", "a", State::Enrolled, "");
+    replicas.apply([late]);
+    assert_eq!(replicas.condition(), "True Enrolled");
+    assert_eq!(replicas.spoken(), [TunnelProtocol::Hbone; 2]);
 }
 
 #[test]

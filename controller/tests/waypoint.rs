@@ -44,6 +44,25 @@ fn what_is_applied_is_as_reviewed() {
     insta::assert_yaml_snapshot!(rendered());
 }
 
+/// A second constraint would switch both off on nodes that lack its key, zones say.
+#[test]
+fn instances_are_spread_over_nodes_whether_or_not_nodes_name_a_zone() {
+    let deployment = &rendered()["deployments"];
+    let spec = &deployment["spec"]["template"]["spec"];
+    let constraints = spec["topologySpreadConstraints"].as_array();
+    let keys = constraints.into_iter().flatten();
+    let keys: Vec<_> = keys.map(|one| one["topologyKey"].as_str()).collect();
+    assert_eq!(keys, [Some("kubernetes.io/hostname")]);
+    let zones =
+        &spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
+    let zones = &zones[0]["podAffinityTerm"];
+    assert_eq!(zones["topologyKey"], "topology.kubernetes.io/zone");
+    assert_eq!(
+        zones["labelSelector"]["matchLabels"],
+        deployment["spec"]["selector"]["matchLabels"]
+    );
+}
+
 #[test]
 fn kubernetes_would_read_it() {
     let objects = rendered();

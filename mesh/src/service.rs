@@ -65,6 +65,14 @@ impl Service {
         self.ports.iter().find(|p| p.port == port)
     }
 
+    /// Whether an address of its list is its own with all ports: of a Kubernetes Service that is the first of each
+    /// family, its cluster IP. What stands behind is a load balancer's, a node's or anybody's.
+    pub(crate) fn has_whole(&self, ip: IpAddr) -> bool {
+        let mut vips = self.vips.iter().map(|(_, vip)| *vip);
+        let first = vips.find(|vip| vip.is_ipv4() == ip.is_ipv4());
+        !self.is_kubernetes() || first == Some(ip)
+    }
+
     /// Its host name is that of a Kubernetes Service of its namespace, so the cluster has given it its addresses.
     pub(crate) fn is_kubernetes(&self) -> bool {
         let rest = self.id.hostname.strip_prefix(&*self.name);

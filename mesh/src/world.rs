@@ -140,7 +140,7 @@ impl Snapshot {
     }
 
     /// The service with this address of our network and this port; where none of those with the address has the
-    /// port, the first of them. A pod's address is never a service's, nor are a node's other ports.
+    /// port, the one whose cluster IP it is. A pod's address is never a service's, nor are a node's other ports.
     pub fn service_at(&self, vip: SocketAddr) -> Option<&Arc<Service>> {
         self.owners.get(&self.local)?.service(vip)
     }

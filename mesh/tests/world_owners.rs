@@ -175,6 +175,30 @@ fn a_service_address_is_claimed_by_port() {
 }
 
 #[test]
+fn a_service_refuses_the_other_ports_of_its_cluster_ips_only() {
+    let mut mesh = Mesh::new();
+    let shop = service("shop", "10.96.0.1", |s| {
+        s.addresses
+            .extend(
+                ["fd00::1", "203.0.113.1", "2001:db8::1"].map(|address| wds::NetworkAddress {
+                    address: octets(address),
+                    ..Default::default()
+                }),
+            );
+    });
+    mesh.tell(ADDRESS_TYPE, vec![shop]).unwrap();
+    let shop = Some("shop.ns.svc.cluster.local");
+    for whole in ["10.96.0.1:443", "[fd00::1]:443"] {
+        assert_eq!(at_port(&mesh, whole).as_deref(), shop, "{whole}");
+    }
+    for further in ["203.0.113.1", "[2001:db8::1]"] {
+        let at = |port: u16| at_port(&mesh, &format!("{further}:{port}"));
+        assert_eq!(at(80).as_deref(), shop, "{further}");
+        assert_eq!(at(443), None, "{further}: who knows who listens there");
+    }
+}
+
+#[test]
 fn a_service_address_hides_neither_a_pod_nor_the_other_ports_of_a_node() {
     for pod_first in [true, false] {
         let mut mesh = Mesh::new();

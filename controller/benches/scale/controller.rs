@@ -4,13 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use controller::ca::Certificates;
-use controller::ca::authority::Authority;
-use controller::ca::authorize::Rules;
 use controller::desired::DesiredState;
 use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
 use controller::discovery::snapshot::Snapshot;
-use controller::discovery::{Discovery, Streams};
 use controller::hub::{Hub, IndexState, Outputs};
 use controller::index::event::{ObjectEvent, WatchEvent};
 use controller::index::kinds::Kind;
@@ -18,24 +14,19 @@ use controller::index::names::Key;
 use controller::index::placement::NodeProxyRule;
 use controller::index::{Input, Settings};
 use controller::metrics::Metrics;
-use controller::refusals::Refusals;
-use controller::server;
-use hbone::TrustDomain;
 use mesh::control::Control;
 use mesh::process::readiness::Readiness;
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::{Cluster, SYSTEM};
+use crate::server::{Parts, Served};
 
 /// As the program has it.
 const INPUT_QUEUE: usize = 16_384;
 /// The version of every list; pods have none older.
 const LISTED_AT: &str = "10000000";
-const SERVER_NAME: &str = "ambit-controller.ambit-system.svc";
 /// What its threads are called.
 pub(crate) const THREADS: &str = "controller";
 
@@ -45,8 +36,7 @@ pub(crate) struct Controller {
     state: watch::Receiver<IndexState>,
     /// What waits to be written must not grow with what is read.
     desired: watch::Receiver<DesiredState>,
-    address: SocketAddr,
-    files: TempDir,
+    served: Served,
 }
 
 /// A ztunnel's token is its pod's name.
@@ -77,7 +67,6 @@ impl Controller {
             .thread_name(THREADS)
             .enable_all()
             .build()?;
-        let files = tempfile::tempdir()?;
         let settings = Settings {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
@@ -100,44 +89,20 @@ impl Controller {
         let pending = Readiness::new().wait_for("index");
         runtime.spawn(Hub::new(settings, pending, outputs).run(taken));
 
-        let authority = Arc::new(Authority::ephemeral("cluster.local")?);
-        std::fs::write(files.path().join("root.pem"), authority.roots())?;
         let authenticate: Arc<dyn Authenticate> = Arc::new(Tokens);
-        let discovery = Discovery {
-            authenticate: authenticate.clone(),
-            snapshots: seen.clone(),
+        let parts = Parts {
+            authenticate,
+            snapshots: seen,
             index: inputs.clone(),
             metrics: Metrics::default(),
-            streams: Streams::default(),
         };
-        let certificates = Certificates {
-            authenticate,
-            rules: Arc::new(Rules {
-                trust_domain: TrustDomain::default(),
-                allow_self_issue: false,
-            }),
-            snapshots: seen,
-            authority: authority.clone(),
-            metrics: Metrics::default(),
-            refusals: Refusals::new(Metrics::default()),
-        };
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
-        let address = listener.local_addr()?;
-        let names = vec![SERVER_NAME.to_owned()];
-        runtime.spawn(server::serve(
-            listener,
-            authority,
-            names,
-            discovery,
-            certificates,
-        ));
+        let served = runtime.block_on(parts.serve())?;
         Ok(Self {
             runtime,
             inputs,
             state: when,
             desired: wanted,
-            address,
-            files,
+            served,
         })
     }
 
@@ -203,19 +168,16 @@ impl Controller {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.served.address
     }
 
     /// The way to it for one stream's ztunnel, perhaps by a detour.
     pub(crate) fn control(&self, number: usize, address: SocketAddr) -> std::io::Result<Control> {
         let token = format!("ztunnel-{number:05}");
-        let file = self.files.path().join(&token);
-        std::fs::write(&file, token)?;
+        let control = self.served.control(&token)?;
         Ok(Control {
             address: address.to_string(),
-            server_name: Some(SERVER_NAME.to_owned()),
-            roots: self.files.path().join("root.pem"),
-            token: Some(file),
+            ..control
         })
     }
 }

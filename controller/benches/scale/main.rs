@@ -12,6 +12,8 @@ mod controller;
 mod measure;
 mod proxies;
 mod report;
+#[path = "../../tests/support/server.rs"]
+mod server;
 
 use std::process::{Command, ExitCode, Stdio};
 

@@ -9,13 +9,14 @@ use prost::Message;
 use tokio::sync::mpsc::{OwnedPermit, Sender};
 use tokio::time::{Instant, sleep_until};
 
-use super::bucket::Bucket;
 use crate::index::Input;
+use crate::rate::{Bucket, Rate};
 
-/// A node that comes back speaks of all its pods: more than that run on none.
-const BURST: u32 = 1024;
-/// Each may become a status write and an Event.
-const PER_SECOND: u32 = 50;
+/// A node that comes back speaks of all its pods: more than that run on none. Each may become a status write and an Event.
+const TOLD: Rate = Rate {
+    burst: 1024,
+    per_second: 50,
+};
 /// Pods spoken of whose report waits.
 const MAX_WAITING: usize = 4096;
 /// Bytes of a pod's UID.
@@ -31,6 +32,17 @@ pub(super) struct Reports {
     bucket: Bucket,
 }
 
+/// Why a report counts for nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unread {
+    /// It is long.
+    #[error("its pod's UID has {0} bytes")]
+    Uid(usize),
+    /// It is none.
+    #[error("it cannot be read: {0}")]
+    Bytes(#[source] prost::DecodeError),
+}
+
 /// More pods than a node can have.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("reports of more than {MAX_WAITING} pods wait to be taken")]
@@ -43,23 +55,26 @@ impl Reports {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             waiting: BTreeMap::new(),
-            bucket: Bucket::new(BURST, PER_SECOND, now),
+            bucket: Bucket::new(TOLD, now),
         }
     }
 
-    /// Takes in what a request says.
-    pub(super) fn take(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), TooMany> {
+    /// Takes in what a request says, and gives the last of what cannot be taken.
+    pub(super) fn take(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+    ) -> Result<Option<Unread>, TooMany> {
+        let mut unread = None;
         let reports = request.reports.iter();
         for any in reports.filter(|any| any.type_url == ENROLMENT_REPORT_TYPE) {
             let mut report = match EnrolmentReport::decode(&*any.value) {
                 Ok(report) if report.uid.len() <= MAX_UID => report,
                 Ok(report) => {
-                    let bytes = report.uid.len();
-                    tracing::warn!("a report of a pod whose UID has {bytes} bytes is dropped");
+                    unread = Some(Unread::Uid(report.uid.len()));
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a report cannot be read");
+                    unread = Some(Unread::Bytes(error));
                     continue;
                 }
             };
@@ -70,11 +85,11 @@ impl Reports {
             }
             self.waiting.insert(report.uid.clone(), report);
         }
-        Ok(())
+        Ok(unread)
     }
 
     /// Waits until there is a report and it may be told. Nothing is lost if this is not waited for.
-    pub(super) async fn ready(&self, index: &Sender<Input>) -> Option<OwnedPermit<Input>> {
+    pub(super) async fn ready(&mut self, index: &Sender<Input>) -> Option<OwnedPermit<Input>> {
         if self.waiting.is_empty() {
             return std::future::pending().await;
         }
@@ -173,7 +188,7 @@ mod tests {
         assert_eq!(reports.waiting.len(), MAX_WAITING);
         let long = request(["u".repeat(1000)].into_iter(), "");
         let mut reports = Reports::new(Instant::now());
-        reports.take(&long).expect("dropped");
+        assert_eq!(reports.take(&long), Ok(Some(Unread::Uid(1000))));
         assert!(reports.waiting.is_empty());
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Stream {
     pub(super) discovery: Discovery,
     pub(super) viewer: Viewer,
     /// For the log.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) requests: Streaming<DeltaDiscoveryRequest>,
     pub(super) place: Place,
     pub(super) review: Review,
@@ -91,25 +91,27 @@ impl Stream {
         loop {
             if let Some(push) = self.says.ready.pop_front() {
                 self.discovery.metrics.pushed(&push.type_url);
-                tracing::debug!(proxy = self.name, ?push, "push");
+                tracing::debug!(proxy = &*self.name, ?push, "push");
                 return Some((Ok(push), Some(self)));
             }
             let event = self.event().await;
             match self.on_event(event) {
                 Ok(()) => self.says.fill(),
                 Err(End::Closed(reason)) => {
-                    tracing::info!(proxy = self.name, reason, "discovery ended");
+                    self.log_end(&reason);
                     return None;
                 }
                 Err(End::Status(status)) => {
-                    tracing::info!(
-                        proxy = self.name,
-                        reason = status.message(),
-                        "discovery ended"
-                    );
+                    self.log_end(status.message());
                     return Some((Err(status), None));
                 }
             }
+        }
+    }
+
+    fn log_end(&self, reason: &str) {
+        if let Some(unlogged) = self.discovery.streams.lines.room(&self.name) {
+            tracing::info!(proxy = &*self.name, reason, unlogged, "discovery ended");
         }
     }
 
@@ -186,7 +188,13 @@ impl Stream {
         let says = &mut self.says;
         if let Some(reports) = &mut says.reports {
             let taken = reports.take(&request);
-            taken.map_err(|error| End::Status(Status::resource_exhausted(error.to_string())))?;
+            let unread = taken
+                .map_err(|error| End::Status(Status::resource_exhausted(error.to_string())))?;
+            if let Some(reason) = unread
+                && let Some(unlogged) = self.discovery.streams.lines.room(&self.name)
+            {
+                tracing::warn!(proxy = &*self.name, %reason, unlogged, "a report is dropped");
+            }
         }
         if let (Some(pins), Viewer::Waypoint(gateway)) = (&mut says.pins, &self.viewer)
             && request.type_url == ADDRESS_TYPE
@@ -198,12 +206,15 @@ impl Stream {
         match says.session.on_request(&request) {
             Ok(Action::Nacked { reason }) => {
                 self.discovery.metrics.nacked(&request.type_url);
-                tracing::warn!(
-                    proxy = self.name,
-                    r#type = request.type_url,
-                    reason = clean(&reason),
-                    "resources refused by the proxy"
-                );
+                if let Some(unlogged) = self.discovery.streams.lines.room(&self.name) {
+                    tracing::warn!(
+                        proxy = &*self.name,
+                        r#type = clean(&request.type_url),
+                        reason = clean(&reason),
+                        unlogged,
+                        "resources refused by the proxy"
+                    );
+                }
                 Ok(())
             }
             Ok(Action::Subscribed | Action::Acked | Action::Nothing) => Ok(()),

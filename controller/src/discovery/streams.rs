@@ -9,22 +9,27 @@ use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::bucket::Bucket;
+use super::lines::Lines;
 use crate::index::Input;
 use crate::index::names::Key;
+use crate::rate::{Bucket, Rate};
 
 /// A proxy has one; that of a connection that is dead and not known to be so yet is the other.
 const PER_POD: usize = 2;
-/// Addresses that the waypoints of one Gateway may ask for at once: as many as one of them may keep.
-const LOOKUP_BURST: u32 = 4096;
-/// And a second from then on: enough for new clients, too few to list a mesh by guessing.
-const LOOKUPS_PER_SECOND: u32 = 50;
+/// Addresses that the waypoints of one Gateway may ask for: at once as many as one of them may keep, and then enough for
+/// new clients, too few to list a mesh by guessing.
+const LOOKUPS: Rate = Rate {
+    burst: 4096,
+    per_second: 50,
+};
 
 /// All streams of this replica, and what they share. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Streams {
     table: Arc<Mutex<Table>>,
     pub(super) deltas: Deltas,
+    /// What they may write into the log.
+    pub(super) lines: Lines,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +99,7 @@ impl Streams {
         }
         let bucket = table.lookups.entry(gateway.clone());
         bucket
-            .or_insert_with(|| Bucket::new(LOOKUP_BURST, LOOKUPS_PER_SECOND, now))
+            .or_insert_with(|| Bucket::new(LOOKUPS, now))
             .take(now)
     }
 
@@ -188,7 +193,7 @@ mod tests {
         let now = Instant::now();
         let (mine, other) = (Key::new("shop", "gate"), Key::new("shop", "other"));
         let asked = (0..10_000).filter(|_| streams.lookup(&mine, now)).count();
-        assert_eq!(asked, LOOKUP_BURST as usize);
+        assert_eq!(asked, LOOKUPS.burst as usize);
         assert!(streams.lookup(&other, now));
         assert!(!streams.lookup(&mine, now));
     }

@@ -199,9 +199,11 @@ impl State {
         let pods: Vec<Key> = tables.pods.lookup().at(address).cloned().collect();
         let nodes: Vec<Key> = tables.nodes.lookup().at(address).cloned().collect();
         let slices: Vec<Key> = tables.slices.lookup().at(address).cloned().collect();
+        let services: Vec<Key> = tables.services.lookup().naming(address).cloned().collect();
         tables.pods.mark_each(pods);
         tables.nodes.mark_each(nodes);
         tables.slices.mark_each(slices);
+        tables.services.mark_each(services);
     }
 }
 

@@ -69,11 +69,14 @@ pub struct Write {
     pub notices: Vec<Notice>,
 }
 
-/// The two ways to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The ways to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum How {
     /// Server-side apply of our fields.
     Apply,
+    /// The same for a pod, whose condition `ambit.mesh/InMesh` was seen to be this, or null. Whoever has not heard the
+    /// pod's node itself writes over nothing else.
+    ApplyOver(Value),
     /// Merge patch that fails when the object has moved on.
     Merge,
 }

@@ -169,6 +169,7 @@ impl State {
         if same == [true, true] && redirected == pod.redirected {
             return None;
         }
+        let seen = condition::find(&pod.conditions, IN_MESH);
         let mut body = Target::new(Kind::Pod, key).patch(&pod.uid);
         if redirected {
             body["metadata"]["annotations"] = json!({REDIRECTION: "enabled"});
@@ -192,7 +193,7 @@ impl State {
             ));
         }
         Some(Write {
-            how: How::Apply,
+            how: How::ApplyOver(seen.cloned().unwrap_or_default()),
             body,
             notices,
         })

@@ -187,7 +187,11 @@ impl State {
     pub(super) fn made_for(&self, gateway: &Key, uid: &str) -> bool {
         let deployment = self.tables.deployments.get(gateway);
         let account = self.tables.service_accounts.get(gateway);
-        deployment.is_some_and(|one| one.0.owned_by("Gateway", &gateway.name, uid))
+        let service = self.tables.services.get(gateway);
+        let service = service.filter(|service| service.made_by_us());
+        let owner = service.and_then(|service| service.controller.as_ref());
+        owner.is_some_and(|owner| owner.is("Gateway", &gateway.name, uid))
+            || deployment.is_some_and(|one| one.0.owned_by("Gateway", &gateway.name, uid))
             || account.is_some_and(|one| one.0.owned_by("Gateway", &gateway.name, uid))
     }
 

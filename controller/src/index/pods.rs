@@ -124,6 +124,7 @@ impl Watched for Pod {
         if let Some(now) = now {
             state.uids.insert(now.uid.clone(), key.clone());
             state.reports.appeared(now);
+            state.reports.compare(now);
         }
         state.touch_pod(key, [before, now]);
     }

@@ -1,4 +1,7 @@
 //! What nodes say about their pods.
+//!
+//! A node that moves to another replica is heard by both until the end of the old stream is noticed. The pod's condition
+//! decides who is out of date: what a node said here and stood there has been replaced by who heard it later.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -35,10 +38,20 @@ pub(super) struct Reports {
 #[derive(Debug, Default)]
 struct NodeReports {
     /// About pods that are seen to be there.
-    known: HashMap<Arc<str>, Report>,
+    known: HashMap<Arc<str>, Heard>,
     /// About pods that the watch has not shown yet, the oldest first. A pod that never shows was gone before it was seen:
     /// it is forgotten when as many others have been spoken of.
     early: Vec<(Arc<str>, Report)>,
+}
+
+/// What a node said about one pod.
+#[derive(Debug)]
+struct Heard {
+    report: Report,
+    /// The pod's condition has said the same since.
+    stood: bool,
+    /// What it replaced before that stood anywhere: its write may still arrive.
+    late: Option<Report>,
 }
 
 // === impl Report ===
@@ -76,6 +89,16 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Whether a condition that tells of `stands` tells of this.
+    fn is_in(&self, stands: Option<&Self>) -> bool {
+        match self {
+            Self::Removed => stands.is_none(),
+            said => stands == Some(said),
+        }
+    }
+}
+
 /// A condition's reason must be one word, and none of ours.
 fn word(reason: &str) -> String {
     let fits = reason.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -89,12 +112,27 @@ fn word(reason: &str) -> String {
     }
 }
 
+// === impl Heard ===
+
+impl Heard {
+    fn of(report: Report, pod: &Pod) -> Self {
+        let stands = Report::told_by(&pod.conditions);
+        let stood = report.is_in(stands.as_ref());
+        Self {
+            report,
+            stood,
+            late: None,
+        }
+    }
+}
+
 // === impl Reports ===
 
 impl Reports {
     /// What the pod's node last said about it.
     pub(super) fn of(&self, pod: &Pod) -> Option<&Report> {
-        self.nodes.get(&pod.node)?.known.get(&pod.uid)
+        let heard = self.nodes.get(&pod.node)?.known.get(&pod.uid)?;
+        Some(&heard.report)
     }
 
     /// Whether the pod's node speaks to this replica.
@@ -114,7 +152,25 @@ impl Reports {
         };
         if let Some(at) = node.early.iter().position(|(uid, _)| *uid == pod.uid) {
             let (uid, report) = node.early.remove(at);
-            node.known.insert(uid, report);
+            node.known.insert(uid, Heard::of(report, pod));
+        }
+    }
+
+    /// The pod's condition is seen. A node's word in it that replaced what the node said here was said later, elsewhere.
+    pub(super) fn compare(&mut self, pod: &Pod) {
+        let Some(node) = self.nodes.get_mut(&pod.node) else {
+            return;
+        };
+        let Some(heard) = node.known.get_mut(&pod.uid) else {
+            return;
+        };
+        let stands = Report::told_by(&pod.conditions);
+        if heard.report.is_in(stands.as_ref()) {
+            heard.stood = true;
+        } else if stands.is_some() && heard.late == stands {
+            heard.late = None;
+        } else if heard.stood && stands.is_some() {
+            node.known.remove(&pod.uid);
         }
     }
 
@@ -129,12 +185,20 @@ impl Reports {
     }
 
     /// Whether that is news.
-    fn say(&mut self, node: &Arc<str>, uid: Arc<str>, report: Report) -> bool {
-        let known = &mut self.nodes.entry(node.clone()).or_default().known;
-        if known.get(&uid) == Some(&report) {
+    fn say(&mut self, pod: &Pod, report: Report) -> bool {
+        let known = &mut self.nodes.entry(pod.node.clone()).or_default().known;
+        if known
+            .get(&pod.uid)
+            .is_some_and(|before| before.report == report)
+        {
             return false;
         }
-        known.insert(uid, report);
+        let mut heard = Heard::of(report, pod);
+        let before = known.remove(&pod.uid);
+        heard.late = before
+            .filter(|before| !before.stood)
+            .map(|before| before.report);
+        known.insert(pod.uid.clone(), heard);
         true
     }
 
@@ -177,7 +241,8 @@ impl State {
             .and_then(|key| Some((key.clone(), self.tables.pods.get(key)?)));
         match pod {
             Some((key, pod)) if pod.node == *node => {
-                if self.reports.say(node, uid, parsed) {
+                let pod = pod.clone();
+                if self.reports.say(&pod, parsed) {
                     self.tables.pods.mark(key);
                 }
             }

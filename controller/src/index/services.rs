@@ -23,6 +23,7 @@ use super::names::{Key, MANAGED, MANAGED_BY_US, WAYPOINT_BOUND};
 use super::output::Output;
 use super::owners::Controller;
 use super::tables::SecondaryIndex;
+use super::vips::FurtherVips;
 
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +33,9 @@ pub(super) struct Service {
     pub(super) labels: BTreeMap<String, String>,
     /// Absent: endpoints come from EndpointSlices that somebody else writes.
     pub(super) selector: Option<BTreeMap<String, String>>,
+    /// Its cluster IPs.
     pub(super) vips: Vec<IpAddr>,
+    pub(super) further: FurtherVips,
     /// No address of its own: `clusterIP: None`, or only an alias (`ExternalName`).
     pub(super) headless: bool,
     pub(super) alias: bool,
@@ -80,13 +83,15 @@ impl Watched for Service {
         let vips = spec
             .cluster_ips
             .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
+        // "None" stands in the same field.
+        let vips: Vec<IpAddr> = vips.iter().filter_map(|vip| vip.parse().ok()).collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             controller: Controller::of(&object.metadata),
             labels: object.metadata.labels.clone().unwrap_or_default(),
             selector: spec.selector.filter(|selector| !selector.is_empty()),
-            // "None" stands in the same field.
-            vips: vips.iter().filter_map(|vip| vip.parse().ok()).collect(),
+            further: FurtherVips::parse(object, &vips),
+            vips,
             headless: spec.cluster_ip.as_deref() == Some("None"),
             alias: spec.type_.as_deref() == Some("ExternalName"),
             ports: spec
@@ -106,7 +111,9 @@ impl Watched for Service {
         state.touch_service(key, before, now);
     }
 
-    fn derive(state: &mut State, key: &Key, _output: &mut Output) {
+    fn derive(state: &mut State, key: &Key, output: &mut Output) {
+        let notices = state.further_vip_notices(key);
+        output.events(Target::new(Kind::Service, key), notices);
         // Its waypoint may be another one.
         state.touch_routes_of(key);
     }
@@ -268,7 +275,10 @@ impl State {
             addresses: service
                 .vips
                 .iter()
-                .map(|vip| network_address(*vip))
+                .copied()
+                // Behind the cluster IPs: by their place proxies know which is which.
+                .chain(self.further_vips(key, service))
+                .map(network_address)
                 .collect(),
             ports: service.ports.iter().map(ServicePort::wire).collect(),
             waypoint,
@@ -368,16 +378,7 @@ impl State {
         for slice in &contents {
             self.touch_slice_targets(slice);
         }
-        let addresses = |service: Option<&Service>| service.map(|service| service.vips.clone());
-        if addresses(before) != addresses(now) {
-            for address in [before, now]
-                .into_iter()
-                .flatten()
-                .flat_map(|one| &one.vips)
-            {
-                self.touch_address(*address);
-            }
-        }
+        self.touch_claims(before, now);
         self.tables.pods.mark_each(pods);
         self.tables.slices.mark_each(slices);
         self.touch_routes_of(key);
@@ -434,6 +435,8 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
 #[derive(Debug, Default)]
 pub(super) struct ServiceLookup {
     addresses: ByAddress,
+    /// By the addresses that they name beside their cluster IPs.
+    further: Lookup<IpAddr>,
     /// By the Gateway that their own labels ask for.
     asking: Lookup<Key>,
 }
@@ -441,9 +444,14 @@ pub(super) struct ServiceLookup {
 // === impl ServiceLookup ===
 
 impl ServiceLookup {
-    /// The Services that have an address.
+    /// The Services that have an address as their cluster IP.
     pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
         self.addresses.at(address)
+    }
+
+    /// The Services that name an address beside their cluster IPs.
+    pub(super) fn naming(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        self.further.get(&address)
     }
 
     /// The Services whose own labels ask for a Gateway.
@@ -455,11 +463,13 @@ impl ServiceLookup {
 impl SecondaryIndex<Service> for ServiceLookup {
     fn add(&mut self, key: &Key, service: &Service) {
         self.addresses.add(key, service);
+        self.further.add(key, service);
         self.asking.add(key, service);
     }
 
     fn remove(&mut self, key: &Key, service: &Service) {
         self.addresses.remove(key, service);
+        self.further.remove(key, service);
         self.asking.remove(key, service);
     }
 }
@@ -468,6 +478,12 @@ impl Says<Key> for Service {
     /// The Gateway that it asks for.
     fn says(&self, key: &Key) -> impl Iterator<Item = Key> {
         asks_for(&key.namespace, &self.labels).into_iter()
+    }
+}
+
+impl Says<IpAddr> for Service {
+    fn says(&self, _key: &Key) -> impl Iterator<Item = IpAddr> {
+        self.further.addresses()
     }
 }
 

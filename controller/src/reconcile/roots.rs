@@ -1,13 +1,15 @@
 //! Keeps the roots readable in one namespace, or takes them away there.
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use super::FIELD_MANAGER;
 use super::outcome::Outcome;
 use crate::ca::roots::CONFIG_MAP;
+use crate::index::names::{MANAGED, MANAGED_BY_US};
 
 /// On what we made, and on nothing that we did not.
 const LABEL: (&str, &str) = ("app.kubernetes.io/managed-by", "ambit");
@@ -28,6 +30,17 @@ pub(super) async fn publish(client: &Client, namespace: &str, roots: &str) -> Ou
         .into()
 }
 
+/// Takes the ConfigMap away where nothing runs any more: an index that does not see a Gateway may be wrong.
+pub(super) async fn give_up(client: &Client, namespace: &str) -> Outcome {
+    let ours = ListParams::default().labels(&format!("{MANAGED}={MANAGED_BY_US}"));
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    match deployments.list_metadata(&ours.limit(1)).await {
+        Ok(running) if running.items.is_empty() => withdraw(client, namespace).await,
+        Ok(_) => Outcome::Moot,
+        Err(error) => error.into(),
+    }
+}
+
 /// Takes the ConfigMap away, if it is ours.
 pub(crate) async fn withdraw(client: &Client, namespace: &str) -> Outcome {
     let maps = maps(client, namespace);
@@ -37,7 +50,7 @@ pub(crate) async fn withdraw(client: &Client, namespace: &str) -> Outcome {
         Err(error) => return error.into(),
     };
     if map.labels().get(LABEL.0).map(String::as_str) != Some(LABEL.1) {
-        tracing::info!(
+        tracing::debug!(
             namespace,
             name = CONFIG_MAP,
             "a ConfigMap that is not ours is left"

@@ -7,11 +7,8 @@ use serde_json::{Value, json};
 use super::FIELD_MANAGER;
 use super::outcome::{Failure, Outcome};
 use crate::desired::Writer;
-use crate::index::changes::{How, Kind, Target, Write};
+use crate::index::changes::{How, Target, Write};
 use crate::index::names::IN_MESH;
-
-/// What the leader says of a pod as long as it has heard of no node's word.
-const PENDING: &str = "Pending";
 
 /// One patch. It names the object by its UID, so that one that has come to have its name is left alone (409).
 pub(super) async fn reconcile(
@@ -21,23 +18,25 @@ pub(super) async fn reconcile(
     writer: Writer,
 ) -> Outcome {
     let api = api(client.clone(), target);
-    if target.kind == Kind::Pod && writer == Writer::Leader && says_pending(&write.body) {
-        return guess(&api, write).await;
+    match &write.how {
+        How::ApplyOver(seen) if writer == Writer::Leader => apply_over(&api, write, seen).await,
+        How::Apply | How::ApplyOver(_) | How::Merge => patch(&api, target, write).await,
     }
-    patch(&api, target, write).await
 }
 
-/// That a pod waits is the leader's guess: it must not go over what the pod's node has said meanwhile to another replica,
-/// which everybody else would take for the pod's leaving the mesh. So it is made only over the version that it was
-/// compared with.
-async fn guess(api: &Api<DynamicObject>, write: &Write) -> Outcome {
+/// What the leader says of a pod's place in the mesh is a guess, or what another replica has written before: the leader's
+/// watch may be behind. It must not go over what the pod's node has said meanwhile to another replica, which everybody
+/// would take for the pod's leaving the mesh, or coming into it. So it is written only over the condition, and the version
+/// of the pod, that it was compared with.
+async fn apply_over(api: &Api<DynamicObject>, write: &Write, seen: &Value) -> Outcome {
     let name = write.body["metadata"]["name"].as_str().unwrap_or_default();
     let pod = match api.get(name).await {
         Ok(pod) => pod,
         Err(error) => return error.into(),
     };
     let same = pod.metadata.uid.as_deref() == write.body["metadata"]["uid"].as_str();
-    if !same || is_nodes_word(in_mesh(&pod.data)) {
+    // The index sees it soon, and compares again.
+    if !same || !says_the_same(in_mesh(&pod.data), seen) {
         return Outcome::Moot;
     }
     let mut body = write.body.clone();
@@ -50,24 +49,17 @@ async fn guess(api: &Api<DynamicObject>, write: &Write) -> Outcome {
     }
 }
 
-fn in_mesh(object: &Value) -> Option<&Value> {
-    let conditions = object["status"]["conditions"].as_array()?;
-    conditions.iter().find(|one| one["type"] == IN_MESH)
+fn in_mesh(object: &Value) -> &Value {
+    let conditions = object["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    let found = conditions.find(|one| one["type"] == IN_MESH);
+    found.unwrap_or(&Value::Null)
 }
 
-fn says_pending(body: &Value) -> bool {
-    in_mesh(body).is_some_and(|condition| condition["reason"] == PENDING)
-}
-
-/// Whether a pod's node has said it: captured, or failed.
-fn is_nodes_word(condition: Option<&Value>) -> bool {
-    condition.is_some_and(|condition| {
-        condition["status"] == "True"
-            || !matches!(
-                condition["reason"].as_str(),
-                Some(PENDING | "UnknownDataplaneMode")
-            )
-    })
+fn says_the_same(one: &Value, other: &Value) -> bool {
+    ["status", "reason", "message"]
+        .iter()
+        .all(|field| one[field] == other[field])
 }
 
 async fn patch(api: &Api<DynamicObject>, target: &Target, write: &Write) -> Outcome {
@@ -78,7 +70,7 @@ async fn patch(api: &Api<DynamicObject>, target: &Target, write: &Write) -> Outc
         ..PatchParams::default()
     };
     let patched = match write.how {
-        How::Apply => {
+        How::Apply | How::ApplyOver(_) => {
             let patch = Patch::Apply(body);
             api.patch_status(name, &params.force(), &patch).await
         }

@@ -147,14 +147,6 @@ fn deployment(mesh: &Mesh, gateway: &Key, plan: &WaypointPlan) -> Value {
 }
 
 fn pod(mesh: &Mesh, gateway: &Key) -> Value {
-    let spread = |key: &str| {
-        json!({
-            "maxSkew": 1,
-            "topologyKey": key,
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": selector(gateway)},
-        })
-    };
     json!({
         "serviceAccountName": &*gateway.name,
         "automountServiceAccountToken": false,
@@ -166,7 +158,8 @@ fn pod(mesh: &Mesh, gateway: &Key) -> Value {
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "topologySpreadConstraints": [spread("topology.kubernetes.io/zone"), spread("kubernetes.io/hostname")],
+        "topologySpreadConstraints": [over_nodes(gateway)],
+        "affinity": {"podAntiAffinity": over_zones(gateway)},
         "containers": [container(mesh, gateway)],
         "volumes": [
             {"name": "root", "configMap": {"name": CONFIG_MAP}},
@@ -174,6 +167,30 @@ fn pod(mesh: &Mesh, gateway: &Key) -> Value {
                 {"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": 43200, "path": "istio-token"}},
             ]}},
         ],
+    })
+}
+
+fn over_nodes(gateway: &Key) -> Value {
+    json!({
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector(gateway)},
+        "matchLabelKeys": ["pod-template-hash"],
+    })
+}
+
+/// Zones are no second spread constraint beside nodes: the scheduler passes over every node that lacks one of the keys, and
+/// so would spread over no nodes at all where nodes name no zone.
+fn over_zones(gateway: &Key) -> Value {
+    json!({
+        "preferredDuringSchedulingIgnoredDuringExecution": [{
+            "weight": 100,
+            "podAffinityTerm": {
+                "topologyKey": "topology.kubernetes.io/zone",
+                "labelSelector": {"matchLabels": selector(gateway)},
+            },
+        }],
     })
 }
 

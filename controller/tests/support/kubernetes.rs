@@ -61,6 +61,8 @@ pub struct Call {
     pub path: String,
     /// The parameters, decoded.
     pub query: Vec<(String, String)>,
+    /// What the caller wants for an answer.
+    pub accept: String,
     /// What came with it, or null.
     pub body: Value,
     /// On tokio's clock.

@@ -64,8 +64,8 @@ impl Owners {
 
     /// The service with this address and port.
     ///
-    /// A pod's address is no service's. A port that no service has is the first service's to refuse, unless the
-    /// address is a node's, whose other ports are not the mesh's.
+    /// A pod's address is no service's. A port that no service has is for the service to refuse to whom the address
+    /// belongs whole. The other ports of a node, and of what a service only shares, are not the mesh's.
     pub(super) fn service(&self, at: SocketAddr) -> Option<&Arc<Service>> {
         let owner = self.workloads.owner(at.ip()).map(|owner| owner.standing());
         if owner == Some(Standing::Pod) {
@@ -75,7 +75,7 @@ impl Owners {
         let claims = || self.services.all(at.ip());
         claims().find(with_port).or_else(|| match owner {
             Some(Standing::Host) => None,
-            _ => claims().next(),
+            _ => claims().find(|service| service.has_whole(at.ip())),
         })
     }
 

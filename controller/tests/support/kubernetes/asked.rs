@@ -27,6 +27,7 @@ pub(super) struct Asked {
     pub(super) verb: &'static str,
     pub(super) path: String,
     pub(super) query: Vec<(String, String)>,
+    pub(super) accept: String,
     pub(super) content_type: String,
     pub(super) body: Value,
     pub(super) scope: Scope,
@@ -101,6 +102,7 @@ impl Asked {
         Ok(Self {
             verb,
             subresource: rest.get(2).map(|name| (*name).to_owned()),
+            accept: text(header::ACCEPT),
             content_type: text(header::CONTENT_TYPE),
             known: kind.is_some(),
             path,

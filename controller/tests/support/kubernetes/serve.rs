@@ -93,6 +93,7 @@ fn log(cluster: &Cluster, asked: &Asked) -> (Open, Option<Fault>) {
         verb: asked.verb,
         path: asked.path.clone(),
         query: asked.query.clone(),
+        accept: asked.accept.clone(),
         body: asked.body.clone(),
         at: Instant::now(),
         end: End::Open,

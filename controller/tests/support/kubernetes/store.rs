@@ -410,6 +410,11 @@ fn part(body: &Value, status: bool) -> Value {
         .filter(|(field, _)| (field.as_str() == "status") == status)
         .map(|(field, value)| (field.clone(), value.clone()))
         .collect();
+    // Of a pod, whoever may write the status may write annotations with it.
+    let annotations = &body["metadata"]["annotations"];
+    if status && body["kind"] == "Pod" && annotations.is_object() {
+        part.insert("metadata".to_owned(), json!({"annotations": annotations}));
+    }
     if let Some(Value::Object(meta)) = part.get_mut("metadata") {
         for servers in [
             "uid",

@@ -1,0 +1,59 @@
+//! What there is to do, and which of it takes turns with which.
+
+use std::sync::Arc;
+
+use super::queue;
+use crate::desired::Item;
+use crate::index::changes::{Kind, Target};
+
+/// One thing to do, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Work {
+    /// Bring this about.
+    Item(Item),
+    /// Tell what waits to be told about this object.
+    Tell(Target),
+}
+
+/// What has turns of its own: a kind of work, in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Lane {
+    pub(super) kind: WorkKind,
+    pub(super) namespace: Arc<str>,
+}
+
+/// The kinds of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum WorkKind {
+    Status(Kind),
+    Events,
+    Waypoint,
+    Class,
+    Roots,
+    Accepted,
+}
+
+// === impl Work ===
+
+impl queue::Work for Work {
+    type Lane = Lane;
+
+    fn lane(&self) -> Lane {
+        let (kind, namespace) = match self {
+            Self::Item(Item::Status(target)) => {
+                (WorkKind::Status(target.kind), &target.key.namespace)
+            }
+            Self::Item(Item::Events(target)) | Self::Tell(target) => {
+                (WorkKind::Events, &target.key.namespace)
+            }
+            Self::Item(Item::Waypoint(key)) => (WorkKind::Waypoint, &key.namespace),
+            Self::Item(Item::Class(name)) => (WorkKind::Class, name),
+            Self::Item(Item::Roots(namespace)) => (WorkKind::Roots, namespace),
+            Self::Item(Item::Accepted(namespace)) => (WorkKind::Accepted, namespace),
+        };
+        Lane {
+            kind,
+            namespace: namespace.clone(),
+        }
+    }
+}
