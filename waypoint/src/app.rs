@@ -181,6 +181,7 @@ impl Household {
         let credentials = self.first_certificate(config).await;
         // Fails only when the client has ended, which ends the process.
         let _ = self.stream.synced().wait_for(|synced| *synced).await;
+        self.world.located().await;
         Shared {
             me: Me {
                 service: config.service(),
