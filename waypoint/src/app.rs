@@ -134,7 +134,7 @@ fn household(
     supervisor.must_live("certificates", keeper.run());
     supervisor.must_live("discovery", discovery.run());
     let (lookups, asker) = lookups();
-    supervisor.must_live("lookups", asker.run(stream.clone()));
+    supervisor.must_live("lookups", asker.run(stream.clone(), config.network.clone()));
     Ok(Household {
         world,
         stream,
