@@ -382,7 +382,7 @@ async fn a_mesh_without_our_network_is_not_ours_yet() {
     mesh.forget(ADDRESS_TYPE, "c//Pod/ns/c");
     assert!(!located(&mesh));
     let told = service("shop", "10.96.0.1", |s| {
-        s.addresses[0].network = "west".into()
+        s.addresses[0].network = "west".into();
     });
     mesh.tell(ADDRESS_TYPE, vec![told]).unwrap();
     assert!(located(&mesh));
