@@ -30,7 +30,7 @@ use crate::reconcile::{self, Reconciler, seen};
 use crate::refusals::Refusals;
 use crate::server;
 use crate::uninstall::Installation;
-use crate::uninstall::withdraw::Uninstaller;
+use crate::uninstall::withdraw::{NODES_HEAR, Uninstaller};
 use crate::watch as watches;
 use crate::waypoint::render::Mesh;
 
@@ -40,6 +40,8 @@ const TOLD: usize = 16_384;
 const SEEN: usize = 1024;
 /// How long an uninstallation may take before the rest is left to people.
 const UNINSTALL: Duration = Duration::from_secs(45);
+// Or nodes that come back would find nobody.
+const _: () = assert!(NODES_HEAR.as_secs() < UNINSTALL.as_secs());
 /// How long giving back the lease may take; others take it anyhow when it ends.
 const RELEASE: Duration = Duration::from_secs(4);
 

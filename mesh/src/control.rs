@@ -16,6 +16,8 @@ use crate::skew::Skew;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// TLS after TCP.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Both: a controller that is not there is known not to be within this.
+pub(crate) const REACHED_WITHIN: Duration = CONNECT_TIMEOUT.saturating_add(TLS_TIMEOUT);
 /// A ping when nothing else was heard, also between messages: a controller whose node vanished sends no FIN.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long a ping may stay unanswered.

@@ -103,6 +103,24 @@ impl World {
         self.now.load_full()
     }
 
+    /// Returns once an address of our own network is known, or while none of any network is.
+    ///
+    /// A proxy that was told a wrong name of its network would take every destination for unknown, and let it pass.
+    pub async fn located(&self) {
+        let mut changed = self.changed();
+        let mut said = false;
+        while let Some((ours, other)) = self.look(Snapshot::only_elsewhere) {
+            if !said {
+                tracing::error!(%ours, %other, "every address that the controller tells of is of another network than NETWORK says that ours is: waiting for one of ours");
+                said = true;
+            }
+            if changed.changed().await.is_err() {
+                // Nobody writes this world any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Counts the changes.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.generation.clone()
@@ -153,6 +171,13 @@ impl Snapshot {
     /// Whether addresses of this network can be dialled from here.
     pub fn is_local(&self, network: &Network) -> bool {
         self.local == *network
+    }
+
+    /// Our network, and another, if addresses are known and none of them is of ours.
+    pub fn only_elsewhere(&self) -> Option<(Network, Network)> {
+        let other = self.owners.keys().next()?;
+        let elsewhere = !self.owners.contains_key(&self.local);
+        elsewhere.then(|| (self.local.clone(), other.clone()))
     }
 
     /// All workloads of our network that serve a port of a service, in a stable order, healthy or not.

@@ -4,6 +4,7 @@
 mod told;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use mesh::balance::{Family, NoEndpoint};
 use mesh::names::{ServiceName, Uid};
 use mesh::proto::{node, waypoint, workload as wds};
@@ -352,4 +353,37 @@ fn only_the_controllers_word_says_that_the_mesh_is_uninstalled() {
     assert!(uninstalling(&mesh));
     mesh.forget(MESH_STATE_TYPE, MESH_STATE_NAME);
     assert!(!uninstalling(&mesh));
+}
+
+#[tokio::test]
+async fn a_mesh_without_our_network_is_not_ours_yet() {
+    let elsewhere = |name: &str, network: &str, address: &str| {
+        let network = network.to_owned();
+        pod(name, &[address], move |w| w.network = network)
+    };
+    let located = |mesh: &Mesh| mesh.world.located().now_or_never().is_some();
+    let mut mesh = Mesh::in_network("west");
+    assert!(located(&mesh), "nothing is known");
+    // As a controller says it whose only network has no name.
+    mesh.tell(ADDRESS_TYPE, vec![elsewhere("a", "", "10.0.0.1")])
+        .unwrap();
+    assert!(!located(&mesh));
+    let world = mesh.world.clone();
+    let waits = tokio::spawn(async move { world.located().await });
+    mesh.tell(ADDRESS_TYPE, vec![elsewhere("b", "east", "10.0.0.2")])
+        .unwrap();
+    tokio::task::yield_now().await;
+    assert!(!located(&mesh) && !waits.is_finished());
+    mesh.tell(ADDRESS_TYPE, vec![elsewhere("c", "west", "10.0.0.3")])
+        .unwrap();
+    waits.await.unwrap();
+    assert!(located(&mesh));
+    // A service is enough, and no longer there it counts no more.
+    mesh.forget(ADDRESS_TYPE, "c//Pod/ns/c");
+    assert!(!located(&mesh));
+    let told = service("shop", "10.96.0.1", |s| {
+        s.addresses[0].network = "west".into();
+    });
+    mesh.tell(ADDRESS_TYPE, vec![told]).unwrap();
+    assert!(located(&mesh));
 }

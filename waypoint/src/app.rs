@@ -134,7 +134,7 @@ fn household(
     supervisor.must_live("certificates", keeper.run());
     supervisor.must_live("discovery", discovery.run());
     let (lookups, asker) = lookups();
-    supervisor.must_live("lookups", asker.run(stream.clone()));
+    supervisor.must_live("lookups", asker.run(stream.clone(), config.network.clone()));
     Ok(Household {
         world,
         stream,
@@ -181,6 +181,7 @@ impl Household {
         let credentials = self.first_certificate(config).await;
         // Fails only when the client has ended, which ends the process.
         let _ = self.stream.synced().wait_for(|synced| *synced).await;
+        self.world.located().await;
         Shared {
             me: Me {
                 service: config.service(),

@@ -1,14 +1,18 @@
 //! STORY: a client's connection → who it is → its tunnels → what each is for → HTTP or opaque.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hbone::{Connection, Incoming, Response};
+use hbone::{Connection, Incoming, Peer, Response};
+use mesh::workload::Workload;
 use mesh::world::Snapshot;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::lookups::{Hope, NAMED_WITHIN};
 use crate::proxy::{Core, Phase};
 use crate::session::{Client, Session, To};
 use crate::{access_log, http, opaque};
@@ -21,10 +25,6 @@ const MAX_CONNECTIONS: usize = 16 * 1024;
 
 /// A client may hear of a binding before we do; its tunnel waits this long for us to catch up.
 const CATCH_UP: Duration = Duration::from_secs(1);
-
-/// The first tunnel of a client that the mesh's state does not name waits this long for its name: some round trips to
-/// the controller. When there is no answer, the identity that it proved has to do.
-const NAMED_WITHIN: Duration = Duration::from_millis(50);
 
 /// After a failed accept (out of descriptors) the next one waits, so that the core does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -160,19 +160,29 @@ async fn admitted(core: &Core, incoming: &Incoming) -> Result<Admitted, NotAdmit
 }
 
 /// The client with its workload, if that can be known soon. Nothing but telemetry needs it.
-async fn named(core: &Core, incoming: &Incoming, mut client: Client) -> Client {
+///
+/// It is asked for by the address that its connection comes from. The one that it claims may be anybody's, and is its
+/// own where it is one of the same workload.
+async fn named(core: &Core, incoming: &Incoming, client: Client) -> Client {
+    let peer = &incoming.peer;
     let mut changes = core.world.changed();
     let deadline = Instant::now() + NAMED_WITHIN;
-    let asked = core
-        .clients
-        .met(client.address.ip(), client.workload.is_some());
-    while asked && client.workload.is_none() {
-        let Ok(Ok(())) = timeout_at(deadline, changes.changed()).await else {
-            break;
-        };
-        client = core.world.look(|world| self::client(world, incoming));
+    let is_known = || {
+        core.world
+            .look(|world| workload(world, peer.addr, peer).is_some())
+    };
+    let Some(hope) = core.clients.met(peer, is_known()) else {
+        return client;
+    };
+    if timeout_at(deadline, hope).await != Ok(Ok(Hope::Soon)) {
+        return client;
     }
-    client
+    while !is_known() {
+        let Ok(Ok(())) = timeout_at(deadline, changes.changed()).await else {
+            return client;
+        };
+    }
+    core.world.look(|world| self::client(world, incoming))
 }
 
 fn client(world: &Snapshot, incoming: &Incoming) -> Client {
@@ -182,13 +192,16 @@ fn client(world: &Snapshot, incoming: &Incoming) -> Client {
         .as_ref()
         .map(|forwarded| forwarded.client);
     let address = said.unwrap_or(incoming.peer.addr);
-    let there = world.workload_at(address.ip().to_canonical());
     Client {
         id: incoming.peer.id.clone(),
         address,
-        workload: there
-            .filter(|workload| workload.identity() == incoming.peer.id)
-            .cloned(),
+        workload: workload(world, address, &incoming.peer).cloned(),
         baggage: incoming.request.baggage.clone(),
     }
+}
+
+/// The workload at an address, where its identity is the one that the peer proved.
+fn workload<'w>(world: &'w Snapshot, at: SocketAddr, peer: &Peer) -> Option<&'w Arc<Workload>> {
+    let there = world.workload_at(at.ip().to_canonical())?;
+    (there.identity() == peer.id).then_some(there)
 }

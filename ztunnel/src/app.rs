@@ -100,7 +100,7 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
     let workers = Arc::new(Workers::start(config.workers, &shared, spawn)?);
     supervisor.must_live("byte counters", workers.clone().keep_reporting());
 
-    let synced = control.synced();
+    let synced = is_told(&control, &world);
     spawn_local(on_sync(synced.clone(), awaits_xds));
     let node = Node {
         shared,
@@ -157,12 +157,13 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
     });
     let grace = drain_time(config.grace);
     let drain = Box::pin(async move {
+        let successor = plugin.succeeded();
         let give_back = async || {
             plugin.remove().await;
             // Only if nothing else is in it.
             let _ = fs::remove_dir(&config.paths.state);
         };
-        leave(&world, &pods, grace, give_back).await;
+        leave(&world, &pods, grace, successor, give_back).await;
     });
     Ok(supervisor
         .run(signals, drain, grace + LAST_RESORT)
@@ -236,6 +237,21 @@ fn is_connected(control: &Handle) -> watch::Receiver<bool> {
         }
     });
     connected
+}
+
+/// True once the controller has told everything, in terms of the network that we are in; stays true.
+fn is_told(control: &Handle, world: &World) -> watch::Receiver<bool> {
+    let (say, told) = watch::channel(false);
+    let (mut synced, world) = (control.synced(), world.clone());
+    spawn_local(async move {
+        if synced.wait_for(|synced| *synced).await.is_ok() {
+            world.located().await;
+            say.send_replace(true);
+            // Nobody may take its end for a change.
+            say.closed().await;
+        }
+    });
+    told
 }
 
 async fn on_sync(mut synced: watch::Receiver<bool>, awaits: Pending) {

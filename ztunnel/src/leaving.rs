@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use mesh::world::World;
-use tokio::time::Instant;
+use mesh::{world::World, xds::client::BACK_WITHIN};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
-use crate::pods::Pods;
+use crate::pods::{LATE_CONNECTIONS, Pods};
 
 /// What becomes of this node's ztunnel after this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,21 +19,56 @@ pub enum Leaving {
     ForGood,
 }
 
+/// On a stream that lives the controller says it within this, if there is anything to say: it hears of the end of the
+/// mesh's namespace no later than the kubelet does.
+const SAID_WITHIN: Duration = Duration::from_secs(5);
+
 /// Hands the pods over to a successor, within `time`. If the controller says, before or meanwhile, that there will be
 /// none, calls `give_back` for the node and takes every pod out of the mesh.
 ///
-/// The word may be late, or the stream just reconnecting: it counts for as long as no successor serves the pods.
-pub async fn leave(world: &World, pods: &Pods, time: Duration, give_back: impl AsyncFnOnce()) {
+/// The word may be late, or the stream just reconnecting: it counts for as long as no successor serves the pods. A node
+/// without any has no successor by that measure: there, `successor` ends the wait, or that the word could have come.
+pub async fn leave(
+    world: &World,
+    pods: &Pods,
+    time: Duration,
+    successor: impl Future<Output = ()>,
+    give_back: impl AsyncFnOnce(),
+) {
     let deadline = Instant::now() + time;
     let left = || deadline.saturating_duration_since(Instant::now());
+    let handed_over = async {
+        let silent = silence(pods.connected(), time.saturating_sub(LATE_CONNECTIONS));
+        let no_word = async {
+            tokio::select! {
+                () = successor => {}
+                () = silent => {}
+            }
+        };
+        tokio::join!(pods.leave(Leaving::Restart, left()), no_word);
+    };
     tokio::select! {
         biased;
         () = told_for_good(world) => {}
-        () = pods.leave(Leaving::Restart, left()) => return,
+        () = handed_over => return,
     }
     tracing::info!("the mesh is being uninstalled: the node goes back to what it was");
     give_back().await;
     pods.leave(Leaving::ForGood, left()).await;
+}
+
+/// Returns once the controller had a live stream for as long as the word may take; at the latest when no stream can be
+/// expected to come back any more, or after `most`.
+async fn silence(mut connected: watch::Receiver<bool>, most: Duration) {
+    let heard = async {
+        while connected.wait_for(|connected| *connected).await.is_ok() {
+            let lost = connected.wait_for(|connected| !*connected);
+            if timeout(SAID_WITHIN, lost).await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = timeout(most.min(BACK_WITHIN + SAID_WITHIN), heard).await;
 }
 
 /// Returns once the controller has said that the mesh is being uninstalled, which it may have done before.
@@ -94,6 +132,34 @@ mod tests {
         assert!(timeout(LONG, told_for_good(&world)).await.is_err());
         drop(writer);
         assert!(timeout(LONG, told_for_good(&world)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_word_is_waited_for_until_it_could_have_come() {
+        let began = Instant::now();
+        let (stream, connected) = watch::channel(true);
+        silence(connected.clone(), LONG).await;
+        assert_eq!(began.elapsed(), SAID_WITHIN);
+
+        // Lost, and back as late as a stream may be: it gets its time.
+        let began = Instant::now();
+        stream.send_replace(false);
+        let mut silent = Box::pin(silence(connected.clone(), LONG));
+        assert!(timeout(BACK_WITHIN, &mut silent).await.is_err());
+        stream.send_replace(true);
+        silent.await;
+        assert_eq!(began.elapsed(), BACK_WITHIN + SAID_WITHIN);
+
+        // Never back.
+        let began = Instant::now();
+        stream.send_replace(false);
+        silence(connected.clone(), LONG).await;
+        assert_eq!(began.elapsed(), BACK_WITHIN + SAID_WITHIN);
+
+        // Not longer than there is time.
+        let began = Instant::now();
+        silence(connected, Duration::from_secs(1)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 use mesh::process::readiness::Pending;
 use tokio::{
     net::UnixStream,
-    task::{JoinHandle, spawn_blocking, spawn_local},
+    task::{spawn_blocking, spawn_local},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,8 @@ use crate::cni::{
 /// The plugin in this ztunnel's hands.
 pub(crate) struct Plugin {
     installer: Installer,
-    holding: JoinHandle<()>,
+    /// Cancelled once nothing is answered or installed by us any more.
+    released: CancellationToken,
 }
 
 /// How often the socket is looked at.
@@ -46,19 +47,36 @@ impl Plugin {
     {
         let server = Server::bind(&installer.socket)?;
         let hold = hold(installer.clone(), server, answer, awaits);
-        let holding = spawn_local(async move {
+        let released = CancellationToken::new();
+        let release = released.clone().drop_guard();
+        spawn_local(async move {
             tokio::select! {
                 () = hold => {}
                 () = draining.cancelled() => {}
             }
+            drop(release);
         });
-        Ok(Self { installer, holding })
+        Ok(Self {
+            installer,
+            released,
+        })
+    }
+
+    /// Returns once another ztunnel answers the plugin, after draining began.
+    pub(crate) fn succeeded(&self) -> impl Future<Output = ()> + use<> {
+        let (released, socket) = (self.released.clone(), self.installer.socket.clone());
+        async move {
+            released.cancelled().await;
+            while dead(&socket).await {
+                sleep(LOOK).await;
+            }
+        }
     }
 
     /// Leaves the node as it was without us, after draining began.
     pub(crate) async fn remove(self) {
         // Or it would be put back.
-        let _ = self.holding.await;
+        self.released.cancelled().await;
         match spawn_blocking(move || self.installer.uninstall()).await {
             Ok(Ok(())) => tracing::info!("the CNI plugin is removed"),
             Ok(Err(error)) => tracing::error!(%error, "cannot remove the CNI plugin"),
@@ -202,6 +220,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_one_that_leaves_sees_its_successor() {
+        let test = async {
+            let dir = tempfile::tempdir().unwrap();
+            let old = tenant(dir.path(), "old");
+            let succeeded = spawn_local(old.plugin.succeeded());
+            old.end.cancel();
+            old.plugin.released.cancelled().await;
+            assert_eq!(answered_by(dir.path()).await, None);
+            assert!(!succeeded.is_finished());
+            let new = tenant(dir.path(), "new");
+            succeeded.await.unwrap();
+            new.end.cancel();
+        };
+        let local = LocalSet::new();
+        local
+            .run_until(timeout(Duration::from_secs(20), test))
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
     async fn the_newer_one_answers_and_the_older_one_takes_over_when_it_dies() {
         let test = async {
             let dir = tempfile::tempdir().unwrap();
@@ -210,7 +249,7 @@ mod tests {
             let new = tenant(dir.path(), "new");
             assert_eq!(answered_by(dir.path()).await.as_deref(), Some("new"));
             new.end.cancel();
-            new.plugin.holding.await.unwrap();
+            new.plugin.released.cancelled().await;
             while answered_by(dir.path()).await.as_deref() != Some("old") {
                 sleep(LOOK).await;
             }

@@ -26,6 +26,7 @@ use mesh::{
 };
 use tokio::{
     sync::watch,
+    task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -60,6 +61,7 @@ pub struct Pod {
 /// Every pod of this node that the control plane has told us of.
 pub struct Pods {
     node: Rc<Node>,
+    /// Each until its task has ended, so that no pod has two.
     known: RefCell<HashMap<PodUid, Handle>>,
     tasks: TaskTracker,
     enrolled_file: PathBuf,
@@ -67,6 +69,7 @@ pub struct Pods {
 }
 
 struct Handle {
+    task: JoinHandle<()>,
     desired: watch::Sender<DesiredState>,
     status: watch::Receiver<Status>,
     /// Where the CNI plugin says that the pod is.
@@ -78,7 +81,7 @@ struct Handle {
 }
 
 /// What a connection still gets that is accepted last by a ztunnel without a successor.
-const LATE_CONNECTIONS: Duration = Duration::from_secs(5);
+pub(crate) const LATE_CONNECTIONS: Duration = Duration::from_secs(5);
 
 /// How often pods that are not mentioned any more are looked at: whether they have processes.
 const UNMENTIONED_CHECK: Duration = Duration::from_secs(2);
@@ -166,12 +169,15 @@ impl Pods {
             .map(|e| (e.uid.clone(), e.clone()))
             .collect();
         let mut known = self.known.borrow_mut();
-        known.retain(|uid, handle| wanted.contains_key(uid) || handle.keep_unmentioned(uid));
-        let unmentioned =
-            known.len() > wanted.len() || known.keys().any(|uid| !wanted.contains_key(uid));
-        for (uid, enrolment) in wanted {
-            let handle = known.entry(uid).or_insert_with(|| self.start(&enrolment));
-            handle.order(&enrolment);
+        for (uid, handle) in &mut *known {
+            if !wanted.contains_key(uid) {
+                handle.unmention(uid);
+            }
+        }
+        known.retain(|_, handle| !handle.task.is_finished());
+        let unmentioned = known.keys().any(|uid| !wanted.contains_key(uid));
+        for enrolment in wanted.values() {
+            self.handle(&mut known, enrolment).order(enrolment);
         }
         drop(known);
         self.write_namespaces(
@@ -185,6 +191,14 @@ impl Pods {
 
     /// A pod without a process that nobody mentions is no more: not every container runtime tells us of its end.
     async fn remove_dead(&self) {
+        if !self
+            .known
+            .borrow()
+            .values()
+            .any(Handle::is_kept_unmentioned)
+        {
+            return;
+        }
         let running = match self.node.processes().await {
             Ok(running) => running,
             Err(error) => {
@@ -192,13 +206,11 @@ impl Pods {
                 return;
             }
         };
-        self.known.borrow_mut().retain(|uid, handle| {
-            let dead = handle.unmentioned.is_some() && !running.runs(uid.as_str());
-            if dead {
-                handle.desired.send_replace(DesiredState::Removed);
+        for (uid, handle) in &*self.known.borrow() {
+            if handle.is_kept_unmentioned() && !running.runs(uid.as_str()) {
+                handle.remove();
             }
-            !dead
-        });
+        }
     }
 
     /// Why a pod is not as it should be, if it is not.
@@ -218,9 +230,7 @@ impl Pods {
         let sandbox = self.open(sandbox)?;
         let mut status = {
             let mut known = self.known.borrow_mut();
-            let handle = known
-                .entry(enrolment.uid.clone())
-                .or_insert_with(|| self.start(enrolment));
+            let handle = self.handle(&mut known, enrolment);
             handle.sandbox_gone = false;
             handle.sandbox = Some(sandbox.clone());
             handle.order(enrolment);
@@ -269,8 +279,7 @@ impl Pods {
         handle.sandbox = None;
         handle.sandbox_gone = true;
         if handle.unmentioned.is_some() {
-            handle.desired.send_replace(DesiredState::Removed);
-            known.remove(&uid);
+            handle.remove();
         } else {
             handle.desired.send_replace(DesiredState::SandboxGone);
         }
@@ -281,7 +290,7 @@ impl Pods {
     pub async fn leave(&self, leaving: Leaving, time: Duration) {
         let hand_over = Instant::now() + time.saturating_sub(LATE_CONNECTIONS);
         for handle in self.known.borrow().values() {
-            handle.desired.send_replace(match leaving {
+            handle.leave(match leaving {
                 Leaving::ForGood => DesiredState::LeaveForGood,
                 Leaving::Restart => DesiredState::HandOver { until: hand_over },
             });
@@ -293,9 +302,29 @@ impl Pods {
         }
     }
 
+    /// Whether the control plane can be reached now.
+    pub(crate) fn connected(&self) -> watch::Receiver<bool> {
+        self.node.connected.clone()
+    }
+
     /// The node that the pods are on.
     pub(crate) fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The pod's handle, of a task that takes orders.
+    fn handle<'a>(
+        &self,
+        known: &'a mut HashMap<PodUid, Handle>,
+        enrolment: &Enrolment,
+    ) -> &'a mut Handle {
+        let uid = &enrolment.uid;
+        if known.get(uid).is_some_and(|of| of.task.is_finished()) {
+            known.remove(uid);
+        }
+        known
+            .entry(uid.clone())
+            .or_insert_with(|| self.start(enrolment))
     }
 
     fn start(&self, enrolment: &Enrolment) -> Handle {
@@ -303,8 +332,8 @@ impl Pods {
         let (status_tx, status) = watch::channel(Status::Pending);
         let name = format!("{}/{}", enrolment.namespace, enrolment.name);
         let task = enrol::Task::new(self.node.clone(), enrolment.uid.clone(), name, status_tx);
-        self.tasks.spawn_local(task.run(desired));
         Handle {
+            task: self.tasks.spawn_local(task.run(desired)),
             desired: desired_tx,
             status,
             sandbox: None,
@@ -379,16 +408,37 @@ impl Handle {
         });
     }
 
-    /// Whether a pod that the control plane does not mention stays as it is; if not, it is removed.
-    fn keep_unmentioned(&mut self, uid: &PodUid) -> bool {
+    /// The control plane does not mention the pod: it stays as it is for a while, or is removed.
+    fn unmention(&mut self, uid: &PodUid) {
         let news = self.unmentioned.is_none();
         let since = *self.unmentioned.get_or_insert_with(Instant::now);
-        let keep = self.desired.borrow().outlasts_silence(since.elapsed());
-        if !keep {
-            self.desired.send_replace(DesiredState::Removed);
+        if !self.desired.borrow().outlasts_silence(since.elapsed()) {
+            self.remove();
         } else if news {
             tracing::warn!(%uid, grace = ?UNMENTIONED_GRACE, "the controller does not mention a running pod any more; it stays in the mesh until it ends, or that time has passed");
         }
-        keep
+    }
+
+    /// Whether only the control plane's silence speaks against the pod.
+    fn is_kept_unmentioned(&self) -> bool {
+        self.unmentioned.is_some() && *self.desired.borrow() != DesiredState::Removed
+    }
+
+    /// The pod is no more.
+    fn remove(&self) {
+        self.desired.send_if_modified(|desired| {
+            std::mem::replace(desired, DesiredState::Removed) != DesiredState::Removed
+        });
+    }
+
+    /// This ztunnel goes. A pod that is being removed has no part in that.
+    fn leave(&self, how: DesiredState) {
+        self.desired.send_if_modified(|desired| {
+            let stays = *desired != DesiredState::Removed;
+            if stays {
+                *desired = how;
+            }
+            stays
+        });
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use support::{
     fabric::{ECHO, Fabric, SERVICE, TestPod, exchange},
     log,
@@ -129,6 +130,7 @@ fn a_successor_takes_running_pods_over_and_leaving_for_good_cleans_up() {
     // Redirection stays: nobody speaks in the clear because ztunnel is away.
     assert!(a.ns.run(|| capture::is_installed().unwrap()).unwrap());
     assert!(a.ask(b.addr(false, ECHO)).is_err());
+    assert_eq!(node.given_back(), 0);
     node.start(&fabric.ca);
     node.wait_for(&a, Outcome::Enrolled);
     node.wait_for(&b, Outcome::Enrolled);
@@ -192,6 +194,73 @@ fn only_the_controllers_word_gives_the_node_back_also_when_it_comes_late() {
         assert!(!installed(&a) && !installed(&b));
     });
     a.ask(b.addr(false, ECHO)).unwrap();
+}
+
+#[test]
+fn a_node_without_captured_pods_is_given_back_as_well_when_the_word_comes_late() {
+    let fabric = Fabric::new();
+    let (a, b) = (fabric.pod("ga", 0), fabric.pod("gb", 1));
+    let node = fabric.node(0);
+    node.connected(false);
+    thread::scope(|scope| {
+        let old = node.take();
+        let leaves = old.is_leaving();
+        let leaving = scope.spawn(|| old.leave(PATIENCE));
+        until("it leaves", leaves);
+        a.ask(b.addr(false, ECHO)).unwrap();
+        assert!(!leaving.is_finished(), "the word may still come");
+        node.connected(true);
+        node.uninstalling(true);
+        leaving.join().unwrap();
+    });
+    assert_eq!(node.given_back(), 1);
+    node.uninstalling(false);
+
+    // With a successor there is nothing to wait for.
+    node.start(&fabric.ca);
+    let old = node.take();
+    node.connected(false);
+    node.start(&fabric.ca);
+    old.leave(Duration::from_secs(3600));
+    assert_eq!(node.given_back(), 1);
+}
+
+#[test]
+fn a_pod_that_comes_back_while_it_is_torn_down_stays_in_the_mesh() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    let (pod, client) = (fabric.meshed("ta", 0), fabric.meshed("tb", 1));
+    let mut open = connect(&client.ns, pod.addr(false, ECHO)).unwrap();
+    exchange(&mut open).unwrap();
+    // Nobody mentions it, and no process is found: it is torn down, which the open connection holds up.
+    fabric.mention(&pod, false);
+    node.remove_process(&pod);
+    until("it is torn down", || {
+        node.metric("workload_manager_proxies_stopped") == 1
+    });
+    exchange(&mut open).unwrap();
+    node.add_process(&pod, pod.number);
+    fabric.mention(&pod, true);
+    node.wait_for(&pod, Outcome::Enrolled);
+    client.ask(pod.addr(false, ECHO)).unwrap();
+    exchange(&mut open).unwrap();
+    // What was torn down ends. What there is since stays as it is.
+    drop(open);
+    log::access("the connection of before", |line| {
+        let bytes = [&line["bytes_sent"], &line["bytes_recv"]];
+        line["direction"] == "inbound"
+            && line["dst.workload"] == "ta"
+            && bytes.contains(&&json!(15))
+    });
+    for v6 in [false, true] {
+        client.ask(pod.addr(v6, ECHO)).unwrap();
+    }
+    fabric.take_out(&pod);
+    assert!(!node.has_forgotten(&pod));
+    assert_eq!(node.metric("ambit_redirection_repairs"), 0);
+    // And when it is really no more, nothing is kept.
+    fabric.mention(&pod, false);
+    until("it is forgotten", || node.has_forgotten(&pod));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::ObjectMeta;
+use mesh::xds::client::BACK_WITHIN;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -22,8 +23,9 @@ use crate::reconcile::waypoint::{CHILDREN, delete, owner};
 
 /// How long statuses may take to be taken back before the rest is.
 const STATUSES: Duration = Duration::from_secs(20);
-/// Nodes hear of it on their streams; those that have none at the moment come back within this.
-pub const NODES_HEAR: Duration = Duration::from_secs(10);
+/// Nodes hear of it on their streams. Those that have none at the moment, also after a long outage, come back within
+/// [`BACK_WITHIN`]; the rest is for the word itself.
+pub const NODES_HEAR: Duration = BACK_WITHIN.saturating_add(Duration::from_secs(2));
 /// How often another replica looks whether the one that leads is done.
 const POLL: Duration = Duration::from_secs(1);
 /// What could not be taken back is tried again after this ...

@@ -18,7 +18,7 @@ use super::node::NodeInfo;
 use super::session::ProxySession;
 use super::{ADDRESS_TYPE, ENROLMENT_REPORT_TYPE, Rejected, Update, is_ours};
 use crate::backoff::Backoff;
-use crate::control::{Control, ControlError, causes};
+use crate::control::{Control, ControlError, REACHED_WITHIN, causes};
 use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::proto::node::EnrolmentReport;
@@ -34,6 +34,10 @@ const STABLE_AFTER: Duration = Duration::from_secs(15);
 /// How long a controller may take to open a stream: it may have to ask the API server whose token it is shown, and
 /// answers HTTP/2 pings meanwhile.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest from the end of a stream to the next, where the controller answers: the longest delay, and an attempt.
+pub const BACK_WITHIN: Duration = MAX_BACKOFF
+    .saturating_add(REACHED_WITHIN)
+    .saturating_add(OPEN_DEADLINE);
 /// Requests that wait for the connection to take them. One per response and type is under way at most.
 const REQUESTS: usize = 32;
 /// Reports that travel in one request.

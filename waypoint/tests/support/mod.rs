@@ -18,7 +18,7 @@ use hbone::{
     Credentials, Destination, Error, Expect, Forwarded, Identity, Opened, Pool, PoolLimits,
     Request, Target, TcpDial, TrustDomain, credentials,
 };
-use mesh::names::ServiceName;
+use mesh::names::{Network, ServiceName};
 use mesh::process::telemetry::{self, LogFormat};
 use mesh::proto::{waypoint as routes, workload as words};
 use mesh::world::{WorldWriter, world};
@@ -29,14 +29,17 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, SanType,
 };
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::subscriber::DefaultGuard;
 use waypoint::lookups;
 use waypoint::metrics::Metrics;
 use waypoint::proxy::{self, Me, Phase, Shared};
 
+use self::book::{Answer, Book};
+
 pub mod app;
+mod book;
 
 /// Longer than any test takes; what hangs fails with this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,6 +75,10 @@ pub struct Mesh {
     pub phase: watch::Sender<Phase>,
     pub waypoint: JoinHandle<()>,
     pub registry: Registry,
+    /// Names that clients were asked for by.
+    pub asked: RefCell<mpsc::UnboundedReceiver<String>>,
+    /// Called when one is asked for; where there is nothing to call, no answer can come.
+    pub answer: Rc<RefCell<Option<Answer>>>,
     log: Log,
     _logging: DefaultGuard,
 }
@@ -128,6 +135,14 @@ impl Mesh {
         let logging = tracing::subscriber::set_default(subscriber);
 
         let (writer, world) = world();
+        let (lookups, asker) = lookups::lookups();
+        let (ask, asked) = mpsc::unbounded_channel();
+        let answer = Rc::default();
+        let book = Book {
+            ask,
+            answer: Rc::clone(&answer),
+        };
+        spawn_local(asker.run(book, Network::default()));
         let (phase, phases) = watch::channel(Phase::Serving);
         let mut registry = Registry::default();
         let mut mesh = Self {
@@ -138,6 +153,8 @@ impl Mesh {
             phase,
             waypoint: spawn_local(async {}),
             registry: Registry::default(),
+            asked: RefCell::new(asked),
+            answer,
             log,
             _logging: logging,
         };
@@ -149,8 +166,7 @@ impl Mesh {
             },
             world,
             credentials: mesh.credentials(WAYPOINT),
-            // Nobody answers: clients stay as they are known.
-            lookups: lookups::lookups().0,
+            lookups,
             metrics: Metrics::register(&mut registry),
             phase: phases,
         };

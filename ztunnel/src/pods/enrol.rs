@@ -4,6 +4,7 @@
 //! led where nobody answers. Out: redirection first, then the listeners once nobody is led there any more,
 //! then what is left of the rules when the last connection has ended.
 
+mod ending;
 mod error;
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
@@ -14,16 +15,15 @@ use mesh::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::error::EnrolError;
+use self::{ending::TornDown, error::EnrolError};
 use super::{
     Pod,
     capture::{self, CaptureError, Families, Spec},
     desired::{DesiredState, Status},
-    handover,
     netns::PodNetns,
     node::{Node, Sandbox},
 };
@@ -68,9 +68,6 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// A peer that has not heard by then has lost its controller, and may lose this connection too.
 const MOST_QUIET: Duration = Duration::from_secs(30);
-
-/// What is left of a pod that is no more gets this long to send its last bytes.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// First and last wait after a failure; doubled in between.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -127,7 +124,10 @@ impl Task {
                     self.say(&Status::Out);
                     None
                 }
-                DesiredState::Removed => return self.tear_down().await,
+                DesiredState::Removed => match self.tear_down(&mut desired).await {
+                    TornDown::Gone => return,
+                    TornDown::NotAnyMore => continue,
+                },
                 DesiredState::HandOver { until } => return self.hand_over(until, desired).await,
                 DesiredState::LeaveForGood => return self.leave_for_good().await,
             };
@@ -291,61 +291,6 @@ impl Task {
             .await?;
         }
         Ok(Status::Out)
-    }
-
-    /// The pod is no more, or nobody cares for it any more.
-    async fn tear_down(mut self) {
-        if let Err(error) = self.stop_redirecting().await {
-            tracing::debug!(pod = self.name, %error, "a pod that is gone could not be taken out");
-        }
-        self.retire();
-        let _ = timeout(FLUSH_TIMEOUT, self.endings.wait()).await;
-        self.reset().await;
-        if let Err(error) = self.remove_rules().await {
-            tracing::debug!(pod = self.name, %error, "a pod that is gone could not be cleaned");
-        }
-        (self.node.forget)(self.uid.as_str());
-    }
-
-    /// Serves until another ztunnel does; redirection stays. Unless it turns out that none will follow.
-    async fn hand_over(mut self, until: Instant, mut desired: watch::Receiver<DesiredState>) {
-        let succeeded = async {
-            if let Some(up) = &self.up {
-                let successor = handover::succeeded(&up.serving.netns, self.node.workers.count());
-                // Without a successor, late is better than never.
-                let _ = timeout_at(until, successor).await;
-            }
-            self.retire();
-            self.endings.wait().await;
-        };
-        let for_good = desired.wait_for(|desired| *desired == DesiredState::LeaveForGood);
-        let for_good = tokio::select! {
-            () = succeeded => false,
-            Ok(_) = for_good => true,
-        };
-        if for_good {
-            self.leave_for_good().await;
-        }
-    }
-
-    /// Ends the mesh's part in the pod.
-    async fn leave_for_good(mut self) {
-        if let Some(up) = &self.up {
-            let serving = up.serving.clone();
-            if let Err(error) = self.stop_redirecting().await {
-                tracing::error!(pod = self.name, %error, "cannot stop redirection");
-            }
-            tokio::select! {
-                () = quiet(&serving) => {}
-                () = self.node.end.cancelled() => {}
-            }
-        }
-        self.retire();
-        self.endings.wait().await;
-        if let Err(error) = self.remove_rules().await {
-            tracing::error!(pod = self.name, %error, "cannot remove redirection");
-        }
-        self.say(&Status::Out);
     }
 
     /// The last captured connection has ended.

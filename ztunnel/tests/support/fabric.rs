@@ -72,7 +72,7 @@ struct PodState {
 pub(crate) struct TestPod {
     pub(crate) name: String,
     pub(crate) node: usize,
-    pub(super) number: usize,
+    pub(crate) number: usize,
     pub(crate) ns: PodNetns,
     pub(crate) v4: IpAddr,
     pub(crate) v6: IpAddr,

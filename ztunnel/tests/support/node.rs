@@ -6,7 +6,11 @@ use std::{
     os::fd::AsRawFd,
     path::PathBuf,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -51,6 +55,12 @@ pub(crate) struct TestNode {
     report: mpsc::Sender<EnrolmentReport>,
     connected: watch::Sender<bool>,
     running: Mutex<Option<Running>>,
+    /// How many programs were started, one after the other.
+    started: watch::Sender<usize>,
+    /// How often one of them gave the node back.
+    given_back: Arc<AtomicUsize>,
+    /// The pods of which there is nothing to tell any more.
+    forgotten: Arc<Mutex<Vec<String>>>,
     /// The metrics of the program that was started last.
     registry: Mutex<Registry>,
     files: Mutex<Vec<fs::File>>,
@@ -90,6 +100,9 @@ impl TestNode {
             report,
             connected: watch::channel(true).0,
             running: Mutex::default(),
+            started: watch::channel(0).0,
+            given_back: Arc::default(),
+            forgotten: Arc::default(),
             registry: Mutex::default(),
             files: Mutex::default(),
         };
@@ -111,7 +124,8 @@ impl TestNode {
         self.writer.lock().apply(update).unwrap();
     }
 
-    pub(super) fn add_process(&self, pod: &TestPod, pid: usize) {
+    /// A process of the pod runs.
+    pub(crate) fn add_process(&self, pod: &TestPod, pid: usize) {
         let process = self.proc.path().join(pid.to_string());
         fs::create_dir_all(process.join("ns")).unwrap();
         fs::write(
@@ -152,6 +166,9 @@ impl TestNode {
         let (ca, proc) = (ca.clone(), self.proc.path().to_owned());
         let (report, connected) = (self.report.clone(), self.connected.subscribe());
         let file = self.namespaces_file();
+        self.started.send_modify(|started| *started += 1);
+        let mut started = self.started.subscribe();
+        let (given_back, forgotten) = (self.given_back.clone(), self.forgotten.clone());
         let thread = thread::spawn(move || {
             let cores = NonZeroUsize::new(2).unwrap();
             let spawn = |name, body| thread::Builder::new().name(name).spawn(body).map(drop);
@@ -168,7 +185,7 @@ impl TestNode {
                     workers,
                     certificates,
                     report: Box::new(move |r| drop(report.send(r))),
-                    forget: Box::new(|_| ()),
+                    forget: Box::new(move |uid| forgotten.lock().push(uid.to_owned())),
                     proc,
                     connected,
                     synced: watch::channel(true).1,
@@ -192,7 +209,13 @@ impl TestNode {
                     } => return,
                     told = leaving.recv() => told.expect("the test tells before it goes"),
                 };
-                leaving::leave(&world, &pods, time, async || {}).await;
+                // From now on the CNI plugin is not answered.
+                drop(asked);
+                let successor = async { drop(started.changed().await) };
+                let give_back = async || {
+                    given_back.fetch_add(1, Ordering::Relaxed);
+                };
+                leaving::leave(&world, &pods, time, successor, give_back).await;
             });
         });
         *self.running.lock() = Some(Running {
@@ -226,6 +249,16 @@ impl TestNode {
             updated: vec![(MESH_STATE_NAME.to_owned(), state.into())],
             removed: vec![],
         });
+    }
+
+    /// How often the node was given back.
+    pub(crate) fn given_back(&self) -> usize {
+        self.given_back.load(Ordering::Relaxed)
+    }
+
+    /// Whether a program had nothing to tell of the pod any more.
+    pub(crate) fn has_forgotten(&self, pod: &TestPod) -> bool {
+        self.forgotten.lock().contains(&pod.uid())
     }
 
     /// The program that runs, so that another can be started beside it.
@@ -292,6 +325,12 @@ impl TestNode {
 }
 
 impl Running {
+    /// Says whether it has heard that it shall end.
+    pub(crate) fn is_leaving(&self) -> impl Fn() -> bool + use<> {
+        let asks = self.asks.clone();
+        move || asks.is_closed()
+    }
+
     pub(crate) fn stop(self) {
         self.leave(Duration::from_secs(1));
     }
