@@ -68,6 +68,18 @@ impl Authenticate for Tokens {
     }
 }
 
+pub(crate) fn settings() -> Settings {
+    Settings {
+        trust_domain: "cluster.local".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        cluster_id: "Kubernetes".to_owned(),
+        excluded_namespaces: Vec::new(),
+        system_namespace: SYSTEM.to_owned(),
+        node_proxies: vec![NodeProxyRule::ours(SYSTEM)],
+        ..Settings::default()
+    }
+}
+
 // === impl Controller ===
 
 impl Controller {
@@ -78,15 +90,6 @@ impl Controller {
             .enable_all()
             .build()?;
         let files = tempfile::tempdir()?;
-        let settings = Settings {
-            trust_domain: "cluster.local".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            cluster_id: "Kubernetes".to_owned(),
-            excluded_namespaces: Vec::new(),
-            system_namespace: SYSTEM.to_owned(),
-            node_proxies: vec![NodeProxyRule::ours(SYSTEM)],
-            ..Settings::default()
-        };
         let (inputs, taken) = mpsc::channel(INPUT_QUEUE);
         let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
         let (desired, wanted) = watch::channel(DesiredState::default());
@@ -98,7 +101,7 @@ impl Controller {
             summary: Arc::new(ArcSwap::from_pointee(Value::Null)),
         };
         let pending = Readiness::new().wait_for("index");
-        runtime.spawn(Hub::new(settings, pending, outputs).run(taken));
+        runtime.spawn(Hub::new(settings(), pending, outputs).run(taken));
 
         let authority = Arc::new(Authority::ephemeral("cluster.local")?);
         std::fs::write(files.path().join("root.pem"), authority.roots())?;
@@ -160,27 +163,10 @@ impl Controller {
             anyhow::Ok(())
         };
         say(WatchEvent::Begin)?;
-        match kind {
-            Kind::Namespace => cluster
-                .namespaces()
-                .map(WatchEvent::Item)
-                .try_for_each(say)?,
-            Kind::Node => cluster
-                .all_nodes()
-                .map(WatchEvent::Item)
-                .try_for_each(say)?,
-            Kind::Service => cluster
-                .all_services()
-                .map(WatchEvent::Item)
-                .try_for_each(say)?,
-            Kind::EndpointSlice => cluster
-                .all_slices()
-                .map(WatchEvent::Item)
-                .try_for_each(say)?,
-            Kind::Pod => cluster.all_pods().map(WatchEvent::Item).try_for_each(say)?,
-            // There are none of the others.
-            _ => {}
-        }
+        cluster
+            .objects(kind)
+            .map(WatchEvent::Item)
+            .try_for_each(say)?;
         let version = LISTED_AT.to_owned();
         say(WatchEvent::End { version })
     }
