@@ -6,6 +6,7 @@ pub mod session;
 mod view;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -38,11 +39,19 @@ pub fn is_ours(type_url: &str) -> bool {
 
 /// One resource, encoded once and shared by every stream that it goes to. Equal when the versions are.
 #[derive(Clone)]
-pub struct Encoded {
-    version: Version,
-    /// An encoded `google.protobuf.Any`; empty where only the version is known.
-    any: Bytes,
+pub struct Encoded(Content);
+
+/// A controller holds a million of these several times over: two words each.
+#[derive(Clone)]
+enum Content {
+    /// The version's 8 bytes, then an encoded `google.protobuf.Any`.
+    Whole(Arc<[u8]>),
+    /// Only the version is known, by the word of a client.
+    Known(Version),
 }
+
+/// Bytes of a version.
+const VERSION_BYTES: usize = size_of::<u64>();
 
 /// A resource's version: 64 bits of a hash of its content, on the wire as 16 hexadecimal digits.
 ///
@@ -113,46 +122,52 @@ impl Encoded {
             type_url: type_url.to_owned(),
             value: message.encode_to_vec(),
         };
-        let any = Bytes::from(any.encode_to_vec());
-        Self {
-            version: Version::of(&any),
-            any,
-        }
+        let any = any.encode_to_vec();
+        let version = Version::of(&any).0.to_be_bytes();
+        Self(Content::Whole([&version[..], &any].concat().into()))
     }
 
     /// What a client says that it has.
-    fn known(version: &str) -> Self {
-        Self {
-            version: Version::parse(version).unwrap_or_else(|| Version::of(version.as_bytes())),
-            any: Bytes::new(),
-        }
+    fn known(version_text: &str) -> Self {
+        let version = Version::parse(version_text);
+        let version = version.unwrap_or_else(|| Version::of(version_text.as_bytes()));
+        Self(Content::Known(version))
     }
 
     /// Whether only the version is known, by the word of a client.
     pub(crate) fn is_unseen(&self) -> bool {
-        self.any.is_empty()
+        matches!(self.0, Content::Known(_))
     }
 
     /// The content's hash.
     pub fn version(&self) -> Version {
-        self.version
+        match &self.0 {
+            Content::Whole(bytes) => {
+                let version = bytes.first_chunk::<VERSION_BYTES>();
+                Version(u64::from_be_bytes(version.copied().unwrap_or_default()))
+            }
+            Content::Known(version) => *version,
+        }
     }
 
-    /// The encoded `google.protobuf.Any`.
-    pub fn any(&self) -> &Bytes {
-        &self.any
+    /// The encoded `google.protobuf.Any`; empty where only the version is known.
+    pub fn any(&self) -> &[u8] {
+        match &self.0 {
+            Content::Whole(bytes) => bytes.get(VERSION_BYTES..).unwrap_or_default(),
+            Content::Known(_) => &[],
+        }
     }
 
     /// The resource itself.
     pub fn decode<M: Message + Default>(&self) -> Result<M, prost::DecodeError> {
-        let any = prost_types::Any::decode(&*self.any)?;
+        let any = prost_types::Any::decode(self.any())?;
         M::decode(&*any.value)
     }
 }
 
 impl PartialEq for Encoded {
     fn eq(&self, other: &Self) -> bool {
-        self.version == other.version
+        self.version() == other.version()
     }
 }
 
@@ -160,7 +175,7 @@ impl Eq for Encoded {}
 
 impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Encoded({}, {} bytes)", self.version, self.any.len())
+        write!(f, "Encoded({}, {} bytes)", self.version(), self.any().len())
     }
 }
 
@@ -190,3 +205,19 @@ impl fmt::Display for Rejected {
 }
 
 impl std::error::Error for Rejected {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_is_two_words_and_says_what_it_was_made_of() {
+        assert_eq!(size_of::<Encoded>(), 2 * size_of::<usize>());
+        let text = "text".to_owned();
+        let whole = Encoded::new("type", &text);
+        assert_eq!(whole.decode::<String>(), Ok(text));
+        let known = Encoded::known(&whole.version().to_string());
+        assert_eq!(known, whole);
+        assert!(known.is_unseen() && known.any().is_empty() && !whole.is_unseen());
+    }
+}
