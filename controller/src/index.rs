@@ -20,7 +20,7 @@ pub mod accepted;
 mod addresses;
 mod binding;
 pub mod changes;
-mod condition;
+pub mod condition;
 mod endpoints;
 mod enrolment;
 pub mod event;
@@ -183,9 +183,8 @@ impl Index {
         })
     }
 
-    /// Computes what is marked. `now` goes into the conditions that flip.
-    pub fn settle(&mut self, now: &str) -> Changes {
-        self.output.begin(now);
+    /// Computes what is marked.
+    pub fn settle(&mut self) -> Changes {
         self.settle_kinds();
         self.settle_roots();
         self.output.take_changes()

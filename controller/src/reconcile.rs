@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
+use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -114,7 +115,8 @@ enum WorkKind {
 
 /// What a try works on.
 enum Try {
-    Entry(Item, Arc<Entry>),
+    /// With the time of what flips.
+    Entry(Item, Arc<Entry>, Timestamp),
     Tell(Told),
 }
 
@@ -129,6 +131,8 @@ pub struct Reconciler {
     queue: Queue<Work>,
     tries: JoinSet<(Try, Outcome)>,
     running: HashMap<Id, Work>,
+    /// When an entry of the table was first tried: a second try writes the same, and people are told once.
+    first_tried: HashMap<Item, Timestamp>,
     backlog: Backlog,
     budgets: Budgets,
     complaints: Complaints,
@@ -149,6 +153,7 @@ impl Reconciler {
             queue: Queue::new(PLACES),
             tries: JoinSet::new(),
             running: HashMap::new(),
+            first_tried: HashMap::new(),
             backlog: Backlog::default(),
             budgets: Budgets::default(),
             complaints: Complaints::default(),
@@ -186,6 +191,10 @@ impl Reconciler {
 
     fn take_table(&mut self, table: DesiredState) {
         for difference in self.table.diff(&table) {
+            if let DiffItem::Remove(item, _) | DiffItem::Update { new: (item, _), .. } = &difference
+            {
+                self.first_tried.remove(*item);
+            }
             match difference {
                 DiffItem::Remove(item, _) => self.queue.remove(&Work::Item(item.clone())),
                 DiffItem::Add(item, entry)
@@ -270,7 +279,9 @@ impl Reconciler {
                     Writer::Leader => self.leader.clone(),
                     Writer::ThisReplica => self.settings.client.clone(),
                 };
-                Ok((Try::Entry(item.clone(), entry), client))
+                let first = self.first_tried.entry(item.clone());
+                let at = *first.or_insert_with(Timestamp::now);
+                Ok((Try::Entry(item.clone(), entry, at), client))
             }
             Work::Tell(target) => {
                 if !self.backlog.has(target) {
@@ -313,9 +324,9 @@ impl Reconciler {
             self.complaints.about(work, failure);
         }
         match what {
-            Try::Entry(item, entry) => {
+            Try::Entry(item, entry, at) => {
                 match outcome {
-                    Outcome::Done => self.tell_written(&entry),
+                    Outcome::Done => self.tell_written(&entry, at),
                     Outcome::Moot => {}
                     Outcome::Failed(failure) => self.tell_failed(&item, &entry, failure),
                 }
@@ -339,12 +350,12 @@ impl Reconciler {
     }
 
     /// What people are told when a status is written.
-    fn tell_written(&mut self, entry: &Entry) {
+    fn tell_written(&mut self, entry: &Entry, at: Timestamp) {
         let Wanted::Status(write) = &entry.wanted else {
             return;
         };
         // The patch has the time in it.
-        let occasion: Arc<str> = write.body.to_string().into();
+        let occasion: Arc<str> = write.patch(at).to_string().into();
         for notice in &write.notices {
             self.tell(Told {
                 notice: notice.clone(),
@@ -399,7 +410,7 @@ fn may_write(leads: bool, entry: &Entry) -> bool {
 /// One try, with its deadline.
 async fn attempt(client: &Client, settings: &Settings, what: &Try) -> Outcome {
     let within = match what {
-        Try::Entry(Item::Waypoint(_) | Item::Roots(_) | Item::Events(_), _) => SEVERAL_CALLS,
+        Try::Entry(Item::Waypoint(_) | Item::Roots(_) | Item::Events(_), ..) => SEVERAL_CALLS,
         _ => ONE_CALL,
     };
     let tried = tokio::time::timeout(within, bring_about(client, settings, what)).await;
@@ -407,13 +418,14 @@ async fn attempt(client: &Client, settings: &Settings, what: &Try) -> Outcome {
 }
 
 async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcome {
-    let (item, entry) = match what {
+    let (item, entry, at) = match what {
         Try::Tell(told) => return events::publish(client, &settings.instance, told).await,
-        Try::Entry(item, entry) => (item, entry),
+        Try::Entry(item, entry, at) => (item, entry, *at),
     };
     match (item, &entry.wanted) {
         (Item::Status(target), Wanted::Status(write)) => {
-            status::reconcile(client, target, write, entry.writer).await
+            let body = write.patch(at);
+            status::reconcile(client, target, write.how, &body, entry.writer).await
         }
         (Item::Events(_), Wanted::Events(notices)) => {
             for notice in notices {

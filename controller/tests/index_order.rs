@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Kind, PodPlacement, Scope};
@@ -43,7 +44,7 @@ enum Step {
 struct Outcome {
     resources: BTreeMap<(Scope, String), Encoded>,
     placements: BTreeMap<String, PodPlacement>,
-    desired: BTreeMap<Item, Entry>,
+    desired: BTreeMap<Item, Arc<Entry>>,
 }
 
 struct Run {
@@ -143,7 +144,7 @@ impl Run {
     }
 
     fn settle(&mut self) {
-        let changes = self.index.settle("2026-01-01T00:00:00Z");
+        let changes = self.index.settle();
         let Outcome {
             resources,
             placements,

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller::desired::{DesiredState, Entry, Item, Wanted, Writer};
-use controller::index::changes::{How, Kind, Notice, Target, WaypointPlan, Write};
+use controller::index::changes::{
+    Condition, ConditionsAt, How, Kind, Notice, Target, WaypointPlan, Write,
+};
 use controller::index::names::Key;
 use controller::kubernetes::DeadlineLayer;
 use controller::lease::Term;
@@ -133,14 +135,16 @@ fn pod_status(cluster: &Cluster, namespace: &str, name: &str, reason: &str) -> (
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"namespace": namespace, "name": name, "uid": uid(&pod)},
-        "status": {"conditions": [{
-            "type": "ambit.mesh/InMesh",
-            "status": "False",
-            "reason": reason,
-            "message": "",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-        }]},
+        "status": {},
     });
+    let condition = Condition {
+        kind: "ambit.mesh/InMesh",
+        on: false,
+        reason: reason.to_owned().into(),
+        message: String::new(),
+        generation: None,
+        since: None,
+    };
     let notice = Notice {
         target: target.clone(),
         uid: uid(&pod).into(),
@@ -151,6 +155,10 @@ fn pod_status(cluster: &Cluster, namespace: &str, name: &str, reason: &str) -> (
     let write = Write {
         how: How::Apply,
         body,
+        conditions: vec![ConditionsAt {
+            within: "/status".to_owned(),
+            conditions: vec![condition],
+        }],
         notices: vec![notice],
     };
     (Item::Status(target), Entry::leader(Wanted::Status(write)))
@@ -368,6 +376,30 @@ async fn a_write_that_somebody_took_back_unseen_is_made_again() {
     cluster.edit("pods", "shop", "a", |pod| pod["status"] = json!({}));
     pass(Duration::from_secs(40)).await;
     assert_eq!(reason(&cluster, "shop", "a").as_deref(), Some("Pending"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_condition_flips_when_it_is_first_written_whatever_happens_to_the_write() {
+    let cluster = Cluster::new();
+    put_pod(&cluster, "shop", "a");
+    let begun = jiff::Timestamp::now().as_second();
+    let reconciling = Reconciling::start(&cluster);
+    reconciling.want_pod(&cluster, "shop", "a", "Failed");
+    cluster
+        .until("written", |cluster| reason(cluster, "shop", "a").is_some())
+        .await;
+    // Somebody takes it back, unseen: it is written again.
+    cluster.edit("pods", "shop", "a", |pod| pod["status"] = json!({}));
+    pass(Duration::from_secs(40)).await;
+    let writes = cluster.called("PATCH", &at("shop", "a"));
+    let since = |call: &kubernetes::Call| {
+        let since = &call.body["status"]["conditions"][0]["lastTransitionTime"];
+        since.as_str().expect("a time").to_owned()
+    };
+    assert!(writes.len() > 1, "{writes:?}");
+    assert_eq!(since(&writes[0]), since(&writes[1]));
+    let time: jiff::Timestamp = since(&writes[0]).parse().expect("a time");
+    assert!((begun..begun + 60).contains(&time.as_second()), "{time}");
 }
 
 #[tokio::test(start_paused = true)]

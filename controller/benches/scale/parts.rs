@@ -1,7 +1,5 @@
 //! Where a controller's memory goes: the index and the snapshot, filled one after the other without anybody who reads.
 
-use std::sync::Arc;
-
 use controller::desired::DesiredState;
 use controller::discovery::snapshot::Snapshot;
 use controller::index::event::{ObjectEvent, WatchEvent};
@@ -83,7 +81,7 @@ fn fill(index: &mut Index, kind: Kind, cluster: Cluster) -> anyhow::Result<()> {
 
 /// What comes out of the index, as the hub keeps it, and how many bytes its resources are on the wire.
 fn told(index: &mut Index) -> (Snapshot, DesiredState, u64) {
-    let changes = index.settle("2026-01-01T00:00:00Z");
+    let changes = index.settle();
     let resources = changes.resources.iter();
     let sizes = resources.filter_map(|change| Some(change.resource.as_ref()?.any().len() as u64));
     let encoded = sizes.sum::<u64>();
@@ -92,7 +90,7 @@ fn told(index: &mut Index) -> (Snapshot, DesiredState, u64) {
     let mut desired = DesiredState::default();
     for (item, entry) in changes.desired {
         if let Some(entry) = entry {
-            desired.insert(item, Arc::new(entry));
+            desired.insert(item, entry);
         }
     }
     (snapshot, desired, encoded)

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use mesh::xds::Encoded;
 use serde_json::{Value, json};
 
-use super::condition;
+pub use super::condition::Condition;
 pub use super::kinds::Kind;
 use super::names::Key;
 pub use super::placement::{PodPlacement, Role};
@@ -18,7 +19,7 @@ pub struct Changes {
     /// For the proxies.
     pub resources: Vec<ResourceChange>,
     /// How Kubernetes should be; `None` takes back what is no longer wanted, or has come about.
-    pub desired: Vec<(Item, Option<Entry>)>,
+    pub desired: Vec<(Item, Option<Arc<Entry>>)>,
     /// Which pods run where, by UID; `None`: no longer.
     pub placements: Vec<(Arc<str>, Option<PodPlacement>)>,
 }
@@ -63,10 +64,21 @@ pub struct Target {
 pub struct Write {
     /// Apply: the fields that are ours. Merge: over the version that was read, for lists that have several owners.
     pub how: How,
-    /// The patch.
+    /// The patch, without the conditions.
     pub body: Value,
+    /// The conditions that go into it.
+    pub conditions: Vec<ConditionsAt>,
     /// What people are told when it is written.
     pub notices: Vec<Notice>,
+}
+
+/// The conditions at one place of a patch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConditionsAt {
+    /// JSON pointer to what has them: `/status`.
+    pub within: String,
+    /// All that stand there, in this order.
+    pub conditions: Vec<Condition>,
 }
 
 /// The two ways to write.
@@ -201,12 +213,30 @@ impl Target {
     }
 }
 
+// === impl ConditionsAt ===
+
+impl ConditionsAt {
+    /// Those of the object itself.
+    pub(super) fn status(conditions: Vec<Condition>) -> Self {
+        Self {
+            within: "/status".to_owned(),
+            conditions,
+        }
+    }
+}
+
 // === impl Write ===
 
 impl Write {
-    /// Gives the conditions that flip their time.
-    pub(crate) fn stamped(mut self, now: &str) -> Self {
-        condition::stamp(&mut self.body, now);
-        self
+    /// The patch, with the time of what flips.
+    pub fn patch(&self, now: Timestamp) -> Value {
+        let mut body = self.body.clone();
+        for ConditionsAt { within, conditions } in &self.conditions {
+            let json = conditions.iter().map(|one| one.json(now));
+            if let Some(place) = body.pointer_mut(within) {
+                place["conditions"] = json.collect();
+            }
+        }
+        body
     }
 }

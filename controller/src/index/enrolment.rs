@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::State;
 use super::binding::{Binding, Traffic};
-use super::changes::{How, Notice, Target, Write};
-use super::condition::{self, Condition};
+use super::changes::{ConditionsAt, How, Notice, Target, Write};
+use super::condition::Condition;
 use super::kinds::Kind;
 use super::names::{IN_MESH, Key, REDIRECTION, USE_WAYPOINT, WAYPOINT_BOUND};
 use super::namespaces::{Mode, unknown_mode};
@@ -80,7 +80,7 @@ impl State {
     /// Announced only once the pod's own condition says so, also by the replica that heard the node: every replica then
     /// announces the same, and one that takes over takes nothing back. The node's word alone withdraws at once.
     pub(super) fn captured(&self, key: &Key, pod: &Pod) -> bool {
-        self.wanted(key, pod) && self.redirected(pod) && condition::holds(&pod.conditions, IN_MESH)
+        self.wanted(key, pod) && self.redirected(pod) && pod.conditions.holds(IN_MESH)
     }
 
     pub(super) fn enrolment(&self, key: &Key, pod: &Pod) -> Enrolment {
@@ -160,7 +160,7 @@ impl State {
         let waypoint = self.pod_waypoint_condition(key, pod);
         let same =
             [(IN_MESH, &enrolled), (WAYPOINT_BOUND, &waypoint)].map(|(kind, wanted)| {
-                match (wanted, condition::find(&pod.conditions, kind)) {
+                match (wanted, pod.conditions.find(kind)) {
                     (None, None) => true,
                     (Some(wanted), Some(seen)) => wanted.says(seen),
                     _ => false,
@@ -174,9 +174,11 @@ impl State {
             body["metadata"]["annotations"] = json!({REDIRECTION: "enabled"});
         }
         let wanted = [&enrolled, &waypoint].into_iter().flatten();
-        let conditions: Vec<_> = wanted.map(|one| one.json(&pod.conditions, None)).collect();
-        if !conditions.is_empty() {
-            body["status"]["conditions"] = json!(conditions);
+        let wanted = wanted.map(|one| one.clone().after(&pod.conditions, None));
+        let wanted: Vec<_> = wanted.collect();
+        let mut conditions = Vec::new();
+        if !wanted.is_empty() {
+            conditions.push(ConditionsAt::status(wanted));
         }
         let mut notices = Vec::new();
         if !same[0] {
@@ -194,6 +196,7 @@ impl State {
         Some(Write {
             how: How::Apply,
             body,
+            conditions,
             notices,
         })
     }
@@ -206,7 +209,7 @@ fn no_identity() -> Condition {
 }
 
 fn enrolment_notice(key: &Key, pod: &Pod, condition: Option<Condition>) -> Option<Notice> {
-    let was_in = condition::holds(&pod.conditions, IN_MESH);
+    let was_in = pod.conditions.holds(IN_MESH);
     match condition {
         // Waiting is no news.
         Some(condition) if condition.reason == PENDING => None,

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use mesh::proto::node::{EnrolledNamespace, MeshState};
 use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded, MESH_STATE_NAME, MESH_STATE_TYPE};
-use serde_json::{Value, json};
 
 use super::State;
 use super::binding::asks_for;
-use super::changes::{How, Notice, Resources, Scope, Target, Write};
-use super::condition::{self, Condition};
+use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
+use super::condition::{Condition, Conditions};
 use super::kinds::{ApiKind, Kind, Watched};
 use super::lookup::Says;
 use super::names::{DATAPLANE_MODE, IN_MESH, Key};
@@ -39,7 +38,7 @@ pub(super) struct Namespace {
     pub(super) mode: Mode,
     pub(super) terminating: bool,
     /// Our condition as it is now.
-    conditions: Value,
+    conditions: Conditions,
 }
 
 // === impl Mode ===
@@ -74,16 +73,12 @@ impl Watched for Namespace {
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_ref());
-        let ours = conditions
-            .into_iter()
-            .flatten()
-            .filter(|condition| condition.type_ == IN_MESH);
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             mode: Mode::of(&labels),
             labels,
             terminating: object.metadata.deletion_timestamp.is_some(),
-            conditions: ours.map(|condition| json!(condition)).collect(),
+            conditions: Conditions::of(&[IN_MESH], conditions.into_iter().flatten()),
         })
     }
 
@@ -134,26 +129,26 @@ impl Namespace {
     /// The condition is there only to say that a label has an unknown value.
     fn status(&self, key: &Key, leaving: bool) -> Option<Write> {
         let target = Target::new(Kind::Namespace, key);
-        let mut body = target.patch(&self.uid);
+        let body = target.patch(&self.uid);
         let unknown = match &self.mode {
             Mode::Unknown(value) if !leaving => Some(value),
             _ => None,
         };
         let Some(value) = unknown else {
-            let there = condition::find(&self.conditions, IN_MESH).is_some();
+            let there = self.conditions.find(IN_MESH).is_some();
             return there.then_some(Write {
                 how: How::Apply,
                 body,
+                conditions: Vec::new(),
                 notices: Vec::new(),
             });
         };
         let message = unknown_mode(value);
         let condition = Condition::no(IN_MESH, "UnknownDataplaneMode", &*message);
-        let wanted = json!([condition.json(&self.conditions, None)]);
-        if wanted == self.conditions {
+        let wanted = vec![condition.after(&self.conditions, None)];
+        if self.conditions.are(&wanted) {
             return None;
         }
-        body["status"]["conditions"] = wanted;
         let notice = Notice {
             target,
             uid: self.uid.clone(),
@@ -164,6 +159,7 @@ impl Namespace {
         Some(Write {
             how: How::Apply,
             body,
+            conditions: vec![ConditionsAt::status(wanted)],
             notices: vec![notice],
         })
     }

@@ -12,24 +12,17 @@ use crate::desired::{Entry, Item, Wanted, Writer};
 #[derive(Debug, Default)]
 pub(super) struct Output {
     published: Published,
-    /// How Kubernetes should be, where it is not; without the times.
-    desired: BTreeMap<Item, Entry>,
+    /// How Kubernetes should be, where it is not.
+    desired: BTreeMap<Item, Arc<Entry>>,
     /// How many statuses stand there.
     outstanding: usize,
     placements: HashMap<Key, (Arc<str>, PodPlacement)>,
-    /// The time that goes into conditions that flip.
-    now: String,
     changes: Changes,
 }
 
 // === impl Output ===
 
 impl Output {
-    /// What follows happens at this time.
-    pub(super) fn begin(&mut self, now: &str) {
-        now.clone_into(&mut self.now);
-    }
-
     /// What became different since the last time.
     pub(super) fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
@@ -84,11 +77,12 @@ impl Output {
             }
             Some(entry) if before.is_some_and(|before| before.asks_the_same(&entry)) => {}
             Some(entry) => {
-                let published = entry.stamped(&self.now);
-                if self.desired.insert(item.clone(), entry).is_none() {
+                let entry = Arc::new(entry);
+                let before = self.desired.insert(item.clone(), entry.clone());
+                if before.is_none() {
                     self.outstanding += status;
                 }
-                self.changes.desired.push((item, Some(published)));
+                self.changes.desired.push((item, Some(entry)));
             }
         }
     }

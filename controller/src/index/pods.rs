@@ -11,13 +11,13 @@ use mesh::proto::workload::{
     self as wire, NetworkMode, PortList, TunnelProtocol, WorkloadStatus, WorkloadType, address,
 };
 use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, Encoded};
-use serde_json::{Value, json};
 
 pub(super) use self::lookup::PodLookup;
 use super::State;
 use super::addresses::Addressed;
 use super::binding::{Binding, Traffic};
 use super::changes::{Resources, Scope, Target, Write};
+use super::condition::Conditions;
 use super::kinds::{ApiKind, Kind, Watched};
 use super::names::{
     BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, MIRROR, REDIRECTION,
@@ -55,7 +55,7 @@ pub(super) struct Pod {
     owner: (WorkloadType, String),
     pub(super) controller: Option<Controller>,
     /// What the pod's status says of us now.
-    pub(super) conditions: Value,
+    pub(super) conditions: Conditions,
     pub(super) redirected: bool,
 }
 
@@ -80,11 +80,6 @@ impl Watched for Pod {
         let ready = conditions
             .iter()
             .any(|one| one.type_ == "Ready" && one.status == "True");
-        let ours = conditions
-            .iter()
-            .filter(|one| one.type_ == IN_MESH || one.type_ == WAYPOINT_BOUND)
-            .map(|one| json!(one))
-            .collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             created: object
@@ -108,7 +103,7 @@ impl Watched for Pod {
             ports: ports(&spec),
             owner: owner(&object.metadata, &labels),
             controller: Controller::of(&object.metadata),
-            conditions: ours,
+            conditions: Conditions::of(&[IN_MESH, WAYPOINT_BOUND], &conditions),
             redirected: annotation(REDIRECTION).is_some_and(|value| value == "enabled"),
             labels,
         })

@@ -9,13 +9,12 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mesh::proto::workload::load_balancing::{HealthPolicy, Mode, Scope as Near};
 use mesh::proto::workload::{self as wire, AppProtocol, IpFamilies, LoadBalancing, address};
 use mesh::xds::{ADDRESS_TYPE, Encoded};
-use serde_json::{Value, json};
 
 use super::State;
 use super::addresses::{Addressed, ByAddress};
 use super::binding::{Binding, Traffic, asks_for};
-use super::changes::{How, Notice, Resources, Scope, Target, Write};
-use super::condition::{self, Condition};
+use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
+use super::condition::{Condition, Conditions};
 use super::endpoints::Slice;
 use super::kinds::{ApiKind, Kind, Watched};
 use super::lookup::{Lookup, Says};
@@ -40,7 +39,7 @@ pub(super) struct Service {
     families: IpFamilies,
     balancing: Option<LoadBalancing>,
     generation: Option<i64>,
-    conditions: Value,
+    conditions: Conditions,
 }
 
 /// A TCP port of a Service.
@@ -72,10 +71,6 @@ impl Watched for Service {
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_ref());
-        let ours = conditions
-            .into_iter()
-            .flatten()
-            .filter(|condition| condition.type_ == WAYPOINT_BOUND);
         let balancing = balancing(&spec);
         let vips = spec
             .cluster_ips
@@ -98,7 +93,7 @@ impl Watched for Service {
             families: families(spec.ip_families.as_deref().unwrap_or_default()),
             balancing,
             generation: object.metadata.generation,
-            conditions: ours.map(|condition| json!(condition)).collect(),
+            conditions: Conditions::of(&[WAYPOINT_BOUND], conditions.into_iter().flatten()),
         })
     }
 
@@ -287,21 +282,22 @@ impl State {
     fn service_status(&self, key: &Key) -> Option<Write> {
         let service = self.tables.services.get(key)?;
         let wanted = self.service_condition(key, service);
-        let there = condition::find(&service.conditions, WAYPOINT_BOUND).is_some();
-        let mut body = Target::new(Kind::Service, key).patch(&service.uid);
+        let there = service.conditions.find(WAYPOINT_BOUND).is_some();
+        let body = Target::new(Kind::Service, key).patch(&service.uid);
         let Some(condition) = wanted else {
             return there.then_some(Write {
                 how: How::Apply,
                 body,
+                conditions: Vec::new(),
                 notices: Vec::new(),
             });
         };
-        let conditions =
-            json!([condition.json(&service.conditions, Some(service.generation.unwrap_or(0)))]);
-        if same(&conditions, &service.conditions) {
+        let generation = service.generation.unwrap_or(0);
+        let wanted = [condition.after(&service.conditions, Some(generation))];
+        if service.conditions.are(&wanted) {
             return None;
         }
-        body["status"]["conditions"] = conditions;
+        let [condition] = &wanted;
         let notice = Notice {
             target: Target {
                 kind: Kind::Service,
@@ -310,11 +306,12 @@ impl State {
             uid: service.uid.clone(),
             warning: !condition.on,
             reason: condition.reason.to_string(),
-            note: condition.message,
+            note: condition.message.clone(),
         };
         Some(Write {
             how: How::Apply,
             body,
+            conditions: vec![ConditionsAt::status(wanted.into())],
             notices: vec![notice],
         })
     }
@@ -399,21 +396,6 @@ impl ServicePort {
             app_protocol: self.protocol.into(),
         }
     }
-}
-
-/// Equal but for what the API server adds.
-fn same(wanted: &Value, seen: &Value) -> bool {
-    let (Some(wanted), Some(seen)) = (wanted.as_array(), seen.as_array()) else {
-        return false;
-    };
-    wanted.len() == seen.len()
-        && wanted.iter().zip(seen).all(|(wanted, seen)| {
-            ["type", "status", "reason", "message"]
-                .iter()
-                .all(|field| wanted[field] == seen[field])
-                && wanted["observedGeneration"].as_i64().unwrap_or(0)
-                    == seen["observedGeneration"].as_i64().unwrap_or(0)
-        })
 }
 
 pub(super) fn network_address(address: IpAddr) -> wire::NetworkAddress {

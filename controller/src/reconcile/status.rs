@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::FIELD_MANAGER;
 use super::outcome::{Failure, Outcome};
 use crate::desired::Writer;
-use crate::index::changes::{How, Kind, Target, Write};
+use crate::index::changes::{How, Kind, Target};
 use crate::index::names::IN_MESH;
 
 /// What the leader says of a pod as long as it has heard of no node's word.
@@ -17,30 +17,31 @@ const PENDING: &str = "Pending";
 pub(super) async fn reconcile(
     client: &Client,
     target: &Target,
-    write: &Write,
+    how: How,
+    body: &Value,
     writer: Writer,
 ) -> Outcome {
     let api = api(client.clone(), target);
-    if target.kind == Kind::Pod && writer == Writer::Leader && says_pending(&write.body) {
-        return guess(&api, write).await;
+    if target.kind == Kind::Pod && writer == Writer::Leader && says_pending(body) {
+        return guess(&api, body).await;
     }
-    patch(&api, target, write).await
+    patch(&api, target, how, body).await
 }
 
 /// That a pod waits is the leader's guess: it must not go over what the pod's node has said meanwhile to another replica,
 /// which everybody else would take for the pod's leaving the mesh. So it is made only over the version that it was
 /// compared with.
-async fn guess(api: &Api<DynamicObject>, write: &Write) -> Outcome {
-    let name = write.body["metadata"]["name"].as_str().unwrap_or_default();
+async fn guess(api: &Api<DynamicObject>, body: &Value) -> Outcome {
+    let name = body["metadata"]["name"].as_str().unwrap_or_default();
     let pod = match api.get(name).await {
         Ok(pod) => pod,
         Err(error) => return error.into(),
     };
-    let same = pod.metadata.uid.as_deref() == write.body["metadata"]["uid"].as_str();
+    let same = pod.metadata.uid.as_deref() == body["metadata"]["uid"].as_str();
     if !same || is_nodes_word(in_mesh(&pod.data)) {
         return Outcome::Moot;
     }
-    let mut body = write.body.clone();
+    let mut body = body.clone();
     body["metadata"]["resourceVersion"] = json!(pod.metadata.resource_version);
     let params = PatchParams::apply(FIELD_MANAGER).force();
     match api.patch_status(name, &params, &Patch::Apply(&body)).await {
@@ -70,14 +71,13 @@ fn is_nodes_word(condition: Option<&Value>) -> bool {
     })
 }
 
-async fn patch(api: &Api<DynamicObject>, target: &Target, write: &Write) -> Outcome {
-    let body = &write.body;
+async fn patch(api: &Api<DynamicObject>, target: &Target, how: How, body: &Value) -> Outcome {
     let name = &target.key.name;
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let patched = match write.how {
+    let patched = match how {
         How::Apply => {
             let patch = Patch::Apply(body);
             api.patch_status(name, &params.force(), &patch).await

@@ -7,6 +7,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Changes, Kind, Notice, Scope, Target, WaypointPlan, Write};
@@ -26,7 +27,7 @@ pub struct World {
     index: Index,
     pub resources: BTreeMap<(Scope, String), Encoded>,
     pub objects: BTreeMap<(Kind, Key), Value>,
-    pub desired: BTreeMap<Item, Entry>,
+    pub desired: BTreeMap<Item, Arc<Entry>>,
 }
 
 /// What changed of the table of desired state, by kind of item.
@@ -67,7 +68,10 @@ impl DesiredChanges for Changes {
     }
 
     fn notices(&self) -> Vec<Notice> {
-        let entries = self.desired.iter().filter_map(|(_, entry)| entry.as_ref());
+        let entries = self
+            .desired
+            .iter()
+            .filter_map(|(_, entry)| entry.as_deref());
         let notices = entries.filter_map(|entry| match &entry.wanted {
             Wanted::Events(notices) => Some(notices.clone()),
             _ => None,
@@ -169,7 +173,7 @@ impl World {
     }
 
     pub fn settle(&mut self) -> Changes {
-        let changes = self.index.settle("2026-01-01T00:00:00Z");
+        let changes = self.index.settle();
         for change in &changes.resources {
             let at = (change.scope.clone(), change.name.to_string());
             match &change.resource {
@@ -255,10 +259,11 @@ impl World {
 
     /// The object as the API server would have it after a write.
     pub fn after(&self, target: &Target, write: &Write) -> Value {
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
         let mut object = self.objects[&(target.kind, target.key.clone())].clone();
         match target.kind {
-            Kind::Pod | Kind::Namespace | Kind::Service => merge(&mut object, &write.body),
-            _ => object["status"] = write.body["status"].clone(),
+            Kind::Pod | Kind::Namespace | Kind::Service => merge(&mut object, &write.patch(now)),
+            _ => object["status"] = write.patch(now)["status"].clone(),
         }
         object
     }
@@ -370,7 +375,7 @@ fn merge(object: &mut Value, body: &Value) {
 }
 
 fn any(encoded: &Encoded) -> Vec<u8> {
-    prost_types::Any::decode(encoded.any().clone())
+    prost_types::Any::decode(encoded.any())
         .expect("an Any")
         .value
 }
