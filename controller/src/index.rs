@@ -20,12 +20,14 @@ pub mod accepted;
 mod addresses;
 mod binding;
 pub mod changes;
+mod common;
 pub mod condition;
 mod endpoints;
 mod enrolment;
 pub mod event;
 mod gateways;
 pub mod kinds;
+mod labels;
 mod lookup;
 pub mod names;
 mod namespaces;
@@ -46,6 +48,7 @@ use serde_json::Value;
 
 use self::accepted::ToKeep;
 use self::changes::{Changes, WaypointPlan};
+use self::common::Common;
 pub use self::event::{Input, WatchEvent};
 use self::gateways::Waypoint;
 use self::kinds::{Tables, Watched};
@@ -90,6 +93,7 @@ pub struct Index {
 struct State {
     settings: Settings,
     leaving: bool,
+    common: Common,
     tables: Tables,
     /// How far the watches are.
     positions: Positions,
@@ -120,6 +124,7 @@ impl Index {
         let state = State {
             settings,
             leaving: false,
+            common: Common::default(),
             tables,
             positions: Positions::default(),
             uids: HashMap::new(),
@@ -239,11 +244,18 @@ impl State {
             T::table_mut(self).see(key);
             return;
         }
-        let now = now.map(Arc::new);
+        let now = now.map(|mut now| {
+            now.share(&mut self.common);
+            Arc::new(now)
+        });
+        // One key each, whoever holds it.
+        let known = T::table(self).key(key).cloned();
+        let key = known.unwrap_or_else(|| self.common.key(key));
         let table = T::table_mut(self);
-        table.put(key, now.as_ref());
+        table.put(&key, now.as_ref());
         table.mark(key.clone());
-        T::touch(self, key, before.as_deref(), now.as_deref());
+        T::touch(self, &key, before.as_deref(), now.as_deref());
+        self.common.tidy();
     }
 
     /// From now on everything is to be as if the mesh had never been.

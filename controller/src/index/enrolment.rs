@@ -47,7 +47,7 @@ impl State {
         {
             return false;
         }
-        match Mode::of(&pod.labels) {
+        match Mode::of(pod.labels()) {
             Mode::Ambient => true,
             Mode::None | Mode::Unknown(_) => false,
             Mode::Unset => self.ambient(&key.namespace),
@@ -104,7 +104,7 @@ impl State {
         if self.leaving {
             return None;
         }
-        if let Mode::Unknown(value) = Mode::of(&pod.labels) {
+        if let Mode::Unknown(value) = Mode::of(pod.labels()) {
             return Some(Condition::no(IN_MESH, UNKNOWN_MODE, unknown_mode(&value)));
         }
         let enrolled = Condition::yes(
@@ -135,10 +135,11 @@ impl State {
 
     /// A pod's own label that names a waypoint which does not serve it; what namespaces say is told on services.
     fn pod_waypoint_condition(&self, key: &Key, pod: &Pod) -> Option<Condition> {
-        if self.leaving || self.native_tunnel(key, pod) || !pod.labels.contains_key(USE_WAYPOINT) {
+        if self.leaving || self.native_tunnel(key, pod) || !pod.labels().contains_key(USE_WAYPOINT)
+        {
             return None;
         }
-        match self.binding(&key.namespace, &pod.labels, Traffic::Workload) {
+        match self.binding(&key.namespace, pod.labels(), Traffic::Workload) {
             Binding::Unasked | Binding::OptedOut => None,
             Binding::Bound(gateway) => {
                 let message = format!("attached to waypoint {gateway}");

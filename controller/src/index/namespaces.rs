@@ -1,6 +1,5 @@
 //! Namespaces: whether their pods are enrolled, which waypoint they use.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -12,6 +11,7 @@ use super::binding::asks_for;
 use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
 use super::condition::{Condition, Conditions};
 use super::kinds::{ApiKind, Kind, Watched};
+use super::labels::Labels;
 use super::lookup::Says;
 use super::names::{DATAPLANE_MODE, IN_MESH, Key};
 use super::output::Output;
@@ -34,7 +34,7 @@ pub(super) enum Mode {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Namespace {
     pub(super) uid: Arc<str>,
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) labels: Labels,
     pub(super) mode: Mode,
     pub(super) terminating: bool,
     /// Our condition as it is now.
@@ -44,8 +44,8 @@ pub(super) struct Namespace {
 // === impl Mode ===
 
 impl Mode {
-    pub(super) fn of(labels: &BTreeMap<String, String>) -> Self {
-        match labels.get(DATAPLANE_MODE).map(String::as_str) {
+    pub(super) fn of(labels: &Labels) -> Self {
+        match labels.get(DATAPLANE_MODE).map(|mode| &**mode) {
             None => Self::Unset,
             Some("ambient") => Self::Ambient,
             Some("none") => Self::None,
@@ -68,7 +68,7 @@ impl Watched for Namespace {
     const API: ApiKind = ApiKind::core("Namespace", "namespaces");
 
     fn parse(object: &core::Namespace) -> Option<Self> {
-        let labels = object.metadata.labels.clone().unwrap_or_default();
+        let labels = Labels::of(object.metadata.labels.as_ref());
         let conditions = object
             .status
             .as_ref()

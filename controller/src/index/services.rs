@@ -1,6 +1,7 @@
 //! Services: their addresses, their ports and what is spoken there.
 
-use std::collections::BTreeMap;
+mod lookup;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,27 +11,29 @@ use mesh::proto::workload::load_balancing::{HealthPolicy, Mode, Scope as Near};
 use mesh::proto::workload::{self as wire, AppProtocol, IpFamilies, LoadBalancing, address};
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
+pub(super) use self::lookup::ServiceLookup;
 use super::State;
-use super::addresses::{Addressed, ByAddress};
+use super::addresses::Addressed;
 use super::binding::{Binding, Traffic, asks_for};
 use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
+use super::common::Common;
 use super::condition::{Condition, Conditions};
 use super::endpoints::Slice;
 use super::kinds::{ApiKind, Kind, Watched};
-use super::lookup::{Lookup, Says};
+use super::labels::Labels;
+use super::lookup::Says;
 use super::names::{Key, MANAGED, MANAGED_BY_US, WAYPOINT_BOUND};
 use super::output::Output;
 use super::owners::Controller;
-use super::tables::SecondaryIndex;
 
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Service {
     pub(super) uid: Arc<str>,
     pub(super) controller: Option<Controller>,
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) labels: Labels,
     /// Absent: endpoints come from EndpointSlices that somebody else writes.
-    pub(super) selector: Option<BTreeMap<String, String>>,
+    pub(super) selector: Option<Labels>,
     pub(super) vips: Vec<IpAddr>,
     /// No address of its own: `clusterIP: None`, or only an alias (`ExternalName`).
     pub(super) headless: bool,
@@ -78,8 +81,9 @@ impl Watched for Service {
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             controller: Controller::of(&object.metadata),
-            labels: object.metadata.labels.clone().unwrap_or_default(),
-            selector: spec.selector.filter(|selector| !selector.is_empty()),
+            labels: Labels::of(object.metadata.labels.as_ref()),
+            selector: Some(Labels::of(spec.selector.as_ref()))
+                .filter(|selector| !selector.is_empty()),
             // "None" stands in the same field.
             vips: vips.iter().filter_map(|vip| vip.parse().ok()).collect(),
             headless: spec.cluster_ip.as_deref() == Some("None"),
@@ -95,6 +99,13 @@ impl Watched for Service {
             generation: object.metadata.generation,
             conditions: Conditions::of(&[WAYPOINT_BOUND], conditions.into_iter().flatten()),
         })
+    }
+
+    fn share(&mut self, common: &mut Common) {
+        self.labels.share(common);
+        if let Some(selector) = &mut self.selector {
+            selector.share(common);
+        }
     }
 
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
@@ -117,19 +128,20 @@ impl Watched for Service {
 
 impl Service {
     /// Whether a pod with these labels is behind it.
-    pub(super) fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.selector.as_ref().is_some_and(|selector| {
-            selector
-                .iter()
-                .all(|(name, value)| labels.get(name) == Some(value))
-        })
+    pub(super) fn selects(&self, labels: &Labels) -> bool {
+        let selector = self.selector.as_ref();
+        selector.is_some_and(|selector| labels.contain(selector))
+    }
+
+    /// What its pods say of it: while that is the same they need not be looked at.
+    fn to_pods(&self) -> (Option<&Labels>, &[ServicePort], bool, bool) {
+        let selector = self.selector.as_ref();
+        (selector, &self.ports, self.alias, self.made_by_us())
     }
 
     /// A waypoint's own, by its label.
     pub(super) fn made_by_us(&self) -> bool {
-        self.labels
-            .get(MANAGED)
-            .is_some_and(|by| by == MANAGED_BY_US)
+        self.labels.says(MANAGED, MANAGED_BY_US)
     }
 
     pub(super) fn port(&self, number: u16) -> Option<&ServicePort> {
@@ -333,31 +345,37 @@ impl State {
         }
     }
 
-    /// The services of a namespace that a pod with these labels is behind.
+    /// The services of a namespace that a pod with these labels is behind, in no order.
     pub(super) fn services_of<'a>(
         &'a self,
-        namespace: &'a str,
-        labels: &'a BTreeMap<String, String>,
+        namespace: &'a Arc<str>,
+        labels: &'a Labels,
     ) -> impl Iterator<Item = (&'a Key, &'a Arc<Service>)> {
-        self.tables
-            .services
-            .within(namespace)
+        let services = &self.tables.services;
+        let candidates = services.lookup().selecting(namespace, labels);
+        candidates
+            .filter_map(|key| Some((key, services.get(key)?)))
             .filter(|(_, service)| service.selects(labels) && !service.alias)
+    }
+
+    /// The pods behind any of these services of a namespace.
+    fn pods_behind(&self, namespace: &str, services: [Option<&Service>; 2]) -> Vec<Key> {
+        let behind = |labels: &Labels| {
+            let mut services = services.into_iter().flatten();
+            services.any(|service| service.selects(labels))
+        };
+        let pods = self.tables.pods.within(namespace);
+        pods.filter(|(_, pod)| behind(pod.labels()))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// Marks everything that looks at a service.
     fn touch_service(&mut self, key: &Key, before: Option<&Service>, now: Option<&Service>) {
-        let behind = |labels: &BTreeMap<String, String>| {
-            before.is_some_and(|service| service.selects(labels))
-                || now.is_some_and(|service| service.selects(labels))
+        let pods = match before.map(Service::to_pods) == now.map(Service::to_pods) {
+            true => Vec::new(),
+            false => self.pods_behind(&key.namespace, [before, now]),
         };
-        let pods: Vec<Key> = self
-            .tables
-            .pods
-            .within(&key.namespace)
-            .filter(|(_, pod)| behind(&pod.labels))
-            .map(|(key, _)| key.clone())
-            .collect();
         let slices = self.tables.slices.lookup().of_service(key);
         let slices: Vec<Key> = slices.cloned().collect();
         let contents = slices.iter().filter_map(|key| self.tables.slices.get(key));
@@ -409,40 +427,6 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-/// Finds Services.
-#[derive(Debug, Default)]
-pub(super) struct ServiceLookup {
-    addresses: ByAddress,
-    /// By the Gateway that their own labels ask for.
-    asking: Lookup<Key>,
-}
-
-// === impl ServiceLookup ===
-
-impl ServiceLookup {
-    /// The Services that have an address.
-    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.addresses.at(address)
-    }
-
-    /// The Services whose own labels ask for a Gateway.
-    pub(super) fn asking(&self, gateway: &Key) -> impl Iterator<Item = &Key> {
-        self.asking.get(gateway)
-    }
-}
-
-impl SecondaryIndex<Service> for ServiceLookup {
-    fn add(&mut self, key: &Key, service: &Service) {
-        self.addresses.add(key, service);
-        self.asking.add(key, service);
-    }
-
-    fn remove(&mut self, key: &Key, service: &Service) {
-        self.addresses.remove(key, service);
-        self.asking.remove(key, service);
     }
 }
 

@@ -54,7 +54,7 @@ impl SecondaryIndex<Pod> for PodLookup {
         if let Some(gateway) = pod.instance_of(key) {
             self.instances.insert(gateway, key);
         }
-        if let Some(gateway) = asks_for(&key.namespace, &pod.labels) {
+        if let Some(gateway) = asks_for(&key.namespace, pod.labels()) {
             self.asking.insert(gateway, key);
         }
     }
@@ -65,7 +65,7 @@ impl SecondaryIndex<Pod> for PodLookup {
         if let Some(gateway) = pod.instance_of(key) {
             self.instances.take(&gateway, key);
         }
-        if let Some(gateway) = asks_for(&key.namespace, &pod.labels) {
+        if let Some(gateway) = asks_for(&key.namespace, pod.labels()) {
             self.asking.take(&gateway, key);
         }
     }
