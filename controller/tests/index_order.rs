@@ -43,7 +43,7 @@ enum Step {
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     resources: BTreeMap<(Scope, String), Encoded>,
-    placements: BTreeMap<String, PodPlacement>,
+    placements: BTreeMap<String, Arc<PodPlacement>>,
     desired: BTreeMap<Item, Arc<Entry>>,
 }
 

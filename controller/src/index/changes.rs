@@ -1,6 +1,6 @@
 //! What comes out of the index: resources for the proxies, and how Kubernetes should be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -21,7 +21,7 @@ pub struct Changes {
     /// How Kubernetes should be; `None` takes back what is no longer wanted, or has come about.
     pub desired: Vec<(Item, Option<Arc<Entry>>)>,
     /// Which pods run where, by UID; `None`: no longer.
-    pub placements: Vec<(Arc<str>, Option<PodPlacement>)>,
+    pub placements: Vec<(Arc<str>, Option<Arc<PodPlacement>>)>,
 }
 
 /// Who gets a resource.
@@ -124,17 +124,6 @@ pub(super) struct Resources(Vec<Resource>);
 
 type Resource = (Scope, Arc<str>, Encoded);
 
-/// Where resources come from: when a source says anew what it stands for, what it no longer names is removed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Source {
-    pub(super) kind: Kind,
-    pub(super) key: Key,
-}
-
-/// What the proxies have been given, by source.
-#[derive(Debug, Default)]
-pub(super) struct Published(HashMap<Source, Box<[Resource]>>);
-
 // === impl Resources ===
 
 impl Resources {
@@ -146,49 +135,24 @@ impl Resources {
         }
     }
 
-    fn find(&self, scope: &Scope, name: &str) -> Result<usize, usize> {
-        find(&self.0, scope, name)
+    /// Where it is, or would be.
+    pub(super) fn find(&self, scope: &Scope, name: &str) -> Result<usize, usize> {
+        self.0
+            .binary_search_by(|(at, called, _)| (at, &**called).cmp(&(scope, name)))
+    }
+
+    /// In order.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Resource> {
+        self.0.iter()
     }
 }
 
-fn find(resources: &[Resource], scope: &Scope, name: &str) -> Result<usize, usize> {
-    resources.binary_search_by(|(at, called, _)| (at, &**called).cmp(&(scope, name)))
-}
+impl IntoIterator for Resources {
+    type Item = Resource;
+    type IntoIter = std::vec::IntoIter<Resource>;
 
-// === impl Published ===
-
-impl Published {
-    pub(super) fn replace(
-        &mut self,
-        source: Source,
-        now: Resources,
-        out: &mut Vec<ResourceChange>,
-    ) {
-        let before = if now.0.is_empty() {
-            self.0.remove(&source)
-        } else {
-            self.0.insert(source, now.0.clone().into_boxed_slice())
-        };
-        let before = before.unwrap_or_default();
-        for (scope, name, _) in &before {
-            if now.find(scope, name).is_err() {
-                out.push(ResourceChange {
-                    scope: scope.clone(),
-                    name: name.clone(),
-                    resource: None,
-                });
-            }
-        }
-        for (scope, name, resource) in now.0 {
-            let same = find(&before, &scope, &name).is_ok_and(|at| before[at].2 == resource);
-            if !same {
-                out.push(ResourceChange {
-                    scope,
-                    name,
-                    resource: Some(resource),
-                });
-            }
-        }
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 

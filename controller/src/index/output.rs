@@ -1,9 +1,12 @@
 //! What has been told of the index's state, so that only differences go out.
 
-use std::collections::{BTreeMap, HashMap};
+mod published;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::changes::{Changes, Notice, PodPlacement, Published, Resources, Source, Target, Write};
+use self::published::Published;
+use super::changes::{Changes, Notice, PodPlacement, Resources, Target, Write};
 use super::kinds::Kind;
 use super::names::Key;
 use crate::desired::{Entry, Item, Wanted, Writer};
@@ -16,7 +19,6 @@ pub(super) struct Output {
     desired: BTreeMap<Item, Arc<Entry>>,
     /// How many statuses stand there.
     outstanding: usize,
-    placements: HashMap<Key, (Arc<str>, PodPlacement)>,
     changes: Changes,
 }
 
@@ -43,12 +45,8 @@ impl Output {
 
     /// An object is the source of these resources, and of no others.
     pub(super) fn publish(&mut self, kind: Kind, key: &Key, now: Resources) {
-        let source = Source {
-            kind,
-            key: key.clone(),
-        };
         self.published
-            .replace(source, now, &mut self.changes.resources);
+            .replace(kind, key, now, &mut self.changes.resources);
     }
 
     /// An object's status should be written so; `None`: it is as it should be.
@@ -89,17 +87,12 @@ impl Output {
 
     /// Where a pod runs, by its UID.
     pub(super) fn place(&mut self, key: &Key, now: Option<(Arc<str>, PodPlacement)>) {
-        if self.placements.get(key) == now.as_ref() {
+        let now = now.map(|(uid, placement)| (uid, Arc::new(placement)));
+        let Some(before) = self.published.place(Kind::Pod, key, now.as_ref()) else {
             return;
-        }
-        if let Some((uid, _)) = self.placements.remove(key) {
-            self.changes.placements.push((uid, None));
-        }
-        if let Some((uid, placement)) = now {
-            self.changes
-                .placements
-                .push((uid.clone(), Some(placement.clone())));
-            self.placements.insert(key.clone(), (uid, placement));
-        }
+        };
+        let told = &mut self.changes.placements;
+        told.extend(before.map(|(uid, _)| (uid, None)));
+        told.extend(now.map(|(uid, placement)| (uid, Some(placement))));
     }
 }
