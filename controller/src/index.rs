@@ -20,6 +20,7 @@ pub mod accepted;
 mod addresses;
 mod binding;
 pub mod changes;
+pub mod cluster;
 mod common;
 pub mod condition;
 mod endpoints;
@@ -44,10 +45,12 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use mesh::names::Network;
 use serde_json::Value;
 
 use self::accepted::ToKeep;
 use self::changes::{Changes, WaypointPlan};
+use self::cluster::ClusterId;
 use self::common::Common;
 pub use self::event::{Input, WatchEvent};
 use self::gateways::Waypoint;
@@ -68,7 +71,9 @@ pub struct Settings {
     /// Of the services' names.
     pub cluster_domain: String,
     /// Of the workloads' UIDs.
-    pub cluster_id: String,
+    pub cluster_id: ClusterId,
+    /// Where the addresses of its pods and Services mean something. Waypoints ask for addresses of the one without a name.
+    pub network: Network,
     /// Namespaces whose pods are never enrolled.
     pub excluded_namespaces: Vec<String>,
     /// Where the controller runs.

@@ -72,7 +72,7 @@ pub(crate) fn settings() -> Settings {
     Settings {
         trust_domain: "cluster.local".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".to_owned(),
+        cluster_id: "Kubernetes".into(),
         excluded_namespaces: Vec::new(),
         system_namespace: SYSTEM.to_owned(),
         node_proxies: vec![NodeProxyRule::ours(SYSTEM)],

@@ -289,10 +289,7 @@ impl State {
             WorkloadStatus::Unhealthy
         };
         wire::Workload {
-            uid: format!(
-                "{}/discovery.k8s.io/EndpointSlice/{}/{}/{address}",
-                self.settings.cluster_id, key.namespace, key.name
-            ),
+            uid: self.settings.cluster_id.endpoint(key, address).to_string(),
             name: format!("{}-{address}", key.name),
             namespace: key.namespace.to_string(),
             addresses: vec![octets(address).into()],
@@ -303,7 +300,8 @@ impl State {
             workload_type: WorkloadType::Pod.into(),
             workload_name: key.name.to_string(),
             status: health.into(),
-            cluster_id: self.settings.cluster_id.clone(),
+            cluster_id: self.settings.cluster_id.to_string(),
+            network: self.settings.network.to_string(),
             ..Default::default()
         }
     }

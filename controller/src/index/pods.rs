@@ -266,10 +266,7 @@ impl State {
         ];
         let node = self.tables.nodes.named("", &pod.node);
         wire::Workload {
-            uid: format!(
-                "{}//Pod/{}/{}",
-                self.settings.cluster_id, key.namespace, key.name
-            ),
+            uid: self.settings.cluster_id.pod(key).to_string(),
             name: key.name.to_string(),
             namespace: key.namespace.to_string(),
             addresses: addresses.iter().map(|ip| octets(*ip).into()).collect(),
@@ -290,7 +287,8 @@ impl State {
             native_tunnel: self.native_tunnel(key, pod),
             services: self.pod_services(key, pod),
             status: health.into(),
-            cluster_id: self.settings.cluster_id.clone(),
+            cluster_id: self.settings.cluster_id.to_string(),
+            network: self.settings.network.to_string(),
             locality: node.and_then(|node| node.locality.clone()),
             network_mode: network.into(),
             ..Default::default()

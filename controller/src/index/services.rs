@@ -237,6 +237,14 @@ impl State {
         format!("{}/{}", key.namespace, self.hostname(key))
     }
 
+    fn network_address(&self, address: IpAddr) -> wire::NetworkAddress {
+        wire::NetworkAddress {
+            network: self.settings.network.to_string(),
+            address: octets(address),
+            ..Default::default()
+        }
+    }
+
     pub(super) fn service_binding(&self, key: &Key, service: &Service) -> Binding {
         // A waypoint's own Service would lead in a circle; an alias has no traffic of its own.
         if service.alias || service.made_by_us() {
@@ -275,7 +283,7 @@ impl State {
             addresses: service
                 .vips
                 .iter()
-                .map(|vip| network_address(*vip))
+                .map(|vip| self.network_address(*vip))
                 .collect(),
             ports: service.ports.iter().map(ServicePort::wire).collect(),
             waypoint,
@@ -413,13 +421,6 @@ impl ServicePort {
             target_port,
             app_protocol: self.protocol.into(),
         }
-    }
-}
-
-pub(super) fn network_address(address: IpAddr) -> wire::NetworkAddress {
-    wire::NetworkAddress {
-        address: octets(address),
-        ..Default::default()
     }
 }
 

@@ -92,7 +92,8 @@ pub fn settings() -> Settings {
     Settings {
         trust_domain: "cluster.local".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".to_owned(),
+        cluster_id: "Kubernetes".into(),
+        network: Default::default(),
         excluded_namespaces: vec!["kube-system".to_owned()],
         system_namespace: "ambit-system".to_owned(),
         node_proxies: vec![NodeProxyRule::ours("ambit-system")],

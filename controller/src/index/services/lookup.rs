@@ -1,9 +1,9 @@
 //! Finds Services by what they say.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::addresses::ByAddress;
+use super::super::cluster::At;
 use super::super::labels::{Labels, Pair};
 use super::super::lookup::Lookup;
 use super::super::names::Key;
@@ -24,8 +24,8 @@ pub(in crate::index) struct ServiceLookup {
 
 impl ServiceLookup {
     /// The Services that have an address.
-    pub(in crate::index) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.addresses.at(address)
+    pub(in crate::index) fn at(&self, address: impl Into<At>) -> impl Iterator<Item = &Key> {
+        self.addresses.at(address.into())
     }
 
     /// The Services whose own labels ask for a Gateway.
