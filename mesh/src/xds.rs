@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 pub use self::view::{Resources, View};
 
@@ -44,7 +45,7 @@ pub struct Encoded(Content);
 /// A controller holds a million of these several times over: two words each.
 #[derive(Clone)]
 enum Content {
-    /// The version's 8 bytes, then an encoded `google.protobuf.Any`.
+    /// The version's 8 bytes, one for the type, then the resource's own encoding.
     Whole(Arc<[u8]>),
     /// Only the version is known, by the word of a client.
     Known(Version),
@@ -52,6 +53,18 @@ enum Content {
 
 /// Bytes of a version.
 const VERSION_BYTES: usize = size_of::<u64>();
+
+/// The types of resources, whose names would be a third of what is kept of one.
+const TYPES: [&str; 5] = [
+    ADDRESS_TYPE,
+    ROUTE_TYPE,
+    ENROLMENT_TYPE,
+    ENROLLED_NAMESPACE_TYPE,
+    MESH_STATE_TYPE,
+];
+
+/// Stands for a type that is none of [`TYPES`]: what follows is an encoded `google.protobuf.Any`.
+const ANY: u8 = u8::MAX;
 
 /// A resource's version: 64 bits of a hash of its content, on the wire as 16 hexadecimal digits.
 ///
@@ -118,13 +131,16 @@ impl Encoded {
     ///
     /// Equal messages get equal versions, also in another process, as long as their maps are ordered (`BTreeMap`).
     pub fn new(type_url: &str, message: &impl Message) -> Self {
-        let any = prost_types::Any {
-            type_url: type_url.to_owned(),
-            value: message.encode_to_vec(),
-        };
-        let any = any.encode_to_vec();
+        let value = message.encode_to_vec();
+        let mut any = Vec::with_capacity(any_len(type_url, &value));
+        put_any(type_url, &value, &mut any);
         let version = Version::of(&any).0.to_be_bytes();
-        Self(Content::Whole([&version[..], &any].concat().into()))
+        let known = TYPES.iter().position(|known| *known == type_url);
+        let known = known.and_then(|at| u8::try_from(at).ok());
+        let (of_type, content) = known.map_or((ANY, &any), |of_type| (of_type, &value));
+        Self(Content::Whole(
+            [&version[..], &[of_type], content].concat().into(),
+        ))
     }
 
     /// What a client says that it has.
@@ -151,17 +167,46 @@ impl Encoded {
     }
 
     /// The encoded `google.protobuf.Any`; empty where only the version is known.
-    pub fn any(&self) -> &[u8] {
-        match &self.0 {
-            Content::Whole(bytes) => bytes.get(VERSION_BYTES..).unwrap_or_default(),
-            Content::Known(_) => &[],
+    pub fn any(&self) -> Vec<u8> {
+        let mut any = Vec::with_capacity(self.any_len());
+        self.put_any(&mut any);
+        any
+    }
+
+    /// How many bytes that has.
+    pub fn any_len(&self) -> usize {
+        match self.parts() {
+            (Some(type_url), value) => any_len(type_url, value),
+            (None, any) => any.len(),
+        }
+    }
+
+    /// Writes it.
+    pub(crate) fn put_any(&self, buf: &mut Vec<u8>) {
+        match self.parts() {
+            (Some(type_url), value) => put_any(type_url, value, buf),
+            (None, any) => buf.extend_from_slice(any),
+        }
+    }
+
+    /// The type and the resource's own encoding, or no type and an `Any`.
+    fn parts(&self) -> (Option<&'static str>, &[u8]) {
+        let Content::Whole(bytes) = &self.0 else {
+            return (None, &[]);
+        };
+        let rest = bytes.get(VERSION_BYTES..).unwrap_or_default();
+        match rest.split_first() {
+            Some((of_type, content)) => (TYPES.get(usize::from(*of_type)).copied(), content),
+            None => (None, &[]),
         }
     }
 
     /// The resource itself.
     pub fn decode<M: Message + Default>(&self) -> Result<M, prost::DecodeError> {
-        let any = prost_types::Any::decode(self.any())?;
-        M::decode(&*any.value)
+        match self.parts() {
+            (Some(_), value) => M::decode(value),
+            (None, any) => M::decode(&*prost_types::Any::decode(any)?.value),
+        }
     }
 }
 
@@ -175,7 +220,27 @@ impl Eq for Encoded {}
 
 impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Encoded({}, {} bytes)", self.version(), self.any().len())
+        write!(f, "Encoded({}, {} bytes)", self.version(), self.any_len())
+    }
+}
+
+/// Bytes of an encoded `Any`.
+fn any_len(type_url: &str, value: &[u8]) -> usize {
+    let field = |bytes: &[u8]| match bytes.len() {
+        0 => 0,
+        len => key_len(1) + encoded_len_varint(len as u64) + len,
+    };
+    field(type_url.as_bytes()) + field(value)
+}
+
+/// An encoded `Any`, byte for byte as prost writes it.
+fn put_any(type_url: &str, value: &[u8], buf: &mut Vec<u8>) {
+    for (tag, bytes) in [(1, type_url.as_bytes()), (2, value)] {
+        if !bytes.is_empty() {
+            encode_key(tag, WireType::LengthDelimited, buf);
+            encode_varint(bytes.len() as u64, buf);
+            buf.extend_from_slice(bytes);
+        }
     }
 }
 
@@ -213,9 +278,19 @@ mod tests {
     #[test]
     fn a_resource_is_two_words_and_says_what_it_was_made_of() {
         assert_eq!(size_of::<Encoded>(), 2 * size_of::<usize>());
-        let text = "text".to_owned();
-        let whole = Encoded::new("type", &text);
-        assert_eq!(whole.decode::<String>(), Ok(text));
+        for (type_url, text) in [("type", "text"), (ADDRESS_TYPE, "text"), (ROUTE_TYPE, "")] {
+            let text = text.to_owned();
+            let whole = Encoded::new(type_url, &text);
+            assert_eq!(whole.decode::<String>(), Ok(text.clone()));
+            let any = prost_types::Any {
+                type_url: type_url.to_owned(),
+                value: text.encode_to_vec(),
+            };
+            assert_eq!(whole.any(), any.encode_to_vec());
+            assert_eq!(whole.any_len(), whole.any().len());
+            assert_eq!(whole.version(), Version::of(&whole.any()));
+        }
+        let whole = Encoded::new("type", &"text".to_owned());
         let known = Encoded::known(&whole.version().to_string());
         assert_eq!(known, whole);
         assert!(known.is_unseen() && known.any().is_empty() && !whole.is_unseen());

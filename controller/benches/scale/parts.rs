@@ -83,7 +83,7 @@ fn fill(index: &mut Index, kind: Kind, cluster: Cluster) -> anyhow::Result<()> {
 fn told(index: &mut Index) -> (Snapshot, DesiredState, u64) {
     let changes = index.settle();
     let resources = changes.resources.iter();
-    let sizes = resources.filter_map(|change| Some(change.resource.as_ref()?.any().len() as u64));
+    let sizes = resources.filter_map(|change| Some(change.resource.as_ref()?.any_len() as u64));
     let encoded = sizes.sum::<u64>();
     let mut snapshot = Snapshot::default();
     snapshot.apply(&changes);

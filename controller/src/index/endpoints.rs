@@ -208,7 +208,7 @@ impl State {
     pub(super) fn slice_ports_of(&self, key: &Key, pod: &Pod) -> Vec<(Key, ServicePort, u16)> {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
-        for address in &pod.ips {
+        for address in pod.ips.iter() {
             for slice_key in self.tables.slices.lookup().at(*address) {
                 let Some(slice) = self.tables.slices.get(slice_key) else {
                     continue;

@@ -1,5 +1,6 @@
 //! Pods: what they are to the mesh, and how other proxies are told of them.
 
+mod ips;
 mod lookup;
 mod template;
 
@@ -13,6 +14,7 @@ use mesh::proto::workload::{
 };
 use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, Encoded};
 
+use self::ips::Ips;
 pub(super) use self::lookup::PodLookup;
 pub(super) use self::template::Template;
 use super::State;
@@ -40,7 +42,7 @@ pub(super) struct Pod {
     /// In milliseconds.
     pub(super) created: i64,
     /// As its status says; whose they are is decided in [`super::addresses`].
-    pub(super) ips: Box<[IpAddr]>,
+    pub(super) ips: Ips,
     pub(super) node: Arc<str>,
     /// Of the mirror of a static pod (its kubelet made it, with whatever labels, in whatever namespace): the UID under
     /// which the kubelet and the container runtime know the static pod itself.
@@ -198,7 +200,7 @@ impl Pod {
     }
 }
 
-fn addresses(all: Option<Vec<core::PodIP>>, one: Option<String>) -> Box<[IpAddr]> {
+fn addresses(all: Option<Vec<core::PodIP>>, one: Option<String>) -> Ips {
     let mut ips: Vec<IpAddr> = all
         .into_iter()
         .flatten()
@@ -345,7 +347,7 @@ impl State {
             if let Some(gateway) = pod.names_gateway() {
                 self.tables.gateways.mark(Key::new(&key.namespace, gateway));
             }
-            for address in &pod.ips {
+            for address in pod.ips.iter() {
                 self.touch_address(*address);
             }
         }

@@ -376,7 +376,7 @@ fn merge(object: &mut Value, body: &Value) {
 }
 
 fn any(encoded: &Encoded) -> Vec<u8> {
-    prost_types::Any::decode(encoded.any())
+    prost_types::Any::decode(&*encoded.any())
         .expect("an Any")
         .value
 }
