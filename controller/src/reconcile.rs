@@ -10,6 +10,7 @@
 //! One task owns all of this and never waits for a call: whatever the API server does, it goes on reading the table.
 
 mod accepted;
+mod attempt;
 mod class;
 mod complaints;
 pub(crate) mod events;
@@ -32,6 +33,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 pub use self::accepted::{LABEL as ACCEPTED_LABEL, name as accepted_name};
+use self::attempt::{Try, attempt};
 pub(crate) use self::class::classes;
 use self::complaints::Complaints;
 use self::events::{Backlog, Budgets, Told, one_line};
@@ -48,10 +50,6 @@ use crate::waypoint::render::Mesh;
 pub const FIELD_MANAGER: &str = "ambit.mesh/controller";
 /// Tries at once. One namespace's pods get half of them: enough to enrol it quickly, few enough for any API server.
 const PLACES: usize = 32;
-/// How long a try of one call may take.
-const ONE_CALL: Duration = Duration::from_secs(10);
-/// How long a try may take that consists of several.
-const SEVERAL_CALLS: Duration = Duration::from_secs(30);
 /// A status that was written and is not seen after so long was overwritten, or the watch lags: it is written again.
 const CONFIRM: Duration = Duration::from_secs(30);
 /// How often what stays wanted is looked at, even if nothing changed: watches tell sooner.
@@ -111,13 +109,6 @@ enum WorkKind {
     Class,
     Roots,
     Accepted,
-}
-
-/// What a try works on.
-enum Try {
-    /// With the time of what flips.
-    Entry(Item, Arc<Entry>, Timestamp),
-    Tell(Told),
 }
 
 /// Reconciles.
@@ -405,58 +396,6 @@ impl Reconciler {
 /// Whether an entry is this replica's to write.
 fn may_write(leads: bool, entry: &Entry) -> bool {
     leads || entry.writer == Writer::ThisReplica
-}
-
-/// One try, with its deadline.
-async fn attempt(client: &Client, settings: &Settings, what: &Try) -> Outcome {
-    let within = match what {
-        Try::Entry(Item::Waypoint(_) | Item::Roots(_) | Item::Events(_), ..) => SEVERAL_CALLS,
-        _ => ONE_CALL,
-    };
-    let tried = tokio::time::timeout(within, bring_about(client, settings, what)).await;
-    tried.unwrap_or(Outcome::Failed(Failure::Late))
-}
-
-async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcome {
-    let (item, entry, at) = match what {
-        Try::Tell(told) => return events::publish(client, &settings.instance, told).await,
-        Try::Entry(item, entry, at) => (item, entry, *at),
-    };
-    match (item, &entry.wanted) {
-        (Item::Status(target), Wanted::Status(write)) => {
-            let body = write.patch(at);
-            status::reconcile(client, target, write.how, &body, entry.writer).await
-        }
-        (Item::Events(_), Wanted::Events(notices)) => {
-            for notice in notices {
-                log(notice);
-                let told = Told::standing(notice.clone());
-                let outcome = events::publish(client, &settings.instance, &told).await;
-                if matches!(outcome, Outcome::Failed(_)) {
-                    return outcome;
-                }
-            }
-            Outcome::Done
-        }
-        (Item::Waypoint(key), Wanted::Waypoint(plan)) => {
-            waypoint::deploy(client, &settings.mesh, key, plan).await
-        }
-        (Item::Waypoint(key), Wanted::NoWaypoint { gateway_uid }) => {
-            waypoint::withdraw(client, key, gateway_uid).await
-        }
-        (Item::Class(name), Wanted::Class) => class::reconcile(client, name).await,
-        (Item::Roots(namespace), Wanted::Roots) => {
-            roots::publish(client, namespace, &settings.roots).await
-        }
-        (Item::Roots(namespace), Wanted::NoRoots) => roots::withdraw(client, namespace).await,
-        (Item::Accepted(namespace), Wanted::Accepted(generations)) => {
-            accepted::reconcile(client, &settings.namespace, namespace, generations).await
-        }
-        (item, wanted) => {
-            tracing::error!(?item, ?wanted, "this makes no sense");
-            Outcome::Moot
-        }
-    }
 }
 
 /// When what is as wanted is looked at again.

@@ -44,65 +44,14 @@ pub(crate) fn print(scenario: &Scenario, outcome: &Outcome, quick: bool) -> bool
         ),
         Verdict::None,
     );
-    if let Some(bytes) = outcome.controller {
-        let verdict = Verdict::at_most(bytes, PER_POD, "bytes", quick);
-        let reason = outcome
-            .parts
-            .map_or_else(String::new, |parts| parts.sentence(bytes));
-        line(
-            "controller",
-            &format!("{bytes:.0} bytes for each pod"),
-            verdict.because(&reason),
-        );
-    }
-    if let Some(bytes) = outcome.world {
-        let verdict = Verdict::at_most(bytes, PER_POD, "bytes", quick);
-        line(
-            "world",
-            &format!(
-                "{bytes:.0} bytes for each pod, client and the controller's end of the stream included"
-            ),
-            verdict.because(BOTH_ENDS),
-        );
-        if *pods >= 1_000_000 {
-            let all = bytes * count(*pods);
-            let verdict = Verdict::at_most(all / 1e6, MILLION / 1e6, "MB", quick);
-            let figures = format!("{:.0} MB in all", all / 1e6);
-            line("", &figures, verdict.because(BOTH_ENDS));
-        }
-    }
+    memory_of(outcome, *pods, quick);
     let (first, last) = outcome.first_state;
     line(
         "first state",
         &format!("{first:.0} ms for the first, {last:.0} ms until all have it"),
         Verdict::None,
     );
-    if let (Some(arrived), Some(effective)) = (outcome.arrived, outcome.effective) {
-        line(
-            "event to stream",
-            &format!("p50 {:.2} ms, p99 {:.2} ms", arrived.0, arrived.1),
-            Verdict::None,
-        );
-        let reason = contention(outcome);
-        let judged = *pods <= 10_000 && *streams <= 100 && !quick;
-        let verdict = |figure, wanted| {
-            if judged {
-                Verdict::at_most(figure, wanted, "ms", quick)
-            } else {
-                Verdict::None
-            }
-        };
-        line(
-            "event to effect",
-            &format!("p50 {:.2} ms", effective.0),
-            verdict(effective.0, EFFECT.0).because(&reason),
-        );
-        line(
-            "",
-            &format!("p99 {:.2} ms", effective.1),
-            verdict(effective.1, EFFECT.1).because(&reason),
-        );
-    }
+    latencies_of(outcome, scenario, quick);
     if let (Some(cpu), Some((controller, proxies))) = (outcome.cpu, outcome.cores) {
         line(
             "cpu",
@@ -126,6 +75,65 @@ pub(crate) fn print(scenario: &Scenario, outcome: &Outcome, quick: bool) -> bool
         println!("  FAILED: {} of the changes did not arrive", outcome.missed);
     }
     outcome.missed == 0
+}
+
+fn memory_of(outcome: &Outcome, pods: usize, quick: bool) {
+    if let Some(bytes) = outcome.controller {
+        let verdict = Verdict::at_most(bytes, PER_POD, "bytes", quick);
+        let reason = outcome
+            .parts
+            .map_or_else(String::new, |parts| parts.sentence(bytes));
+        line(
+            "controller",
+            &format!("{bytes:.0} bytes for each pod"),
+            verdict.because(&reason),
+        );
+    }
+    if let Some(bytes) = outcome.world {
+        let verdict = Verdict::at_most(bytes, PER_POD, "bytes", quick);
+        line(
+            "world",
+            &format!(
+                "{bytes:.0} bytes for each pod, client and the controller's end of the stream included"
+            ),
+            verdict.because(BOTH_ENDS),
+        );
+        if pods >= 1_000_000 {
+            let all = bytes * count(pods);
+            let verdict = Verdict::at_most(all / 1e6, MILLION / 1e6, "MB", quick);
+            let figures = format!("{:.0} MB in all", all / 1e6);
+            line("", &figures, verdict.because(BOTH_ENDS));
+        }
+    }
+}
+
+fn latencies_of(outcome: &Outcome, scenario: &Scenario, quick: bool) {
+    if let (Some(arrived), Some(effective)) = (outcome.arrived, outcome.effective) {
+        line(
+            "event to stream",
+            &format!("p50 {:.2} ms, p99 {:.2} ms", arrived.0, arrived.1),
+            Verdict::None,
+        );
+        let reason = contention(outcome);
+        let judged = scenario.pods <= 10_000 && scenario.streams <= 100 && !quick;
+        let verdict = |figure, wanted| {
+            if judged {
+                Verdict::at_most(figure, wanted, "ms", quick)
+            } else {
+                Verdict::None
+            }
+        };
+        line(
+            "event to effect",
+            &format!("p50 {:.2} ms", effective.0),
+            verdict(effective.0, EFFECT.0).because(&reason),
+        );
+        line(
+            "",
+            &format!("p99 {:.2} ms", effective.1),
+            verdict(effective.1, EFFECT.1).because(&reason),
+        );
+    }
 }
 
 /// What a world's figure has in it that a proxy elsewhere would not.

@@ -82,23 +82,14 @@ impl State {
             .map(|wanted| notice(target.clone(), &gateway.uid, wanted))
             .chain(listener_notices(&target, gateway, &listeners))
             .collect();
-        let heads: Vec<Value> = listeners.iter().map(ListenerStatus::head).collect();
-        body["status"] = json!({"listeners": heads});
+        body["status"] = json!({});
         if !addresses.is_null() {
             body["status"]["addresses"] = addresses;
         }
-        let places = listeners.into_iter().enumerate();
-        let places = places.map(|(at, listener)| ConditionsAt {
-            within: format!("/status/listeners/{at}"),
-            conditions: listener.conditions,
-        });
         Some(Write {
             how: How::Apply,
+            conditions: conditions_into(&mut body, wanted, listeners),
             body,
-            conditions: [ConditionsAt::status(wanted)]
-                .into_iter()
-                .chain(places)
-                .collect(),
             notices,
         })
     }
@@ -192,6 +183,24 @@ fn listener_statuses(gateway: &Gateway) -> Vec<ListenerStatus> {
         }
     };
     gateway.listeners.iter().map(status).collect()
+}
+
+/// Puts the listeners into a patch, and says which conditions belong where in it.
+fn conditions_into(
+    body: &mut Value,
+    of_gateway: Vec<Condition>,
+    listeners: Vec<ListenerStatus>,
+) -> Vec<ConditionsAt> {
+    body["status"]["listeners"] = listeners.iter().map(ListenerStatus::head).collect();
+    let places = listeners.into_iter().enumerate();
+    let places = places.map(|(at, listener)| ConditionsAt {
+        within: format!("/status/listeners/{at}"),
+        conditions: listener.conditions,
+    });
+    [ConditionsAt::status(of_gateway)]
+        .into_iter()
+        .chain(places)
+        .collect()
 }
 
 /// What the status has of the listener of this name.

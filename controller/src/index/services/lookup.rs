@@ -78,7 +78,7 @@ mod tests {
     use super::super::super::kinds::Watched;
     use super::*;
 
-    fn service(selector: serde_json::Value) -> Service {
+    fn service(selector: &serde_json::Value) -> Service {
         let object = json!({"metadata": {"name": "s"}, "spec": {"selector": selector}});
         let object = serde_json::from_value(object).expect("a Service");
         Service::parse(&object).expect("kept")
@@ -95,14 +95,14 @@ mod tests {
         let name = |number: usize| Key::new("shop", &format!("s{number}"));
         let selector = |number: usize| json!({"all": "same", "app": format!("a{number}")});
         for number in 0..100 {
-            lookup.add(&name(number), &service(selector(number)));
+            lookup.add(&name(number), &service(&selector(number)));
         }
-        lookup.add(&Key::new("till", "s7"), &service(selector(7)));
+        lookup.add(&Key::new("till", "s7"), &service(&selector(7)));
         let (shop, pod) = (Arc::from("shop"), labels(selector(7)));
         let found: Vec<&Key> = lookup.selecting(&shop, &pod).collect();
         assert!(found.contains(&&name(7)) && found.len() <= 2, "{found:?}");
         for number in 0..100 {
-            lookup.remove(&name(number), &service(selector(number)));
+            lookup.remove(&name(number), &service(&selector(number)));
         }
         assert_eq!(lookup.selecting(&shop, &pod).count(), 0);
     }
