@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use mesh::names::Network;
 
 use crate::index::Settings;
 use crate::index::names::Key;
@@ -106,7 +107,8 @@ impl Config {
         Settings {
             trust_domain: self.trust_domain.as_str().to_owned(),
             cluster_domain: self.cluster_domain.clone(),
-            cluster_id: self.cluster_id.clone(),
+            cluster_id: self.cluster_id.as_str().into(),
+            network: Network::default(),
             excluded_namespaces: self.excluded_namespaces.clone(),
             system_namespace: self.namespace.clone(),
             node_proxies: self.node_proxies(),

@@ -87,19 +87,10 @@ impl Entry {
     pub fn asks_the_same(&self, other: &Self) -> bool {
         let same = match (&self.wanted, &other.wanted) {
             (Wanted::Status(one), Wanted::Status(other)) => {
-                one.how == other.how && one.body == other.body
+                one.how == other.how && one.body == other.body && one.conditions == other.conditions
             }
             (one, other) => one == other,
         };
         same && self.writer == other.writer
-    }
-
-    /// The entry as it is published: with the time of what flips.
-    pub(crate) fn stamped(&self, now: &str) -> Self {
-        let mut entry = self.clone();
-        if let Wanted::Status(write) = entry.wanted {
-            entry.wanted = Wanted::Status(write.stamped(now));
-        }
-        entry
     }
 }

@@ -88,7 +88,7 @@ impl Hub {
             if !self.index.synced() {
                 continue;
             }
-            let changes = self.index.settle(&now());
+            let changes = self.index.settle();
             self.publish(changes);
             pace.published(Instant::now());
         }
@@ -129,7 +129,7 @@ impl Hub {
         if !changes.desired.is_empty() {
             for (item, entry) in changes.desired {
                 match entry {
-                    Some(entry) => self.desired.insert(item, Arc::new(entry)),
+                    Some(entry) => self.desired.insert(item, entry),
                     None => self.desired.remove(&item),
                 };
             }
@@ -148,11 +148,4 @@ impl Hub {
             tracing::info!("the index is synced");
         }
     }
-}
-
-/// As Kubernetes writes a time.
-fn now() -> String {
-    jiff::Timestamp::now()
-        .strftime("%Y-%m-%dT%H:%M:%SZ")
-        .to_string()
 }

@@ -20,12 +20,15 @@ pub mod accepted;
 mod addresses;
 mod binding;
 pub mod changes;
-mod condition;
+pub mod cluster;
+mod common;
+pub mod condition;
 mod endpoints;
 mod enrolment;
 pub mod event;
 mod gateways;
 pub mod kinds;
+mod labels;
 mod lookup;
 pub mod names;
 mod namespaces;
@@ -43,10 +46,13 @@ mod vips;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use mesh::names::Network;
 use serde_json::Value;
 
 use self::accepted::ToKeep;
 use self::changes::{Changes, WaypointPlan};
+use self::cluster::ClusterId;
+use self::common::Common;
 pub use self::event::{Input, WatchEvent};
 use self::gateways::Waypoint;
 use self::kinds::{Tables, Watched};
@@ -66,7 +72,9 @@ pub struct Settings {
     /// Of the services' names.
     pub cluster_domain: String,
     /// Of the workloads' UIDs.
-    pub cluster_id: String,
+    pub cluster_id: ClusterId,
+    /// Where the addresses of its pods and Services mean something. Waypoints ask for addresses of the one without a name.
+    pub network: Network,
     /// Namespaces whose pods are never enrolled.
     pub excluded_namespaces: Vec<String>,
     /// Where the controller runs.
@@ -91,6 +99,7 @@ pub struct Index {
 struct State {
     settings: Settings,
     leaving: bool,
+    common: Common,
     tables: Tables,
     /// How far the watches are.
     positions: Positions,
@@ -121,6 +130,7 @@ impl Index {
         let state = State {
             settings,
             leaving: false,
+            common: Common::default(),
             tables,
             positions: Positions::default(),
             uids: HashMap::new(),
@@ -184,9 +194,8 @@ impl Index {
         })
     }
 
-    /// Computes what is marked. `now` goes into the conditions that flip.
-    pub fn settle(&mut self, now: &str) -> Changes {
-        self.output.begin(now);
+    /// Computes what is marked.
+    pub fn settle(&mut self) -> Changes {
         self.settle_kinds();
         self.settle_roots();
         self.output.take_changes()
@@ -241,11 +250,18 @@ impl State {
             T::table_mut(self).see(key);
             return;
         }
-        let now = now.map(Arc::new);
+        let now = now.map(|mut now| {
+            now.share(&mut self.common);
+            Arc::new(now)
+        });
+        // One key each, whoever holds it.
+        let known = T::table(self).key(key).cloned();
+        let key = known.unwrap_or_else(|| self.common.key(key));
         let table = T::table_mut(self);
-        table.put(key, now.as_ref());
+        table.put(&key, now.as_ref());
         table.mark(key.clone());
-        T::touch(self, key, before.as_deref(), now.as_deref());
+        T::touch(self, &key, before.as_deref(), now.as_deref());
+        self.common.tidy();
     }
 
     /// From now on everything is to be as if the mesh had never been.

@@ -10,6 +10,7 @@
 //! One task owns all of this and never waits for a call: whatever the API server does, it goes on reading the table.
 
 mod accepted;
+mod attempt;
 mod class;
 mod complaints;
 pub(crate) mod events;
@@ -27,12 +28,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
+use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 pub use self::accepted::{LABEL as ACCEPTED_LABEL, name as accepted_name};
+use self::attempt::{Try, attempt};
 pub(crate) use self::class::classes;
 use self::complaints::Complaints;
 use self::events::{Backlog, Budgets, Told, one_line};
@@ -51,10 +54,6 @@ use crate::waypoint::render::Mesh;
 pub const FIELD_MANAGER: &str = "ambit.mesh/controller";
 /// Tries at once. One namespace's pods get half of them: enough to enrol it quickly, few enough for any API server.
 const PLACES: usize = 32;
-/// How long a try of one call may take.
-const ONE_CALL: Duration = Duration::from_secs(10);
-/// How long a try may take that consists of several.
-const SEVERAL_CALLS: Duration = Duration::from_secs(30);
 /// A status that was written and is not seen after so long was overwritten, or the watch lags: it is written again.
 const CONFIRM: Duration = Duration::from_secs(30);
 /// How often what stays wanted is looked at, even if nothing changed: watches tell sooner.
@@ -89,12 +88,6 @@ pub struct Inputs {
     pub seen: mpsc::Receiver<Seen>,
 }
 
-/// What a try works on.
-enum Try {
-    Entry(Item, Arc<Entry>),
-    Tell(Told),
-}
-
 /// Reconciles.
 pub struct Reconciler {
     settings: Arc<Settings>,
@@ -110,6 +103,8 @@ pub struct Reconciler {
     queue: Queue<Work>,
     tries: JoinSet<(Try, Outcome)>,
     running: HashMap<Id, Work>,
+    /// When an entry of the table was first tried: a second try writes the same, and people are told once.
+    first_tried: HashMap<Item, Timestamp>,
     backlog: Backlog,
     budgets: Budgets,
     complaints: Complaints,
@@ -132,6 +127,7 @@ impl Reconciler {
             queue: Queue::new(PLACES),
             tries: JoinSet::new(),
             running: HashMap::new(),
+            first_tried: HashMap::new(),
             backlog: Backlog::default(),
             budgets: Budgets::default(),
             complaints: Complaints::default(),
@@ -171,6 +167,10 @@ impl Reconciler {
         let table = self.strays.complete(published.clone());
         self.published = published;
         for difference in self.table.diff(&table) {
+            if let DiffItem::Remove(item, _) | DiffItem::Update { new: (item, _), .. } = &difference
+            {
+                self.first_tried.remove(*item);
+            }
             match difference {
                 DiffItem::Remove(item, _) => self.queue.remove(&Work::Item(item.clone())),
                 DiffItem::Add(item, entry)
@@ -272,7 +272,9 @@ impl Reconciler {
                     Writer::Leader => self.leader.clone(),
                     Writer::ThisReplica => self.settings.client.clone(),
                 };
-                Ok((Try::Entry(item.clone(), entry), client))
+                let first = self.first_tried.entry(item.clone());
+                let at = *first.or_insert_with(Timestamp::now);
+                Ok((Try::Entry(item.clone(), entry, at), client))
             }
             Work::Tell(target) => {
                 if !self.backlog.has(target) {
@@ -315,9 +317,9 @@ impl Reconciler {
             self.complaints.about(work, failure);
         }
         match what {
-            Try::Entry(item, entry) => {
+            Try::Entry(item, entry, at) => {
                 match outcome {
-                    Outcome::Done => self.tell_written(&entry),
+                    Outcome::Done => self.tell_written(&entry, at),
                     Outcome::Moot => {}
                     Outcome::Failed(failure) => self.tell_failed(&item, &entry, failure),
                 }
@@ -347,12 +349,12 @@ impl Reconciler {
     }
 
     /// What people are told when a status is written.
-    fn tell_written(&mut self, entry: &Entry) {
+    fn tell_written(&mut self, entry: &Entry, at: Timestamp) {
         let Wanted::Status(write) = &entry.wanted else {
             return;
         };
         // The patch has the time in it.
-        let occasion: Arc<str> = write.body.to_string().into();
+        let occasion: Arc<str> = write.patch(at).to_string().into();
         for notice in &write.notices {
             self.tell(Told {
                 notice: notice.clone(),
@@ -402,57 +404,6 @@ impl Reconciler {
 /// Whether an entry is this replica's to write.
 fn may_write(leads: bool, entry: &Entry) -> bool {
     leads || entry.writer == Writer::ThisReplica
-}
-
-/// One try, with its deadline.
-async fn attempt(client: &Client, settings: &Settings, what: &Try) -> Outcome {
-    let within = match what {
-        Try::Entry(Item::Waypoint(_) | Item::Roots(_) | Item::Events(_), _) => SEVERAL_CALLS,
-        _ => ONE_CALL,
-    };
-    let tried = tokio::time::timeout(within, bring_about(client, settings, what)).await;
-    tried.unwrap_or(Outcome::Failed(Failure::Late))
-}
-
-async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcome {
-    let (item, entry) = match what {
-        Try::Tell(told) => return events::publish(client, &settings.instance, told).await,
-        Try::Entry(item, entry) => (item, entry),
-    };
-    match (item, &entry.wanted) {
-        (Item::Status(target), Wanted::Status(write)) => {
-            status::reconcile(client, target, write, entry.writer).await
-        }
-        (Item::Events(_), Wanted::Events(notices)) => {
-            for notice in notices {
-                log(notice);
-                let told = Told::standing(notice.clone());
-                let outcome = events::publish(client, &settings.instance, &told).await;
-                if matches!(outcome, Outcome::Failed(_)) {
-                    return outcome;
-                }
-            }
-            Outcome::Done
-        }
-        (Item::Waypoint(key), Wanted::Waypoint(plan)) => {
-            waypoint::deploy(client, &settings.mesh, key, plan).await
-        }
-        (Item::Waypoint(key), Wanted::NoWaypoint { gateway_uid }) => {
-            waypoint::withdraw(client, key, gateway_uid).await
-        }
-        (Item::Class(name), Wanted::Class) => class::reconcile(client, name).await,
-        (Item::Roots(namespace), Wanted::Roots) => {
-            roots::publish(client, namespace, &settings.roots).await
-        }
-        (Item::Roots(namespace), Wanted::NoRoots) => roots::give_up(client, namespace).await,
-        (Item::Accepted(namespace), Wanted::Accepted(generations)) => {
-            accepted::reconcile(client, &settings.namespace, namespace, generations).await
-        }
-        (item, wanted) => {
-            tracing::error!(?item, ?wanted, "this makes no sense");
-            Outcome::Moot
-        }
-    }
 }
 
 /// When what is as wanted is looked at again.

@@ -90,7 +90,7 @@ impl Running {
         let settings = Settings {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
-            cluster_id: "Kubernetes".to_owned(),
+            cluster_id: "Kubernetes".into(),
             system_namespace: "ambit-system".to_owned(),
             ..Settings::default()
         };
@@ -164,7 +164,7 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
             pull_policy: "Always".to_owned(),
             xds_address: "controller:15012".to_owned(),
             trust_domain: "cluster.local".to_owned(),
-            cluster_id: "Kubernetes".to_owned(),
+            cluster_id: "Kubernetes".into(),
             cluster_domain: "cluster.local".to_owned(),
             log_format: "text".to_owned(),
         },

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Kind, PodPlacement, Scope};
@@ -42,8 +43,8 @@ enum Step {
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     resources: BTreeMap<(Scope, String), Encoded>,
-    placements: BTreeMap<String, PodPlacement>,
-    desired: BTreeMap<Item, Entry>,
+    placements: BTreeMap<String, Arc<PodPlacement>>,
+    desired: BTreeMap<Item, Arc<Entry>>,
 }
 
 struct Run {
@@ -143,7 +144,7 @@ impl Run {
     }
 
     fn settle(&mut self) {
-        let changes = self.index.settle("2026-01-01T00:00:00Z");
+        let changes = self.index.settle();
         let Outcome {
             resources,
             placements,

@@ -335,7 +335,7 @@ fn labels_and_statics_make_nobody_anything() {
 fn placed(changes: &Changes, uid: &str) -> PodPlacement {
     let found = changes.placements.iter().rfind(|(of, _)| **of == *uid);
     found
-        .and_then(|(_, placement)| placement.clone())
+        .and_then(|(_, placement)| placement.as_deref().cloned())
         .expect(uid)
 }
 

@@ -360,7 +360,7 @@ fn role(changes: &Changes) -> Role {
         .iter()
         .rfind(|(uid, _)| &**uid == "gate-0");
     let placement = placement.and_then(|(_, placement)| placement.clone());
-    placement.expect("placed").role
+    placement.expect("placed").role.clone()
 }
 
 #[test]

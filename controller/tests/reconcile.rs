@@ -197,6 +197,30 @@ async fn a_write_that_somebody_took_back_unseen_is_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_condition_flips_when_it_is_first_written_whatever_happens_to_the_write() {
+    let cluster = Cluster::new();
+    put_pod(&cluster, "shop", "a");
+    let begun = jiff::Timestamp::now().as_second();
+    let reconciling = Reconciling::start(&cluster);
+    reconciling.want_pod(&cluster, "shop", "a", "Failed");
+    cluster
+        .until("written", |cluster| reason(cluster, "shop", "a").is_some())
+        .await;
+    // Somebody takes it back, unseen: it is written again.
+    cluster.edit("pods", "shop", "a", |pod| pod["status"] = json!({}));
+    pass(Duration::from_secs(40)).await;
+    let writes = cluster.called("PATCH", &at("shop", "a"));
+    let since = |call: &kubernetes::Call| {
+        let since = &call.body["status"]["conditions"][0]["lastTransitionTime"];
+        since.as_str().expect("a time").to_owned()
+    };
+    assert!(writes.len() > 1, "{writes:?}");
+    assert_eq!(since(&writes[0]), since(&writes[1]));
+    let time: jiff::Timestamp = since(&writes[0]).parse().expect("a time");
+    assert!((begun..begun + 60).contains(&time.as_second()), "{time}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn people_are_told_once_in_one_line() {
     let cluster = Cluster::new();
     put_pod(&cluster, "shop", "a");

@@ -102,7 +102,7 @@ fn resource((name, address): (String, wds::Address)) -> Resource {
     Resource {
         name,
         version: encoded.version().to_string(),
-        resource: encoded.any().clone(),
+        resource: encoded.any().into(),
         ..Resource::default()
     }
 }

@@ -6,7 +6,7 @@ pub mod ca;
 pub mod certs;
 pub mod control;
 pub mod enrolment;
-mod intern;
+pub mod intern;
 pub mod names;
 pub mod process;
 pub mod proto;

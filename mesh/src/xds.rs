@@ -6,9 +6,11 @@ pub mod session;
 mod view;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 pub use self::view::{Resources, View};
 
@@ -38,11 +40,31 @@ pub fn is_ours(type_url: &str) -> bool {
 
 /// One resource, encoded once and shared by every stream that it goes to. Equal when the versions are.
 #[derive(Clone)]
-pub struct Encoded {
-    version: Version,
-    /// An encoded `google.protobuf.Any`; empty where only the version is known.
-    any: Bytes,
+pub struct Encoded(Content);
+
+/// A controller holds a million of these several times over: two words each.
+#[derive(Clone)]
+enum Content {
+    /// The version's 8 bytes, one for the type, then the resource's own encoding.
+    Whole(Arc<[u8]>),
+    /// Only the version is known, by the word of a client.
+    Known(Version),
 }
+
+/// Bytes of a version.
+const VERSION_BYTES: usize = size_of::<u64>();
+
+/// The types of resources, whose names would be a third of what is kept of one.
+const TYPES: [&str; 5] = [
+    ADDRESS_TYPE,
+    ROUTE_TYPE,
+    ENROLMENT_TYPE,
+    ENROLLED_NAMESPACE_TYPE,
+    MESH_STATE_TYPE,
+];
+
+/// Stands for a type that is none of [`TYPES`]: what follows is an encoded `google.protobuf.Any`.
+const ANY: u8 = u8::MAX;
 
 /// A resource's version: 64 bits of a hash of its content, on the wire as 16 hexadecimal digits.
 ///
@@ -109,50 +131,88 @@ impl Encoded {
     ///
     /// Equal messages get equal versions, also in another process, as long as their maps are ordered (`BTreeMap`).
     pub fn new(type_url: &str, message: &impl Message) -> Self {
-        let any = prost_types::Any {
-            type_url: type_url.to_owned(),
-            value: message.encode_to_vec(),
-        };
-        let any = Bytes::from(any.encode_to_vec());
-        Self {
-            version: Version::of(&any),
-            any,
-        }
+        let value = message.encode_to_vec();
+        let mut any = Vec::with_capacity(any_len(type_url, &value));
+        put_any(type_url, &value, &mut any);
+        let version = Version::of(&any).0.to_be_bytes();
+        let known = TYPES.iter().position(|known| *known == type_url);
+        let known = known.and_then(|at| u8::try_from(at).ok());
+        let (of_type, content) = known.map_or((ANY, &any), |of_type| (of_type, &value));
+        Self(Content::Whole(
+            [&version[..], &[of_type], content].concat().into(),
+        ))
     }
 
     /// What a client says that it has.
-    fn known(version: &str) -> Self {
-        Self {
-            version: Version::parse(version).unwrap_or_else(|| Version::of(version.as_bytes())),
-            any: Bytes::new(),
-        }
+    fn known(version_text: &str) -> Self {
+        let version = Version::parse(version_text);
+        let version = version.unwrap_or_else(|| Version::of(version_text.as_bytes()));
+        Self(Content::Known(version))
     }
 
     /// Whether only the version is known, by the word of a client.
     pub(crate) fn is_unseen(&self) -> bool {
-        self.any.is_empty()
+        matches!(self.0, Content::Known(_))
     }
 
     /// The content's hash.
     pub fn version(&self) -> Version {
-        self.version
+        match &self.0 {
+            Content::Whole(bytes) => {
+                let version = bytes.first_chunk::<VERSION_BYTES>();
+                Version(u64::from_be_bytes(version.copied().unwrap_or_default()))
+            }
+            Content::Known(version) => *version,
+        }
     }
 
-    /// The encoded `google.protobuf.Any`.
-    pub fn any(&self) -> &Bytes {
-        &self.any
+    /// The encoded `google.protobuf.Any`; empty where only the version is known.
+    pub fn any(&self) -> Vec<u8> {
+        let mut any = Vec::with_capacity(self.any_len());
+        self.put_any(&mut any);
+        any
+    }
+
+    /// How many bytes that has.
+    pub fn any_len(&self) -> usize {
+        match self.parts() {
+            (Some(type_url), value) => any_len(type_url, value),
+            (None, any) => any.len(),
+        }
+    }
+
+    /// Writes it.
+    pub(crate) fn put_any(&self, buf: &mut Vec<u8>) {
+        match self.parts() {
+            (Some(type_url), value) => put_any(type_url, value, buf),
+            (None, any) => buf.extend_from_slice(any),
+        }
+    }
+
+    /// The type and the resource's own encoding, or no type and an `Any`.
+    fn parts(&self) -> (Option<&'static str>, &[u8]) {
+        let Content::Whole(bytes) = &self.0 else {
+            return (None, &[]);
+        };
+        let rest = bytes.get(VERSION_BYTES..).unwrap_or_default();
+        match rest.split_first() {
+            Some((of_type, content)) => (TYPES.get(usize::from(*of_type)).copied(), content),
+            None => (None, &[]),
+        }
     }
 
     /// The resource itself.
     pub fn decode<M: Message + Default>(&self) -> Result<M, prost::DecodeError> {
-        let any = prost_types::Any::decode(&*self.any)?;
-        M::decode(&*any.value)
+        match self.parts() {
+            (Some(_), value) => M::decode(value),
+            (None, any) => M::decode(&*prost_types::Any::decode(any)?.value),
+        }
     }
 }
 
 impl PartialEq for Encoded {
     fn eq(&self, other: &Self) -> bool {
-        self.version == other.version
+        self.version() == other.version()
     }
 }
 
@@ -160,7 +220,27 @@ impl Eq for Encoded {}
 
 impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Encoded({}, {} bytes)", self.version, self.any.len())
+        write!(f, "Encoded({}, {} bytes)", self.version(), self.any_len())
+    }
+}
+
+/// Bytes of an encoded `Any`.
+fn any_len(type_url: &str, value: &[u8]) -> usize {
+    let field = |bytes: &[u8]| match bytes.len() {
+        0 => 0,
+        len => key_len(1) + encoded_len_varint(len as u64) + len,
+    };
+    field(type_url.as_bytes()) + field(value)
+}
+
+/// An encoded `Any`, byte for byte as prost writes it.
+fn put_any(type_url: &str, value: &[u8], buf: &mut Vec<u8>) {
+    for (tag, bytes) in [(1, type_url.as_bytes()), (2, value)] {
+        if !bytes.is_empty() {
+            encode_key(tag, WireType::LengthDelimited, buf);
+            encode_varint(bytes.len() as u64, buf);
+            buf.extend_from_slice(bytes);
+        }
     }
 }
 
@@ -190,3 +270,29 @@ impl fmt::Display for Rejected {
 }
 
 impl std::error::Error for Rejected {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_is_two_words_and_says_what_it_was_made_of() {
+        assert_eq!(size_of::<Encoded>(), 2 * size_of::<usize>());
+        for (type_url, text) in [("type", "text"), (ADDRESS_TYPE, "text"), (ROUTE_TYPE, "")] {
+            let text = text.to_owned();
+            let whole = Encoded::new(type_url, &text);
+            assert_eq!(whole.decode::<String>(), Ok(text.clone()));
+            let any = prost_types::Any {
+                type_url: type_url.to_owned(),
+                value: text.encode_to_vec(),
+            };
+            assert_eq!(whole.any(), any.encode_to_vec());
+            assert_eq!(whole.any_len(), whole.any().len());
+            assert_eq!(whole.version(), Version::of(&whole.any()));
+        }
+        let whole = Encoded::new("type", &"text".to_owned());
+        let known = Encoded::known(&whole.version().to_string());
+        assert_eq!(known, whole);
+        assert!(known.is_unseen() && known.any().is_empty() && !whole.is_unseen());
+    }
+}

@@ -302,7 +302,7 @@ fn equal_content_has_an_equal_version_and_the_wire_is_an_any() {
     assert_eq!(encoded(1).version(), encoded(1).version());
     assert_ne!(encoded(1).version(), encoded(2).version());
     // Decoded as any other xDS client would: field 2 is a message of type Any.
-    let any = prost_types::Any::decode(encoded(7).any().clone()).expect("an Any");
+    let any = prost_types::Any::decode(&*encoded(7).any()).expect("an Any");
     assert_eq!(any.type_url, TYPE);
     assert_eq!(
         EnrolledNamespace::decode(&*any.value).expect("ours").name,

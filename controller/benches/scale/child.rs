@@ -14,6 +14,7 @@ use tokio::time::{interval, timeout};
 use crate::cluster::Cluster;
 use crate::controller::{self, Controller};
 use crate::measure::{Cpu, Latencies, milliseconds, settled};
+use crate::parts::Parts;
 use crate::proxies::{self, Clock, Seen};
 use crate::{RATE, Scenario};
 
@@ -31,6 +32,8 @@ pub(crate) struct Outcome {
     pub(crate) load: f64,
     /// Bytes in the controller for each pod.
     pub(crate) controller: Option<f64>,
+    /// The same by what it is for, where that alone was measured.
+    pub(crate) parts: Option<Parts>,
     /// Bytes in a proxy for each pod.
     pub(crate) world: Option<f64>,
     /// Milliseconds from connecting to the full state: the first, and the last of all.
@@ -82,6 +85,13 @@ fn run(scenario: &Scenario) -> anyhow::Result<Outcome> {
     // What is said on the way goes before the outcome, and is shown if there is none.
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
     let _filter = mesh::process::telemetry::init(LogFormat::Text, &filter)?;
+    if scenario.parts {
+        let parts = Parts::measure(Cluster::of(scenario), scenario.pods)?;
+        return Ok(Outcome {
+            parts: Some(parts),
+            ..Outcome::default()
+        });
+    }
     // Two ends of each stream.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;

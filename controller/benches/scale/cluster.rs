@@ -1,5 +1,6 @@
 //! A synthetic cluster: what a watch would tell of namespaces, nodes, services, slices and pods that run in the mesh.
 
+use controller::index::kinds::Kind;
 use serde_json::{Value, json};
 
 use crate::Scenario;
@@ -32,6 +33,19 @@ impl Cluster {
         }
     }
 
+    /// All objects of a kind.
+    pub(crate) fn objects(self, kind: Kind) -> Box<dyn Iterator<Item = Value>> {
+        match kind {
+            Kind::Namespace => Box::new(self.namespaces()),
+            Kind::Node => Box::new(self.all_nodes()),
+            Kind::Service => Box::new(self.all_services()),
+            Kind::EndpointSlice => Box::new(self.all_slices()),
+            Kind::Pod => Box::new(self.all_pods()),
+            // There are none of the others.
+            _ => Box::new(std::iter::empty()),
+        }
+    }
+
     fn nodes(&self) -> usize {
         self.pods.div_ceil(ON_NODE).max(self.streams)
     }
@@ -41,7 +55,7 @@ impl Cluster {
         format!("node-{number:05}")
     }
 
-    pub(crate) fn namespaces(self) -> impl Iterator<Item = Value> {
+    fn namespaces(self) -> impl Iterator<Item = Value> {
         let one = |name: &str, labels: Value| {
             json!({
                 "apiVersion": "v1",
@@ -59,7 +73,7 @@ impl Cluster {
         apps.chain([one(SYSTEM, json!({}))])
     }
 
-    pub(crate) fn all_nodes(self) -> impl Iterator<Item = Value> {
+    fn all_nodes(self) -> impl Iterator<Item = Value> {
         (0..self.nodes()).map(|number| {
             let name = Self::node(number);
             json!({
@@ -73,7 +87,7 @@ impl Cluster {
         })
     }
 
-    pub(crate) fn all_services(self) -> impl Iterator<Item = Value> {
+    fn all_services(self) -> impl Iterator<Item = Value> {
         (0..self.services).map(move |number| {
             let ip = format!(
                 "10.{}.{}.{}",
@@ -98,7 +112,7 @@ impl Cluster {
     }
 
     /// The slices of every service, each of pods of its namespace.
-    pub(crate) fn all_slices(self) -> impl Iterator<Item = Value> {
+    fn all_slices(self) -> impl Iterator<Item = Value> {
         (0..self.services).flat_map(move |number| {
             let members: Vec<usize> = self.members(number).collect();
             let slices: Vec<Value> = members
@@ -134,7 +148,7 @@ impl Cluster {
     }
 
     /// Every pod: first the ztunnels that call, then those of applications.
-    pub(crate) fn all_pods(self) -> impl Iterator<Item = Value> {
+    fn all_pods(self) -> impl Iterator<Item = Value> {
         let ztunnels = (0..self.streams).map(|number| {
             let name = format!("ztunnel-{number:05}");
             json!({

@@ -58,6 +58,18 @@ impl Authenticate for Tokens {
     }
 }
 
+pub(crate) fn settings() -> Settings {
+    Settings {
+        trust_domain: "cluster.local".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        cluster_id: "Kubernetes".into(),
+        excluded_namespaces: Vec::new(),
+        system_namespace: SYSTEM.to_owned(),
+        node_proxies: vec![NodeProxyRule::ours(SYSTEM)],
+        ..Settings::default()
+    }
+}
+
 // === impl Controller ===
 
 impl Controller {
@@ -67,15 +79,6 @@ impl Controller {
             .thread_name(THREADS)
             .enable_all()
             .build()?;
-        let settings = Settings {
-            trust_domain: "cluster.local".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            cluster_id: "Kubernetes".to_owned(),
-            excluded_namespaces: Vec::new(),
-            system_namespace: SYSTEM.to_owned(),
-            node_proxies: vec![NodeProxyRule::ours(SYSTEM)],
-            ..Settings::default()
-        };
         let (inputs, taken) = mpsc::channel(INPUT_QUEUE);
         let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
         let (desired, wanted) = watch::channel(DesiredState::default());
@@ -87,7 +90,7 @@ impl Controller {
             summary: Arc::new(ArcSwap::from_pointee(Value::Null)),
         };
         let pending = Readiness::new().wait_for("index");
-        runtime.spawn(Hub::new(settings, pending, outputs).run(taken));
+        runtime.spawn(Hub::new(settings(), pending, outputs).run(taken));
 
         let authenticate: Arc<dyn Authenticate> = Arc::new(Tokens);
         let parts = Parts {
@@ -125,27 +128,10 @@ impl Controller {
             anyhow::Ok(())
         };
         say(WatchEvent::Begin)?;
-        match kind {
-            Kind::Namespace => cluster
-                .namespaces()
-                .map(WatchEvent::Item)
-                .try_for_each(say)?,
-            Kind::Node => cluster
-                .all_nodes()
-                .map(WatchEvent::Item)
-                .try_for_each(say)?,
-            Kind::Service => cluster
-                .all_services()
-                .map(WatchEvent::Item)
-                .try_for_each(say)?,
-            Kind::EndpointSlice => cluster
-                .all_slices()
-                .map(WatchEvent::Item)
-                .try_for_each(say)?,
-            Kind::Pod => cluster.all_pods().map(WatchEvent::Item).try_for_each(say)?,
-            // There are none of the others.
-            _ => {}
-        }
+        cluster
+            .objects(kind)
+            .map(WatchEvent::Item)
+            .try_for_each(say)?;
         let version = LISTED_AT.to_owned();
         say(WatchEvent::End { version })
     }

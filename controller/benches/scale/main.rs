@@ -3,13 +3,15 @@
 //!
 //! `make bench-scale`, best on a machine that does nothing else. Each scenario is a process of its own, so that its memory
 //! is its own. `BENCH_QUICK=1` is a few seconds with a small cluster, which shows that it runs; its figures mean nothing.
-//! `BENCH_ONLY=10000x100` takes one scenario. Wanted figures stand beside the measured ones; what misses is printed as MISS.
+//! `BENCH_ONLY=10000x100` takes one scenario. Wanted figures stand beside the measured ones; what misses is printed as MISS with its reason.
 #![allow(clippy::disallowed_methods, reason = "a bench prints")]
 
+mod allocator;
 mod child;
 mod cluster;
 mod controller;
 mod measure;
+mod parts;
 mod proxies;
 mod report;
 #[path = "../../tests/support/server.rs"]
@@ -20,7 +22,7 @@ use std::process::{Command, ExitCode, Stdio};
 use serde::{Deserialize, Serialize};
 
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: allocator::Counting = allocator::Counting;
 
 /// One cluster, and who looks at it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -34,6 +36,8 @@ pub(crate) struct Scenario {
     pub(crate) seconds: u64,
     /// Memory is measured: pages go back to the system at once, which costs time.
     pub(crate) memory: bool,
+    /// Of the memory only what it is for.
+    pub(crate) parts: bool,
 }
 
 /// Changes in a second.
@@ -49,6 +53,7 @@ const fn at(pods: usize, services: usize, streams: usize, worlds: usize) -> Scen
         worlds,
         seconds: 20,
         memory: false,
+        parts: false,
     }
 }
 
@@ -97,7 +102,7 @@ fn main() -> ExitCode {
         if only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
-        match run(scenario) {
+        match measure(scenario) {
             Ok(outcome) => failed |= !report::print(scenario, &outcome, quick),
             Err(error) => {
                 println!("{name}: FAILED: {error}");
@@ -107,6 +112,19 @@ fn main() -> ExitCode {
     }
     // Figures that miss are no failure; a scenario that does not run is.
     ExitCode::from(u8::from(failed))
+}
+
+/// A scenario's figures; where memory is measured, a second process says what it is for.
+fn measure(scenario: &Scenario) -> Result<child::Outcome, String> {
+    let mut outcome = run(scenario)?;
+    if scenario.memory {
+        let alone = Scenario {
+            parts: true,
+            ..*scenario
+        };
+        outcome.parts = run(&alone)?.parts;
+    }
+    Ok(outcome)
 }
 
 fn run(scenario: &Scenario) -> Result<child::Outcome, String> {

@@ -32,7 +32,7 @@ fn placed(uid: &str, namespace: &str, account: &str, role: Role) -> Changes {
         role,
     };
     Changes {
-        placements: vec![(uid.into(), Some(placement))],
+        placements: vec![(uid.into(), Some(placement.into()))],
         ..Changes::default()
     }
 }

@@ -1,9 +1,10 @@
 //! What every stream reads: one published version of the mesh, whole and shared.
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::{HashMap, OrdSet};
 use mesh::xds::{
     ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, Encoded, MESH_STATE_TYPE, ROUTE_TYPE,
     View,
@@ -33,12 +34,15 @@ pub struct Snapshot {
     nodes: HashMap<Arc<str>, View>,
     /// Routes.
     waypoints: HashMap<Key, View>,
-    pods: HashMap<Arc<str>, PodPlacement>,
-    /// How many pods of a service account a node was told to capture.
-    accounts: OrdMap<(Arc<str>, Key), usize>,
+    pods: HashMap<Arc<str>, Arc<PodPlacement>>,
+    captured: OrdSet<Captured>,
     positions: Positions,
     token: Arc<str>,
 }
+
+/// A pod that its node was told to capture, in the order of nodes and accounts. A word for each.
+#[derive(Debug, Clone)]
+struct Captured(Arc<PodPlacement>);
 
 /// Who asks, and so what may be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,10 +63,12 @@ impl Snapshot {
         }
         for (uid, placement) in &changes.placements {
             if let Some(before) = self.pods.remove(uid) {
-                self.count(&before, false);
+                self.captured.remove(&Captured(before));
             }
             if let Some(placement) = placement {
-                self.count(placement, true);
+                if placement.captured && placement.role == Role::Application {
+                    self.captured.insert(Captured(placement.clone()));
+                }
                 self.pods.insert(uid.clone(), placement.clone());
             }
         }
@@ -85,23 +91,6 @@ impl Snapshot {
                 self.scopes.route(gateway, before.as_ref(), now, all);
             }
         }
-    }
-
-    fn count(&mut self, placement: &PodPlacement, more: bool) {
-        let captured = placement.captured && placement.role == Role::Application;
-        let Some(account) = placement.account().filter(|_| captured) else {
-            return;
-        };
-        let entry = (placement.node.clone(), account);
-        let count = self.accounts.get(&entry).copied().unwrap_or(0);
-        match if more {
-            count + 1
-        } else {
-            count.saturating_sub(1)
-        } {
-            0 => self.accounts.remove(&entry),
-            count => self.accounts.insert(entry, count),
-        };
     }
 
     /// What this viewer may see of a type without asking for names; nothing of types that are not served.
@@ -172,13 +161,56 @@ impl Snapshot {
 
     /// The pod with this UID, while it runs.
     pub fn pod(&self, uid: &str) -> Option<&PodPlacement> {
-        self.pods.get(uid)
+        self.pods.get(uid).map(|placement| &**placement)
     }
 
     /// Whether this node was told to capture a pod of this service account.
     pub fn captures(&self, node: &str, account: &Key) -> bool {
-        self.accounts
-            .contains_key(&(Arc::from(node), account.clone()))
+        let first = Captured::first(node, account);
+        let next = self.captured.range(first.clone()..).next();
+        next.is_some_and(|next| next.order().0 == first.order().0)
+    }
+}
+
+// === impl Captured ===
+
+impl Captured {
+    /// What would come before every pod of this account on this node.
+    fn first(node: &str, account: &Key) -> Self {
+        Self(Arc::new(PodPlacement {
+            pod: Key::new(&account.namespace, ""),
+            node: node.into(),
+            service_account: Some(account.name.clone()),
+            captured: true,
+            role: Role::Application,
+        }))
+    }
+
+    /// Its node and account, and what tells it from others of the same.
+    fn order(&self) -> ((&str, &str, Option<&str>), &str) {
+        let pod = &self.0.pod;
+        let account = self.0.service_account.as_deref();
+        ((&self.0.node, &pod.namespace, account), &pod.name)
+    }
+}
+
+impl PartialEq for Captured {
+    fn eq(&self, other: &Self) -> bool {
+        self.order() == other.order()
+    }
+}
+
+impl Eq for Captured {}
+
+impl PartialOrd for Captured {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Captured {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
     }
 }
 
@@ -204,4 +236,38 @@ fn put_in<K: Clone + Eq + std::hash::Hash>(
         false => all.insert(of.clone(), view),
     };
     before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(pod: &str, node: &str, account: &str) -> (Arc<str>, Option<Arc<PodPlacement>>) {
+        let placement = PodPlacement {
+            pod: Key::new("shop", pod),
+            node: node.into(),
+            service_account: Some(account.into()),
+            captured: true,
+            role: Role::Application,
+        };
+        (pod.into(), Some(Arc::new(placement)))
+    }
+
+    #[test]
+    fn a_node_captures_an_account_as_long_as_one_of_its_pods_is_there() {
+        let mut snapshot = Snapshot::default();
+        let mut apply = |placements| {
+            snapshot.apply(&Changes {
+                placements,
+                ..Changes::default()
+            });
+            let captures = |node, name| snapshot.captures(node, &Key::new("shop", name));
+            assert!(!captures("n1", "car") && !captures("n1", "carts") && !captures("n2", "cart"));
+            captures("n1", "cart")
+        };
+        assert!(!apply(vec![at("z", "n1", "bill"), at("y", "n0", "cart")]));
+        assert!(apply(vec![at("a", "n1", "cart"), at("b", "n1", "cart")]));
+        assert!(apply(vec![("a".into(), None)]));
+        assert!(!apply(vec![("b".into(), None)]));
+    }
 }

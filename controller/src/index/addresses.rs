@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use super::State;
 use super::changes::{Notice, Target};
+use super::cluster::At;
 use super::kinds::Kind;
 use super::lookup::Lookup;
 use super::names::Key;
@@ -27,11 +28,16 @@ pub(super) enum Owner {
 
 /// The objects of a kind by the addresses that they name.
 #[derive(Debug, Default)]
-pub(super) struct ByAddress(Lookup<IpAddr>);
+pub(super) struct ByAddress(Lookup<At>);
 
 /// An object that names addresses.
 pub(super) trait Addressed {
     fn addresses(&self) -> impl Iterator<Item = IpAddr>;
+
+    /// Where such an address means something.
+    fn at(&self, address: IpAddr) -> At {
+        address.into()
+    }
 }
 
 /// A range of addresses: `10.244.1.0/24`.
@@ -57,21 +63,21 @@ impl std::fmt::Display for Owner {
 
 impl ByAddress {
     /// Who names it, in the order of their keys.
-    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.0.get(&address)
+    pub(super) fn at(&self, at: At) -> impl Iterator<Item = &Key> + use<'_> {
+        self.0.get(&at)
     }
 }
 
 impl<T: Addressed> SecondaryIndex<T> for ByAddress {
     fn add(&mut self, key: &Key, object: &T) {
         for address in object.addresses() {
-            self.0.insert(address, key);
+            self.0.insert(object.at(address), key);
         }
     }
 
     fn remove(&mut self, key: &Key, object: &T) {
         for address in object.addresses() {
-            self.0.take(&address, key);
+            self.0.take(&object.at(address), key);
         }
     }
 }
@@ -105,7 +111,8 @@ impl Range {
 // === impl State ===
 
 impl State {
-    pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
+    pub(super) fn owner(&self, address: impl Into<At>) -> Option<Owner> {
+        let address = address.into();
         self.pod_at(address)
             .map(Owner::Pod)
             .or_else(|| {
@@ -116,11 +123,12 @@ impl State {
     }
 
     /// The Service whose cluster IP it is.
-    pub(super) fn service_at(&self, address: IpAddr) -> Option<Key> {
+    pub(super) fn service_at(&self, address: impl Into<At>) -> Option<Key> {
+        let address = address.into();
         self.tables.services.lookup().at(address).next().cloned()
     }
 
-    fn pod_at(&self, address: IpAddr) -> Option<Key> {
+    fn pod_at(&self, address: At) -> Option<Key> {
         let named = self.tables.pods.lookup().at(address);
         let claims = named.filter_map(|key| {
             let pod = self.tables.pods.get(key)?;
@@ -128,8 +136,11 @@ impl State {
         });
         let ranked = claims.max_by_key(|(_, pod)| {
             let node = self.tables.nodes.named("", &pod.node);
-            let in_range = node
-                .is_some_and(|node| node.pod_ranges.iter().any(|range| range.contains(address)));
+            let in_range = node.is_some_and(|node| {
+                node.pod_ranges
+                    .iter()
+                    .any(|range| range.contains(address.ip()))
+            });
             let identity = pod.identity().is_some();
             (identity, in_range, pod.created, pod.uid.clone())
         });
@@ -138,8 +149,9 @@ impl State {
 
     /// The addresses under which a pod is known: those of its status that are its own.
     pub(super) fn addresses_of(&self, key: &Key, pod: &Pod) -> Vec<IpAddr> {
-        let own =
-            |address: &&IpAddr| pod.host_network || self.pod_at(**address).as_ref() == Some(key);
+        let own = |address: &&IpAddr| {
+            pod.host_network || self.pod_at((**address).into()).as_ref() == Some(key)
+        };
         pod.ips.iter().filter(own).copied().collect()
     }
 
@@ -194,12 +206,18 @@ impl State {
     }
 
     /// Marks everything that depends on who has an address.
-    pub(super) fn touch_address(&mut self, address: IpAddr) {
+    pub(super) fn touch_address(&mut self, address: impl Into<At>) {
+        let address = address.into();
         let tables = &mut self.tables;
         let pods: Vec<Key> = tables.pods.lookup().at(address).cloned().collect();
         let nodes: Vec<Key> = tables.nodes.lookup().at(address).cloned().collect();
         let slices: Vec<Key> = tables.slices.lookup().at(address).cloned().collect();
-        let services: Vec<Key> = tables.services.lookup().naming(address).cloned().collect();
+        let services: Vec<Key> = tables
+            .services
+            .lookup()
+            .naming(address.ip())
+            .cloned()
+            .collect();
         tables.pods.mark_each(pods);
         tables.nodes.mark_each(nodes);
         tables.slices.mark_each(slices);
@@ -209,7 +227,31 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cluster::NetworkNumber;
     use super::*;
+
+    struct Elsewhere(IpAddr);
+
+    impl Addressed for Elsewhere {
+        fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+            [self.0].into_iter()
+        }
+
+        fn at(&self, address: IpAddr) -> At {
+            At::new(NetworkNumber(1), address)
+        }
+    }
+
+    #[test]
+    fn an_address_of_another_network_is_another_address() {
+        let (mut all, key) = (ByAddress::default(), Key::new("shop", "far"));
+        let address: IpAddr = [10, 0, 0, 1].into();
+        all.add(&key, &Elsewhere(address));
+        assert_eq!(all.at(address.into()).count(), 0);
+        assert_eq!(all.at(At::new(NetworkNumber(1), address)).count(), 1);
+        all.remove(&key, &Elsewhere(address));
+        assert_eq!(all.at(At::new(NetworkNumber(1), address)).count(), 0);
+    }
 
     #[test]
     fn a_range_has_what_begins_like_it() {

@@ -1,12 +1,11 @@
 //! Which waypoint serves a service or a workload: labels, the object's before the namespace's, and the Gateway they name.
 
-use std::collections::BTreeMap;
-
 use kube::core::SelectorExt;
 use mesh::proto::workload::{GatewayAddress, NamespacedHostname, gateway_address};
 
 use super::State;
 use super::gateways::Allowed;
+use super::labels::Labels;
 use super::names::{HBONE_PORT, Key, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE};
 
 /// How traffic is addressed: to a service, or to a pod itself. One never becomes the other.
@@ -33,11 +32,11 @@ pub(super) enum Binding {
 }
 
 /// The Gateway that the labels of one object of this namespace name.
-pub(super) fn asks_for(namespace: &str, labels: &BTreeMap<String, String>) -> Option<Key> {
+pub(super) fn asks_for(namespace: &str, labels: &Labels) -> Option<Key> {
     let name = labels.get(USE_WAYPOINT).filter(|name| !name.is_empty())?;
     let of = labels
         .get(USE_WAYPOINT_NAMESPACE)
-        .map_or(namespace, String::as_str);
+        .map_or(namespace, |of| &**of);
     Some(Key::new(of, name))
 }
 
@@ -45,11 +44,7 @@ pub(super) fn asks_for(namespace: &str, labels: &BTreeMap<String, String>) -> Op
 
 impl State {
     /// The Gateway that labels name, whatever its state, and whether the namespace's label did.
-    pub(super) fn asked(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Option<(Key, bool)> {
+    pub(super) fn asked(&self, namespace: &str, labels: &Labels) -> Option<(Key, bool)> {
         // An object's label is never completed by the namespace's.
         if let Some(gateway) = asks_for(namespace, labels) {
             return Some((gateway, false));
@@ -58,12 +53,7 @@ impl State {
         asks_for(namespace, labels).map(|gateway| (gateway, true))
     }
 
-    pub(super) fn binding(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-        traffic: Traffic,
-    ) -> Binding {
+    pub(super) fn binding(&self, namespace: &str, labels: &Labels, traffic: Traffic) -> Binding {
         let Some((gateway, inherited)) = self.asked(namespace, labels).filter(|_| !self.leaving)
         else {
             return Binding::Unasked;
@@ -114,7 +104,7 @@ impl State {
                 .tables
                 .namespaces
                 .named("", namespace)
-                .is_some_and(|namespace| selector.matches(&namespace.labels)),
+                .is_some_and(|namespace| selector.matches(&namespace.labels.to_map())),
         }
     }
 

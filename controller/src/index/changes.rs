@@ -1,12 +1,13 @@
 //! What comes out of the index: resources for the proxies, and how Kubernetes should be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use mesh::xds::Encoded;
 use serde_json::{Value, json};
 
-use super::condition;
+pub use super::condition::Condition;
 pub use super::kinds::Kind;
 use super::names::Key;
 pub use super::placement::{PodPlacement, Role};
@@ -18,9 +19,9 @@ pub struct Changes {
     /// For the proxies.
     pub resources: Vec<ResourceChange>,
     /// How Kubernetes should be; `None` takes back what is no longer wanted, or has come about.
-    pub desired: Vec<(Item, Option<Entry>)>,
+    pub desired: Vec<(Item, Option<Arc<Entry>>)>,
     /// Which pods run where, by UID; `None`: no longer.
-    pub placements: Vec<(Arc<str>, Option<PodPlacement>)>,
+    pub placements: Vec<(Arc<str>, Option<Arc<PodPlacement>>)>,
 }
 
 /// Who gets a resource.
@@ -63,10 +64,21 @@ pub struct Target {
 pub struct Write {
     /// Apply: the fields that are ours. Merge: over the version that was read, for lists that have several owners.
     pub how: How,
-    /// The patch.
+    /// The patch, without the conditions.
     pub body: Value,
+    /// The conditions that go into it.
+    pub conditions: Vec<ConditionsAt>,
     /// What people are told when it is written.
     pub notices: Vec<Notice>,
+}
+
+/// The conditions at one place of a patch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConditionsAt {
+    /// JSON pointer to what has them: `/status`.
+    pub within: String,
+    /// All that stand there, in this order.
+    pub conditions: Vec<Condition>,
 }
 
 /// The ways to write.
@@ -115,17 +127,6 @@ pub(super) struct Resources(Vec<Resource>);
 
 type Resource = (Scope, Arc<str>, Encoded);
 
-/// Where resources come from: when a source says anew what it stands for, what it no longer names is removed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Source {
-    pub(super) kind: Kind,
-    pub(super) key: Key,
-}
-
-/// What the proxies have been given, by source.
-#[derive(Debug, Default)]
-pub(super) struct Published(HashMap<Source, Box<[Resource]>>);
-
 // === impl Resources ===
 
 impl Resources {
@@ -137,49 +138,24 @@ impl Resources {
         }
     }
 
-    fn find(&self, scope: &Scope, name: &str) -> Result<usize, usize> {
-        find(&self.0, scope, name)
+    /// Where it is, or would be.
+    pub(super) fn find(&self, scope: &Scope, name: &str) -> Result<usize, usize> {
+        self.0
+            .binary_search_by(|(at, called, _)| (at, &**called).cmp(&(scope, name)))
+    }
+
+    /// In order.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Resource> {
+        self.0.iter()
     }
 }
 
-fn find(resources: &[Resource], scope: &Scope, name: &str) -> Result<usize, usize> {
-    resources.binary_search_by(|(at, called, _)| (at, &**called).cmp(&(scope, name)))
-}
+impl IntoIterator for Resources {
+    type Item = Resource;
+    type IntoIter = std::vec::IntoIter<Resource>;
 
-// === impl Published ===
-
-impl Published {
-    pub(super) fn replace(
-        &mut self,
-        source: Source,
-        now: Resources,
-        out: &mut Vec<ResourceChange>,
-    ) {
-        let before = if now.0.is_empty() {
-            self.0.remove(&source)
-        } else {
-            self.0.insert(source, now.0.clone().into_boxed_slice())
-        };
-        let before = before.unwrap_or_default();
-        for (scope, name, _) in &before {
-            if now.find(scope, name).is_err() {
-                out.push(ResourceChange {
-                    scope: scope.clone(),
-                    name: name.clone(),
-                    resource: None,
-                });
-            }
-        }
-        for (scope, name, resource) in now.0 {
-            let same = find(&before, &scope, &name).is_ok_and(|at| before[at].2 == resource);
-            if !same {
-                out.push(ResourceChange {
-                    scope,
-                    name,
-                    resource: Some(resource),
-                });
-            }
-        }
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
@@ -204,12 +180,30 @@ impl Target {
     }
 }
 
+// === impl ConditionsAt ===
+
+impl ConditionsAt {
+    /// Those of the object itself.
+    pub(super) fn status(conditions: Vec<Condition>) -> Self {
+        Self {
+            within: "/status".to_owned(),
+            conditions,
+        }
+    }
+}
+
 // === impl Write ===
 
 impl Write {
-    /// Gives the conditions that flip their time.
-    pub(crate) fn stamped(mut self, now: &str) -> Self {
-        condition::stamp(&mut self.body, now);
-        self
+    /// The patch, with the time of what flips.
+    pub fn patch(&self, now: Timestamp) -> Value {
+        let mut body = self.body.clone();
+        for ConditionsAt { within, conditions } in &self.conditions {
+            let json = conditions.iter().map(|one| one.json(now));
+            if let Some(place) = body.pointer_mut(within) {
+                place["conditions"] = json.collect();
+            }
+        }
+        body
     }
 }

@@ -17,6 +17,7 @@ pub(super) use self::share::SliceLookup;
 use super::State;
 use super::addresses::Owner;
 use super::changes::{Notice, Resources, Scope, Target};
+use super::common::Common;
 use super::kinds::{ApiKind, Kind, Watched};
 use super::names::{Key, SERVICE_NAME};
 use super::output::Output;
@@ -56,7 +57,7 @@ const MAX_NOTICES: usize = 10;
 struct Endpoint {
     ready: bool,
     pod: Option<Arc<str>>,
-    node: String,
+    node: Arc<str>,
 }
 
 // === impl Slice ===
@@ -86,6 +87,13 @@ impl Watched for Slice {
             endpoints: object.endpoints.iter().flat_map(Endpoint::parse).collect(),
             ports: ports.collect(),
         })
+    }
+
+    fn share(&mut self, common: &mut Common) {
+        common.text(&mut self.service);
+        for endpoint in self.endpoints.values_mut() {
+            common.text(&mut endpoint.node);
+        }
     }
 
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
@@ -150,7 +158,7 @@ impl Endpoint {
                 .and_then(|conditions| conditions.ready)
                 .unwrap_or(true),
             pod: pod.and_then(|pod| pod.name.as_deref()).map(Into::into),
-            node: endpoint.node_name.clone().unwrap_or_default(),
+            node: endpoint.node_name.as_deref().unwrap_or_default().into(),
         };
         let addresses = endpoint
             .addresses
@@ -200,7 +208,7 @@ impl State {
     pub(super) fn slice_ports_of(&self, key: &Key, pod: &Pod) -> Vec<(Key, ServicePort, u16)> {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
-        for address in &pod.ips {
+        for address in pod.ips.iter() {
             for slice_key in self.tables.slices.lookup().at(*address) {
                 let Some(slice) = self.tables.slices.get(slice_key) else {
                     continue;
@@ -281,21 +289,19 @@ impl State {
             WorkloadStatus::Unhealthy
         };
         wire::Workload {
-            uid: format!(
-                "{}/discovery.k8s.io/EndpointSlice/{}/{}/{address}",
-                self.settings.cluster_id, key.namespace, key.name
-            ),
+            uid: self.settings.cluster_id.endpoint(key, address).to_string(),
             name: format!("{}-{address}", key.name),
             namespace: key.namespace.to_string(),
             addresses: vec![octets(address).into()],
             trust_domain: self.elided_trust_domain(),
-            node: endpoint.node.clone(),
+            node: endpoint.node.to_string(),
             canonical_name: slice.service.to_string(),
             canonical_revision: "latest".to_owned(),
             workload_type: WorkloadType::Pod.into(),
             workload_name: key.name.to_string(),
             status: health.into(),
-            cluster_id: self.settings.cluster_id.clone(),
+            cluster_id: self.settings.cluster_id.to_string(),
+            network: self.settings.network.to_string(),
             ..Default::default()
         }
     }

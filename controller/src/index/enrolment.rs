@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::State;
 use super::binding::{Binding, Traffic};
-use super::changes::{How, Notice, Target, Write};
-use super::condition::{self, Condition};
+use super::changes::{ConditionsAt, How, Notice, Target, Write};
+use super::condition::{Condition, Seen};
 use super::kinds::Kind;
 use super::names::{IN_MESH, Key, REDIRECTION, USE_WAYPOINT, WAYPOINT_BOUND};
 use super::namespaces::{Mode, unknown_mode};
@@ -47,7 +47,7 @@ impl State {
         {
             return false;
         }
-        match Mode::of(&pod.labels) {
+        match Mode::of(pod.labels()) {
             Mode::Ambient => true,
             Mode::None | Mode::Unknown(_) => false,
             Mode::Unset => self.ambient(&key.namespace),
@@ -80,7 +80,7 @@ impl State {
     /// Announced only once the pod's own condition says so, also by the replica that heard the node: every replica then
     /// announces the same, and one that takes over takes nothing back. The node's word alone withdraws at once.
     pub(super) fn captured(&self, key: &Key, pod: &Pod) -> bool {
-        self.wanted(key, pod) && self.redirected(pod) && condition::holds(&pod.conditions, IN_MESH)
+        self.wanted(key, pod) && self.redirected(pod) && pod.conditions.holds(IN_MESH)
     }
 
     pub(super) fn enrolment(&self, key: &Key, pod: &Pod) -> Enrolment {
@@ -104,7 +104,7 @@ impl State {
         if self.leaving {
             return None;
         }
-        if let Mode::Unknown(value) = Mode::of(&pod.labels) {
+        if let Mode::Unknown(value) = Mode::of(pod.labels()) {
             return Some(Condition::no(IN_MESH, UNKNOWN_MODE, unknown_mode(&value)));
         }
         let enrolled = Condition::yes(
@@ -135,10 +135,11 @@ impl State {
 
     /// A pod's own label that names a waypoint which does not serve it; what namespaces say is told on services.
     fn pod_waypoint_condition(&self, key: &Key, pod: &Pod) -> Option<Condition> {
-        if self.leaving || self.native_tunnel(key, pod) || !pod.labels.contains_key(USE_WAYPOINT) {
+        if self.leaving || self.native_tunnel(key, pod) || !pod.labels().contains_key(USE_WAYPOINT)
+        {
             return None;
         }
-        match self.binding(&key.namespace, &pod.labels, Traffic::Workload) {
+        match self.binding(&key.namespace, pod.labels(), Traffic::Workload) {
             Binding::Unasked | Binding::OptedOut => None,
             Binding::Bound(gateway) => {
                 let message = format!("attached to waypoint {gateway}");
@@ -160,7 +161,7 @@ impl State {
         let waypoint = self.pod_waypoint_condition(key, pod);
         let same =
             [(IN_MESH, &enrolled), (WAYPOINT_BOUND, &waypoint)].map(|(kind, wanted)| {
-                match (wanted, condition::find(&pod.conditions, kind)) {
+                match (wanted, pod.conditions.find(kind)) {
                     (None, None) => true,
                     (Some(wanted), Some(seen)) => wanted.says(seen),
                     _ => false,
@@ -169,15 +170,17 @@ impl State {
         if same == [true, true] && redirected == pod.redirected {
             return None;
         }
-        let seen = condition::find(&pod.conditions, IN_MESH);
+        let seen = pod.conditions.find(IN_MESH);
         let mut body = Target::new(Kind::Pod, key).patch(&pod.uid);
         if redirected {
             body["metadata"]["annotations"] = json!({REDIRECTION: "enabled"});
         }
         let wanted = [&enrolled, &waypoint].into_iter().flatten();
-        let conditions: Vec<_> = wanted.map(|one| one.json(&pod.conditions, None)).collect();
-        if !conditions.is_empty() {
-            body["status"]["conditions"] = json!(conditions);
+        let wanted = wanted.map(|one| one.clone().after(&pod.conditions, None));
+        let wanted: Vec<_> = wanted.collect();
+        let mut conditions = Vec::new();
+        if !wanted.is_empty() {
+            conditions.push(ConditionsAt::status(wanted));
         }
         let mut notices = Vec::new();
         if !same[0] {
@@ -193,8 +196,9 @@ impl State {
             ));
         }
         Some(Write {
-            how: How::ApplyOver(seen.cloned().unwrap_or_default()),
+            how: How::ApplyOver(seen.map(Seen::said).unwrap_or_default()),
             body,
+            conditions,
             notices,
         })
     }
@@ -207,7 +211,7 @@ fn no_identity() -> Condition {
 }
 
 fn enrolment_notice(key: &Key, pod: &Pod, condition: Option<Condition>) -> Option<Notice> {
-    let was_in = condition::holds(&pod.conditions, IN_MESH);
+    let was_in = pod.conditions.holds(IN_MESH);
     match condition {
         // Waiting is no news.
         Some(condition) if condition.reason == PENDING => None,

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::addresses::ByAddress;
 use super::changes::{Resources, Write};
+use super::common::Common;
 use super::endpoints::SliceLookup;
 use super::event::{ObjectEvent, WatchEvent};
 use super::lookup::Lookup;
@@ -86,6 +87,9 @@ pub(super) trait Watched: Stored {
 
     /// Takes over what only the former version of the same object knows.
     fn inherit(&mut self, _before: &Self) {}
+
+    /// Takes what it has in common with others from them.
+    fn share(&mut self, _common: &mut Common) {}
 
     /// Marks what looks at this object. The table already holds `now`; the object itself is marked by the caller.
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>);

@@ -47,6 +47,15 @@ impl<Q: Hash + Eq> Lookup<Q> {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
+    /// How many say so.
+    pub(super) fn count(&self, said: &Q) -> usize {
+        match self.0.get(said) {
+            None => 0,
+            Some(Keys::One(_)) => 1,
+            Some(Keys::Many(keys)) => keys.len(),
+        }
+    }
+
     pub(super) fn insert(&mut self, said: Q, key: &Key) {
         match self.0.get_mut(&said) {
             None => {

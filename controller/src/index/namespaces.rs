@@ -1,18 +1,17 @@
 //! Namespaces: whether their pods are enrolled, which waypoint they use.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use mesh::proto::node::{EnrolledNamespace, MeshState};
 use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded, MESH_STATE_NAME, MESH_STATE_TYPE};
-use serde_json::{Value, json};
 
 use super::State;
 use super::binding::asks_for;
-use super::changes::{How, Notice, Resources, Scope, Target, Write};
-use super::condition::{self, Condition};
+use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
+use super::condition::{Condition, Conditions};
 use super::kinds::{ApiKind, Kind, Watched};
+use super::labels::Labels;
 use super::lookup::Says;
 use super::names::{DATAPLANE_MODE, IN_MESH, Key};
 use super::output::Output;
@@ -35,18 +34,18 @@ pub(super) enum Mode {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Namespace {
     pub(super) uid: Arc<str>,
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) labels: Labels,
     pub(super) mode: Mode,
     pub(super) terminating: bool,
     /// Our condition as it is now.
-    conditions: Value,
+    conditions: Conditions,
 }
 
 // === impl Mode ===
 
 impl Mode {
-    pub(super) fn of(labels: &BTreeMap<String, String>) -> Self {
-        match labels.get(DATAPLANE_MODE).map(String::as_str) {
+    pub(super) fn of(labels: &Labels) -> Self {
+        match labels.get(DATAPLANE_MODE).map(|mode| &**mode) {
             None => Self::Unset,
             Some("ambient") => Self::Ambient,
             Some("none") => Self::None,
@@ -69,21 +68,17 @@ impl Watched for Namespace {
     const API: ApiKind = ApiKind::core("Namespace", "namespaces");
 
     fn parse(object: &core::Namespace) -> Option<Self> {
-        let labels = object.metadata.labels.clone().unwrap_or_default();
+        let labels = Labels::of(object.metadata.labels.as_ref());
         let conditions = object
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_ref());
-        let ours = conditions
-            .into_iter()
-            .flatten()
-            .filter(|condition| condition.type_ == IN_MESH);
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             mode: Mode::of(&labels),
             labels,
             terminating: object.metadata.deletion_timestamp.is_some(),
-            conditions: ours.map(|condition| json!(condition)).collect(),
+            conditions: Conditions::of(&[IN_MESH], conditions.into_iter().flatten()),
         })
     }
 
@@ -134,26 +129,26 @@ impl Namespace {
     /// The condition is there only to say that a label has an unknown value.
     fn status(&self, key: &Key, leaving: bool) -> Option<Write> {
         let target = Target::new(Kind::Namespace, key);
-        let mut body = target.patch(&self.uid);
+        let body = target.patch(&self.uid);
         let unknown = match &self.mode {
             Mode::Unknown(value) if !leaving => Some(value),
             _ => None,
         };
         let Some(value) = unknown else {
-            let there = condition::find(&self.conditions, IN_MESH).is_some();
+            let there = self.conditions.find(IN_MESH).is_some();
             return there.then_some(Write {
                 how: How::Apply,
                 body,
+                conditions: Vec::new(),
                 notices: Vec::new(),
             });
         };
         let message = unknown_mode(value);
         let condition = Condition::no(IN_MESH, "UnknownDataplaneMode", &*message);
-        let wanted = json!([condition.json(&self.conditions, None)]);
-        if wanted == self.conditions {
+        let wanted = vec![condition.after(&self.conditions, None)];
+        if self.conditions.are(&wanted) {
             return None;
         }
-        body["status"]["conditions"] = wanted;
         let notice = Notice {
             target,
             uid: self.uid.clone(),
@@ -164,6 +159,7 @@ impl Namespace {
         Some(Write {
             how: How::Apply,
             body,
+            conditions: vec![ConditionsAt::status(wanted)],
             notices: vec![notice],
         })
     }

@@ -1,9 +1,12 @@
 //! What has been told of the index's state, so that only differences go out.
 
-use std::collections::{BTreeMap, HashMap};
+mod published;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::changes::{Changes, Notice, PodPlacement, Published, Resources, Source, Target, Write};
+use self::published::Published;
+use super::changes::{Changes, Notice, PodPlacement, Resources, Target, Write};
 use super::kinds::Kind;
 use super::names::Key;
 use crate::desired::{Entry, Item, Wanted, Writer};
@@ -12,24 +15,16 @@ use crate::desired::{Entry, Item, Wanted, Writer};
 #[derive(Debug, Default)]
 pub(super) struct Output {
     published: Published,
-    /// How Kubernetes should be, where it is not; without the times.
-    desired: BTreeMap<Item, Entry>,
+    /// How Kubernetes should be, where it is not.
+    desired: BTreeMap<Item, Arc<Entry>>,
     /// How many statuses stand there.
     outstanding: usize,
-    placements: HashMap<Key, (Arc<str>, PodPlacement)>,
-    /// The time that goes into conditions that flip.
-    now: String,
     changes: Changes,
 }
 
 // === impl Output ===
 
 impl Output {
-    /// What follows happens at this time.
-    pub(super) fn begin(&mut self, now: &str) {
-        now.clone_into(&mut self.now);
-    }
-
     /// What became different since the last time.
     pub(super) fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
@@ -50,12 +45,8 @@ impl Output {
 
     /// An object is the source of these resources, and of no others.
     pub(super) fn publish(&mut self, kind: Kind, key: &Key, now: Resources) {
-        let source = Source {
-            kind,
-            key: key.clone(),
-        };
         self.published
-            .replace(source, now, &mut self.changes.resources);
+            .replace(kind, key, now, &mut self.changes.resources);
     }
 
     /// An object's status should be written so; `None`: it is as it should be.
@@ -84,28 +75,24 @@ impl Output {
             }
             Some(entry) if before.is_some_and(|before| before.asks_the_same(&entry)) => {}
             Some(entry) => {
-                let published = entry.stamped(&self.now);
-                if self.desired.insert(item.clone(), entry).is_none() {
+                let entry = Arc::new(entry);
+                let before = self.desired.insert(item.clone(), entry.clone());
+                if before.is_none() {
                     self.outstanding += status;
                 }
-                self.changes.desired.push((item, Some(published)));
+                self.changes.desired.push((item, Some(entry)));
             }
         }
     }
 
     /// Where a pod runs, by its UID.
     pub(super) fn place(&mut self, key: &Key, now: Option<(Arc<str>, PodPlacement)>) {
-        if self.placements.get(key) == now.as_ref() {
+        let now = now.map(|(uid, placement)| (uid, Arc::new(placement)));
+        let Some(before) = self.published.place(Kind::Pod, key, now.as_ref()) else {
             return;
-        }
-        if let Some((uid, _)) = self.placements.remove(key) {
-            self.changes.placements.push((uid, None));
-        }
-        if let Some((uid, placement)) = now {
-            self.changes
-                .placements
-                .push((uid.clone(), Some(placement.clone())));
-            self.placements.insert(key.clone(), (uid, placement));
-        }
+        };
+        let told = &mut self.changes.placements;
+        told.extend(before.map(|(uid, _)| (uid, None)));
+        told.extend(now.map(|(uid, placement)| (uid, Some(placement))));
     }
 }

@@ -12,7 +12,7 @@ use super::pods::Pod;
 use super::{Settings, State};
 
 /// The owner that manages an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Controller {
     pub(super) kind: String,
     pub(super) name: String,
@@ -172,7 +172,7 @@ impl State {
         let gateway = Key::new(&key.namespace, pod.names_gateway()?);
         let gateway_uid = self.our_gateways.get(&gateway)?;
         pod.identity().filter(|account| **account == gateway.name)?;
-        let by = pod.controller.as_ref()?;
+        let by = pod.controller()?;
         let set = self.tables.replica_sets.named(&key.namespace, &by.name)?;
         let deployment = self.tables.deployments.get(&gateway)?;
         let chain = by.is("ReplicaSet", &by.name, &set.0.uid)

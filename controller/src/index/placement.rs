@@ -77,8 +77,7 @@ impl NodeProxyRule {
 
     fn admits(&self, key: &Key, pod: &Pod) -> bool {
         let owned = self.owner.as_ref().is_none_or(|(kind, name)| {
-            pod.controller
-                .as_ref()
+            pod.controller()
                 .is_some_and(|owner| owner.kind == *kind && owner.name == *name)
         });
         owned

@@ -1,6 +1,8 @@
 //! Pods: what they are to the mesh, and how other proxies are told of them.
 
+mod ips;
 mod lookup;
+mod template;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,17 +10,21 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use mesh::proto::workload::{
-    self as wire, NetworkMode, PortList, TunnelProtocol, WorkloadStatus, WorkloadType, address,
+    self as wire, NetworkMode, PortList, TunnelProtocol, WorkloadStatus, address,
 };
 use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, Encoded};
-use serde_json::{Value, json};
 
+use self::ips::Ips;
 pub(super) use self::lookup::PodLookup;
+pub(super) use self::template::Template;
 use super::State;
 use super::addresses::Addressed;
 use super::binding::{Binding, Traffic};
 use super::changes::{Resources, Scope, Target, Write};
+use super::common::Common;
+use super::condition::Conditions;
 use super::kinds::{ApiKind, Kind, Watched};
+use super::labels::Labels;
 use super::names::{
     BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, MIRROR, REDIRECTION,
     SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
@@ -32,14 +38,12 @@ use crate::desired::Writer;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pod {
     pub(super) uid: Arc<str>,
-    pub(super) labels: BTreeMap<String, String>,
+    template: Arc<Template>,
     /// In milliseconds.
     pub(super) created: i64,
     /// As its status says; whose they are is decided in [`super::addresses`].
-    pub(super) ips: Vec<IpAddr>,
+    pub(super) ips: Ips,
     pub(super) node: Arc<str>,
-    /// Absent in a mirror of a static pod.
-    service_account: Option<Arc<str>>,
     /// Of the mirror of a static pod (its kubelet made it, with whatever labels, in whatever namespace): the UID under
     /// which the kubelet and the container runtime know the static pod itself.
     mirror: Option<Arc<str>>,
@@ -50,12 +54,8 @@ pub(super) struct Pod {
     pub(super) healthy: bool,
     /// Succeeded or failed: it runs no more.
     pub(super) finished: bool,
-    /// TCP ports by name.
-    ports: BTreeMap<String, u16>,
-    owner: (WorkloadType, String),
-    pub(super) controller: Option<Controller>,
     /// What the pod's status says of us now.
-    pub(super) conditions: Value,
+    pub(super) conditions: Conditions,
     pub(super) redirected: bool,
 }
 
@@ -68,7 +68,6 @@ impl Watched for Pod {
     fn parse(object: &core::Pod) -> Option<Self> {
         let spec = object.spec.clone().unwrap_or_default();
         let status = object.status.clone().unwrap_or_default();
-        let labels = object.metadata.labels.clone().unwrap_or_default();
         let annotation = |name: &str| {
             object
                 .metadata
@@ -80,11 +79,6 @@ impl Watched for Pod {
         let ready = conditions
             .iter()
             .any(|one| one.type_ == "Ready" && one.status == "True");
-        let ours = conditions
-            .iter()
-            .filter(|one| one.type_ == IN_MESH || one.type_ == WAYPOINT_BOUND)
-            .map(|one| json!(one))
-            .collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             created: object
@@ -94,24 +88,22 @@ impl Watched for Pod {
                 .map_or(0, |time| time.0.as_millisecond()),
             ips: addresses(status.pod_ips, status.pod_ip),
             node: spec.node_name.as_deref().unwrap_or_default().into(),
-            service_account: spec
-                .service_account_name
-                .as_deref()
-                .filter(|name| !name.is_empty())
-                .map(Into::into),
             mirror: annotation(MIRROR).map(|uid| uid.as_str().into()),
             host_network: spec.host_network == Some(true),
             sidecar: annotation(SIDECAR_STATUS).is_some(),
             bypass_inbound: annotation(BYPASS_INBOUND).is_some_and(|value| value == "true"),
             healthy: ready && object.metadata.deletion_timestamp.is_none(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-            ports: ports(&spec),
-            owner: owner(&object.metadata, &labels),
-            controller: Controller::of(&object.metadata),
-            conditions: ours,
+            conditions: Conditions::of(&[IN_MESH, WAYPOINT_BOUND], &conditions),
             redirected: annotation(REDIRECTION).is_some_and(|value| value == "enabled"),
-            labels,
+            template: Arc::new(Template::parse(object)),
         })
+    }
+
+    fn share(&mut self, common: &mut Common) {
+        common.text(&mut self.node);
+        self.template = common.template(&self.template);
+        self.conditions.share(|said| common.said(said));
     }
 
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
@@ -154,6 +146,15 @@ impl Watched for Pod {
 }
 
 impl Pod {
+    pub(super) fn labels(&self) -> &Labels {
+        &self.template.labels
+    }
+
+    /// The owner that manages it.
+    pub(super) fn controller(&self) -> Option<&Controller> {
+        self.template.controller.as_ref()
+    }
+
     /// The UID under which its node knows it.
     pub(super) fn uid_on_node(&self) -> &Arc<str> {
         self.mirror.as_ref().unwrap_or(&self.uid)
@@ -161,18 +162,16 @@ impl Pod {
 
     /// The service account that is its identity.
     pub(super) fn identity(&self) -> Option<&Arc<str>> {
-        self.service_account
+        self.template
+            .service_account
             .as_ref()
             .filter(|_| self.mirror.is_none())
     }
 
     /// The Gateway whose waypoint this pod's labels say it is.
-    pub(super) fn names_gateway(&self) -> Option<&String> {
-        let managed = self
-            .labels
-            .get(MANAGED)
-            .is_some_and(|by| by == MANAGED_BY_US);
-        self.labels.get(GATEWAY_NAME).filter(|_| managed)
+    pub(super) fn names_gateway(&self) -> Option<&Arc<str>> {
+        let managed = self.labels().says(MANAGED, MANAGED_BY_US);
+        self.labels().get(GATEWAY_NAME).filter(|_| managed)
     }
 
     /// The same, as a key.
@@ -184,29 +183,25 @@ impl Pod {
     /// a certificate of exactly that identity, so that a pod that says so falsely only cannot be reached. It makes nobody
     /// a waypoint.
     fn says_native(&self) -> bool {
-        self.identity().is_some()
-            && self
-                .labels
-                .get(TUNNEL)
-                .is_some_and(|tunnel| tunnel == "http")
+        self.identity().is_some() && self.labels().says(TUNNEL, "http")
     }
 
     fn resolve(&self, port: &ServicePort) -> Option<u16> {
         match &port.target {
             TargetPort::Number(number) => Some(*number),
-            TargetPort::Name(name) => self.ports.get(name).copied(),
+            TargetPort::Name(name) => self.template.port(name),
         }
     }
 
     fn label(&self, names: &[&str]) -> Option<String> {
         names
             .iter()
-            .find_map(|name| self.labels.get(*name))
-            .cloned()
+            .find_map(|name| self.labels().get(name))
+            .map(ToString::to_string)
     }
 }
 
-fn addresses(all: Option<Vec<core::PodIP>>, one: Option<String>) -> Vec<IpAddr> {
+fn addresses(all: Option<Vec<core::PodIP>>, one: Option<String>) -> Ips {
     let mut ips: Vec<IpAddr> = all
         .into_iter()
         .flatten()
@@ -215,51 +210,7 @@ fn addresses(all: Option<Vec<core::PodIP>>, one: Option<String>) -> Vec<IpAddr> 
     if ips.is_empty() {
         ips.extend(one.and_then(|ip| ip.parse::<IpAddr>().ok()));
     }
-    ips
-}
-
-fn ports(spec: &core::PodSpec) -> BTreeMap<String, u16> {
-    let side = spec.init_containers.iter().flatten();
-    let main = spec.containers.iter();
-    side.chain(main)
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
-        .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
-        .collect()
-}
-
-/// What made the pod: the Deployment behind its ReplicaSet, the CronJob behind its Job, or itself.
-fn owner(
-    meta: &kube::core::ObjectMeta,
-    labels: &BTreeMap<String, String>,
-) -> (WorkloadType, String) {
-    let own = meta.name.clone().unwrap_or_default();
-    let owners = meta.owner_references.as_deref().unwrap_or_default();
-    let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)) else {
-        return (WorkloadType::Pod, own);
-    };
-    let strip = |suffix: &str| {
-        owner
-            .name
-            .strip_suffix(suffix)
-            .and_then(|name| name.strip_suffix('-'))
-    };
-    match owner.kind.as_str() {
-        "ReplicaSet" => match labels.get("pod-template-hash").and_then(|hash| strip(hash)) {
-            Some(name) => (WorkloadType::Deployment, name.to_owned()),
-            None => (WorkloadType::Pod, owner.name.clone()),
-        },
-        "Job" => match owner.name.rsplit_once('-') {
-            // A CronJob's Jobs end in the minute they are for.
-            Some((name, minute))
-                if minute.len() >= 8 && minute.bytes().all(|b| b.is_ascii_digit()) =>
-            {
-                (WorkloadType::Cronjob, name.to_owned())
-            }
-            _ => (WorkloadType::Job, owner.name.clone()),
-        },
-        _ => (WorkloadType::Pod, owner.name.clone()),
-    }
+    ips.into()
 }
 
 // === impl State ===
@@ -305,7 +256,7 @@ impl State {
         } else {
             NetworkMode::Standard
         };
-        let (kind, owner) = pod.owner.clone();
+        let (kind, owner) = &pod.template.owner;
         let name = [
             "service.istio.io/canonical-name",
             "app.kubernetes.io/name",
@@ -318,10 +269,7 @@ impl State {
         ];
         let node = self.tables.nodes.named("", &pod.node);
         wire::Workload {
-            uid: format!(
-                "{}//Pod/{}/{}",
-                self.settings.cluster_id, key.namespace, key.name
-            ),
+            uid: self.settings.cluster_id.pod(key).to_string(),
             name: key.name.to_string(),
             namespace: key.namespace.to_string(),
             addresses: addresses.iter().map(|ip| octets(*ip).into()).collect(),
@@ -335,14 +283,15 @@ impl State {
                 .unwrap_or_default(),
             waypoint: self.pod_waypoint(key, pod),
             node: pod.node.to_string(),
-            canonical_name: pod.label(&name).unwrap_or_else(|| owner.clone()),
+            canonical_name: pod.label(&name).unwrap_or_else(|| owner.to_string()),
             canonical_revision: pod.label(&revision).unwrap_or_else(|| "latest".to_owned()),
-            workload_type: kind.into(),
-            workload_name: owner,
+            workload_type: (*kind).into(),
+            workload_name: owner.to_string(),
             native_tunnel: self.native_tunnel(key, pod),
             services: self.pod_services(key, pod),
             status: health.into(),
-            cluster_id: self.settings.cluster_id.clone(),
+            cluster_id: self.settings.cluster_id.to_string(),
+            network: self.settings.network.to_string(),
             locality: node.and_then(|node| node.locality.clone()),
             network_mode: network.into(),
             ..Default::default()
@@ -358,7 +307,7 @@ impl State {
         if self.native_tunnel(key, pod) {
             return None;
         }
-        match self.binding(&key.namespace, &pod.labels, Traffic::Workload) {
+        match self.binding(&key.namespace, pod.labels(), Traffic::Workload) {
             Binding::Bound(gateway) => Some(self.waypoint_address(&gateway)),
             _ => None,
         }
@@ -367,7 +316,7 @@ impl State {
     /// By the service's selector; by EndpointSlices for services that have none.
     fn pod_services(&self, key: &Key, pod: &Pod) -> BTreeMap<String, PortList> {
         let mut services = BTreeMap::new();
-        for (service, spec) in self.services_of(&key.namespace, &pod.labels) {
+        for (service, spec) in self.services_of(&key.namespace, pod.labels()) {
             // Behind a waypoint's own Service stand its own pods alone, whatever labels other pods carry.
             if self.our_gateways.contains_key(service)
                 && spec.made_by_us()
@@ -399,7 +348,7 @@ impl State {
             if let Some(gateway) = pod.names_gateway() {
                 self.tables.gateways.mark(Key::new(&key.namespace, gateway));
             }
-            for address in &pod.ips {
+            for address in pod.ips.iter() {
                 self.touch_address(*address);
             }
         }

@@ -9,10 +9,8 @@ use std::sync::Arc;
 
 use mesh::proto::node::{EnrolmentReport, enrolment_report};
 
-use serde_json::Value;
-
 use super::State;
-use super::condition;
+use super::condition::{Conditions, Status};
 use super::enrolment::{NO_IDENTITY, PENDING, UNKNOWN_MODE};
 use super::names::{IN_MESH, Key};
 use super::pods::Pod;
@@ -73,18 +71,17 @@ impl Report {
 
 impl Report {
     /// What a node must have said, for the pod's condition to be what it is.
-    fn told_by(conditions: &Value) -> Option<Self> {
-        let seen = condition::find(conditions, IN_MESH)?;
-        let text = |field: &str| seen[field].as_str().unwrap_or_default();
-        match (text("status"), text("reason")) {
-            ("True", _) => Some(Self::Enrolled),
+    fn told_by(conditions: &Conditions) -> Option<Self> {
+        let seen = conditions.find(IN_MESH)?;
+        match (seen.status(), seen.reason()) {
+            (Status::True, _) => Some(Self::Enrolled),
             // These are the controller's own words.
-            ("False", PENDING | UNKNOWN_MODE | NO_IDENTITY) => None,
-            ("False", reason) => Some(Self::Failed {
+            (Status::False, PENDING | UNKNOWN_MODE | NO_IDENTITY) => None,
+            (Status::False, reason) => Some(Self::Failed {
                 reason: reason.to_owned(),
-                message: text("message").to_owned(),
+                message: seen.message().to_owned(),
             }),
-            _ => None,
+            (Status::Unknown, _) => None,
         }
     }
 }

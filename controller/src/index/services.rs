@@ -1,6 +1,7 @@
 //! Services: their addresses, their ports and what is spoken there.
 
-use std::collections::BTreeMap;
+mod lookup;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,20 +10,21 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mesh::proto::workload::load_balancing::{HealthPolicy, Mode, Scope as Near};
 use mesh::proto::workload::{self as wire, AppProtocol, IpFamilies, LoadBalancing, address};
 use mesh::xds::{ADDRESS_TYPE, Encoded};
-use serde_json::{Value, json};
 
+pub(super) use self::lookup::ServiceLookup;
 use super::State;
-use super::addresses::{Addressed, ByAddress};
+use super::addresses::Addressed;
 use super::binding::{Binding, Traffic, asks_for};
-use super::changes::{How, Notice, Resources, Scope, Target, Write};
-use super::condition::{self, Condition};
+use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
+use super::common::Common;
+use super::condition::{Condition, Conditions};
 use super::endpoints::Slice;
 use super::kinds::{ApiKind, Kind, Watched};
-use super::lookup::{Lookup, Says};
+use super::labels::Labels;
+use super::lookup::Says;
 use super::names::{Key, MANAGED, MANAGED_BY_US, WAYPOINT_BOUND};
 use super::output::Output;
 use super::owners::Controller;
-use super::tables::SecondaryIndex;
 use super::vips::FurtherVips;
 
 /// What matters of a Service.
@@ -30,9 +32,9 @@ use super::vips::FurtherVips;
 pub(super) struct Service {
     pub(super) uid: Arc<str>,
     pub(super) controller: Option<Controller>,
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) labels: Labels,
     /// Absent: endpoints come from EndpointSlices that somebody else writes.
-    pub(super) selector: Option<BTreeMap<String, String>>,
+    pub(super) selector: Option<Labels>,
     /// Its cluster IPs.
     pub(super) vips: Vec<IpAddr>,
     pub(super) further: FurtherVips,
@@ -43,7 +45,7 @@ pub(super) struct Service {
     families: IpFamilies,
     balancing: Option<LoadBalancing>,
     generation: Option<i64>,
-    conditions: Value,
+    conditions: Conditions,
 }
 
 /// A TCP port of a Service.
@@ -75,10 +77,6 @@ impl Watched for Service {
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_ref());
-        let ours = conditions
-            .into_iter()
-            .flatten()
-            .filter(|condition| condition.type_ == WAYPOINT_BOUND);
         let balancing = balancing(&spec);
         let vips = spec
             .cluster_ips
@@ -88,8 +86,9 @@ impl Watched for Service {
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             controller: Controller::of(&object.metadata),
-            labels: object.metadata.labels.clone().unwrap_or_default(),
-            selector: spec.selector.filter(|selector| !selector.is_empty()),
+            labels: Labels::of(object.metadata.labels.as_ref()),
+            selector: Some(Labels::of(spec.selector.as_ref()))
+                .filter(|selector| !selector.is_empty()),
             further: FurtherVips::parse(object, &vips),
             vips,
             headless: spec.cluster_ip.as_deref() == Some("None"),
@@ -103,8 +102,15 @@ impl Watched for Service {
             families: families(spec.ip_families.as_deref().unwrap_or_default()),
             balancing,
             generation: object.metadata.generation,
-            conditions: ours.map(|condition| json!(condition)).collect(),
+            conditions: Conditions::of(&[WAYPOINT_BOUND], conditions.into_iter().flatten()),
         })
+    }
+
+    fn share(&mut self, common: &mut Common) {
+        self.labels.share(common);
+        if let Some(selector) = &mut self.selector {
+            selector.share(common);
+        }
     }
 
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
@@ -129,19 +135,20 @@ impl Watched for Service {
 
 impl Service {
     /// Whether a pod with these labels is behind it.
-    pub(super) fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.selector.as_ref().is_some_and(|selector| {
-            selector
-                .iter()
-                .all(|(name, value)| labels.get(name) == Some(value))
-        })
+    pub(super) fn selects(&self, labels: &Labels) -> bool {
+        let selector = self.selector.as_ref();
+        selector.is_some_and(|selector| labels.contain(selector))
+    }
+
+    /// What its pods say of it: while that is the same they need not be looked at.
+    fn to_pods(&self) -> (Option<&Labels>, &[ServicePort], bool, bool) {
+        let selector = self.selector.as_ref();
+        (selector, &self.ports, self.alias, self.made_by_us())
     }
 
     /// A waypoint's own, by its label.
     pub(super) fn made_by_us(&self) -> bool {
-        self.labels
-            .get(MANAGED)
-            .is_some_and(|by| by == MANAGED_BY_US)
+        self.labels.says(MANAGED, MANAGED_BY_US)
     }
 
     pub(super) fn port(&self, number: u16) -> Option<&ServicePort> {
@@ -237,6 +244,14 @@ impl State {
         format!("{}/{}", key.namespace, self.hostname(key))
     }
 
+    fn network_address(&self, address: IpAddr) -> wire::NetworkAddress {
+        wire::NetworkAddress {
+            network: self.settings.network.to_string(),
+            address: octets(address),
+            ..Default::default()
+        }
+    }
+
     pub(super) fn service_binding(&self, key: &Key, service: &Service) -> Binding {
         // A waypoint's own Service would lead in a circle; an alias has no traffic of its own.
         if service.alias || service.made_by_us() {
@@ -278,7 +293,7 @@ impl State {
                 .copied()
                 // Behind the cluster IPs: by their place proxies know which is which.
                 .chain(self.further_vips(key, service))
-                .map(network_address)
+                .map(|vip| self.network_address(vip))
                 .collect(),
             ports: service.ports.iter().map(ServicePort::wire).collect(),
             waypoint,
@@ -297,21 +312,22 @@ impl State {
     fn service_status(&self, key: &Key) -> Option<Write> {
         let service = self.tables.services.get(key)?;
         let wanted = self.service_condition(key, service);
-        let there = condition::find(&service.conditions, WAYPOINT_BOUND).is_some();
-        let mut body = Target::new(Kind::Service, key).patch(&service.uid);
+        let there = service.conditions.find(WAYPOINT_BOUND).is_some();
+        let body = Target::new(Kind::Service, key).patch(&service.uid);
         let Some(condition) = wanted else {
             return there.then_some(Write {
                 how: How::Apply,
                 body,
+                conditions: Vec::new(),
                 notices: Vec::new(),
             });
         };
-        let conditions =
-            json!([condition.json(&service.conditions, Some(service.generation.unwrap_or(0)))]);
-        if same(&conditions, &service.conditions) {
+        let generation = service.generation.unwrap_or(0);
+        let wanted = [condition.after(&service.conditions, Some(generation))];
+        if service.conditions.are(&wanted) {
             return None;
         }
-        body["status"]["conditions"] = conditions;
+        let [condition] = &wanted;
         let notice = Notice {
             target: Target {
                 kind: Kind::Service,
@@ -320,11 +336,12 @@ impl State {
             uid: service.uid.clone(),
             warning: !condition.on,
             reason: condition.reason.to_string(),
-            note: condition.message,
+            note: condition.message.clone(),
         };
         Some(Write {
             how: How::Apply,
             body,
+            conditions: vec![ConditionsAt::status(wanted.into())],
             notices: vec![notice],
         })
     }
@@ -346,31 +363,37 @@ impl State {
         }
     }
 
-    /// The services of a namespace that a pod with these labels is behind.
+    /// The services of a namespace that a pod with these labels is behind, in no order.
     pub(super) fn services_of<'a>(
         &'a self,
-        namespace: &'a str,
-        labels: &'a BTreeMap<String, String>,
+        namespace: &'a Arc<str>,
+        labels: &'a Labels,
     ) -> impl Iterator<Item = (&'a Key, &'a Arc<Service>)> {
-        self.tables
-            .services
-            .within(namespace)
+        let services = &self.tables.services;
+        let candidates = services.lookup().selecting(namespace, labels);
+        candidates
+            .filter_map(|key| Some((key, services.get(key)?)))
             .filter(|(_, service)| service.selects(labels) && !service.alias)
+    }
+
+    /// The pods behind any of these services of a namespace.
+    fn pods_behind(&self, namespace: &str, services: [Option<&Service>; 2]) -> Vec<Key> {
+        let behind = |labels: &Labels| {
+            let mut services = services.into_iter().flatten();
+            services.any(|service| service.selects(labels))
+        };
+        let pods = self.tables.pods.within(namespace);
+        pods.filter(|(_, pod)| behind(pod.labels()))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// Marks everything that looks at a service.
     fn touch_service(&mut self, key: &Key, before: Option<&Service>, now: Option<&Service>) {
-        let behind = |labels: &BTreeMap<String, String>| {
-            before.is_some_and(|service| service.selects(labels))
-                || now.is_some_and(|service| service.selects(labels))
+        let pods = match before.map(Service::to_pods) == now.map(Service::to_pods) {
+            true => Vec::new(),
+            false => self.pods_behind(&key.namespace, [before, now]),
         };
-        let pods: Vec<Key> = self
-            .tables
-            .pods
-            .within(&key.namespace)
-            .filter(|(_, pod)| behind(&pod.labels))
-            .map(|(key, _)| key.clone())
-            .collect();
         let slices = self.tables.slices.lookup().of_service(key);
         let slices: Vec<Key> = slices.cloned().collect();
         let contents = slices.iter().filter_map(|key| self.tables.slices.get(key));
@@ -402,75 +425,10 @@ impl ServicePort {
     }
 }
 
-/// Equal but for what the API server adds.
-fn same(wanted: &Value, seen: &Value) -> bool {
-    let (Some(wanted), Some(seen)) = (wanted.as_array(), seen.as_array()) else {
-        return false;
-    };
-    wanted.len() == seen.len()
-        && wanted.iter().zip(seen).all(|(wanted, seen)| {
-            ["type", "status", "reason", "message"]
-                .iter()
-                .all(|field| wanted[field] == seen[field])
-                && wanted["observedGeneration"].as_i64().unwrap_or(0)
-                    == seen["observedGeneration"].as_i64().unwrap_or(0)
-        })
-}
-
-pub(super) fn network_address(address: IpAddr) -> wire::NetworkAddress {
-    wire::NetworkAddress {
-        address: octets(address),
-        ..Default::default()
-    }
-}
-
 pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-/// Finds Services.
-#[derive(Debug, Default)]
-pub(super) struct ServiceLookup {
-    addresses: ByAddress,
-    /// By the addresses that they name beside their cluster IPs.
-    further: Lookup<IpAddr>,
-    /// By the Gateway that their own labels ask for.
-    asking: Lookup<Key>,
-}
-
-// === impl ServiceLookup ===
-
-impl ServiceLookup {
-    /// The Services that have an address as their cluster IP.
-    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.addresses.at(address)
-    }
-
-    /// The Services that name an address beside their cluster IPs.
-    pub(super) fn naming(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.further.get(&address)
-    }
-
-    /// The Services whose own labels ask for a Gateway.
-    pub(super) fn asking(&self, gateway: &Key) -> impl Iterator<Item = &Key> {
-        self.asking.get(gateway)
-    }
-}
-
-impl SecondaryIndex<Service> for ServiceLookup {
-    fn add(&mut self, key: &Key, service: &Service) {
-        self.addresses.add(key, service);
-        self.further.add(key, service);
-        self.asking.add(key, service);
-    }
-
-    fn remove(&mut self, key: &Key, service: &Service) {
-        self.addresses.remove(key, service);
-        self.further.remove(key, service);
-        self.asking.remove(key, service);
     }
 }
 

@@ -53,6 +53,11 @@ impl<T: super::kinds::Stored> Table<T> {
         self.objects.get(key).map(|held| &held.object)
     }
 
+    /// The key that the table holds, which all share.
+    pub(super) fn key(&self, key: &Key) -> Option<&Key> {
+        self.objects.get_key_value(key).map(|(known, _)| known)
+    }
+
     /// An object by its name, which costs no allocation.
     pub(super) fn named(&self, namespace: &str, name: &str) -> Option<&Arc<T>> {
         let held = self.objects.get(&(namespace, name) as &dyn Named)?;

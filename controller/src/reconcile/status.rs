@@ -7,20 +7,21 @@ use serde_json::{Value, json};
 use super::FIELD_MANAGER;
 use super::outcome::{Failure, Outcome};
 use crate::desired::Writer;
-use crate::index::changes::{How, Target, Write};
+use crate::index::changes::{How, Target};
 use crate::index::names::IN_MESH;
 
 /// One patch. It names the object by its UID, so that one that has come to have its name is left alone (409).
 pub(super) async fn reconcile(
     client: &Client,
     target: &Target,
-    write: &Write,
+    how: &How,
+    body: &Value,
     writer: Writer,
 ) -> Outcome {
     let api = api(client.clone(), target);
-    match &write.how {
-        How::ApplyOver(seen) if writer == Writer::Leader => apply_over(&api, write, seen).await,
-        How::Apply | How::ApplyOver(_) | How::Merge => patch(&api, target, write).await,
+    match how {
+        How::ApplyOver(seen) if writer == Writer::Leader => apply_over(&api, body, seen).await,
+        How::Apply | How::ApplyOver(_) | How::Merge => patch(&api, target, how, body).await,
     }
 }
 
@@ -28,18 +29,18 @@ pub(super) async fn reconcile(
 /// watch may be behind. It must not go over what the pod's node has said meanwhile to another replica, which everybody
 /// would take for the pod's leaving the mesh, or coming into it. So it is written only over the condition, and the version
 /// of the pod, that it was compared with.
-async fn apply_over(api: &Api<DynamicObject>, write: &Write, seen: &Value) -> Outcome {
-    let name = write.body["metadata"]["name"].as_str().unwrap_or_default();
+async fn apply_over(api: &Api<DynamicObject>, body: &Value, seen: &Value) -> Outcome {
+    let name = body["metadata"]["name"].as_str().unwrap_or_default();
     let pod = match api.get(name).await {
         Ok(pod) => pod,
         Err(error) => return error.into(),
     };
-    let same = pod.metadata.uid.as_deref() == write.body["metadata"]["uid"].as_str();
+    let same = pod.metadata.uid.as_deref() == body["metadata"]["uid"].as_str();
     // The index sees it soon, and compares again.
     if !same || !says_the_same(in_mesh(&pod.data), seen) {
         return Outcome::Moot;
     }
-    let mut body = write.body.clone();
+    let mut body = body.clone();
     body["metadata"]["resourceVersion"] = json!(pod.metadata.resource_version);
     let params = PatchParams::apply(FIELD_MANAGER).force();
     match api.patch_status(name, &params, &Patch::Apply(&body)).await {
@@ -62,14 +63,13 @@ fn says_the_same(one: &Value, other: &Value) -> bool {
         .all(|field| one[field] == other[field])
 }
 
-async fn patch(api: &Api<DynamicObject>, target: &Target, write: &Write) -> Outcome {
-    let body = &write.body;
+async fn patch(api: &Api<DynamicObject>, target: &Target, how: &How, body: &Value) -> Outcome {
     let name = &target.key.name;
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let patched = match write.how {
+    let patched = match how {
         How::Apply | How::ApplyOver(_) => {
             let patch = Patch::Apply(body);
             api.patch_status(name, &params.force(), &patch).await

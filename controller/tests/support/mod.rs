@@ -9,6 +9,7 @@
 mod objects;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Changes, Kind, Notice, Scope, Target, WaypointPlan, Write};
@@ -30,7 +31,7 @@ pub struct World {
     index: Index,
     pub resources: BTreeMap<(Scope, String), Encoded>,
     pub objects: BTreeMap<(Kind, Key), Value>,
-    pub desired: BTreeMap<Item, Entry>,
+    pub desired: BTreeMap<Item, Arc<Entry>>,
 }
 
 /// What changed of the table of desired state, by kind of item.
@@ -71,7 +72,10 @@ impl DesiredChanges for Changes {
     }
 
     fn notices(&self) -> Vec<Notice> {
-        let entries = self.desired.iter().filter_map(|(_, entry)| entry.as_ref());
+        let entries = self
+            .desired
+            .iter()
+            .filter_map(|(_, entry)| entry.as_deref());
         let notices = entries.filter_map(|entry| match &entry.wanted {
             Wanted::Events(notices) => Some(notices.clone()),
             _ => None,
@@ -92,7 +96,8 @@ pub fn settings() -> Settings {
     Settings {
         trust_domain: "cluster.local".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".to_owned(),
+        cluster_id: "Kubernetes".into(),
+        network: Default::default(),
         excluded_namespaces: vec!["kube-system".to_owned()],
         system_namespace: "ambit-system".to_owned(),
         node_proxies: vec![NodeProxyRule::ours("ambit-system")],
@@ -173,7 +178,7 @@ impl World {
     }
 
     pub fn settle(&mut self) -> Changes {
-        let changes = self.index.settle("2026-01-01T00:00:00Z");
+        let changes = self.index.settle();
         for change in &changes.resources {
             let at = (change.scope.clone(), change.name.to_string());
             match &change.resource {
@@ -259,10 +264,11 @@ impl World {
 
     /// The object as the API server would have it after a write.
     pub fn after(&self, target: &Target, write: &Write) -> Value {
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
         let mut object = self.objects[&(target.kind, target.key.clone())].clone();
         match target.kind {
-            Kind::Pod | Kind::Namespace | Kind::Service => merge(&mut object, &write.body),
-            _ => object["status"] = write.body["status"].clone(),
+            Kind::Pod | Kind::Namespace | Kind::Service => merge(&mut object, &write.patch(now)),
+            _ => object["status"] = write.patch(now)["status"].clone(),
         }
         object
     }
@@ -374,7 +380,7 @@ fn merge(object: &mut Value, body: &Value) {
 }
 
 fn any(encoded: &Encoded) -> Vec<u8> {
-    prost_types::Any::decode(encoded.any().clone())
+    prost_types::Any::decode(&*encoded.any())
         .expect("an Any")
         .value
 }

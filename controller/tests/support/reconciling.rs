@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller::desired::{DesiredState, Entry, Item, Wanted};
-use controller::index::changes::{How, Kind, Notice, Target, WaypointPlan, Write};
+use controller::index::changes::{
+    Condition, ConditionsAt, How, Kind, Notice, Target, WaypointPlan, Write,
+};
 use controller::index::names::Key;
 use controller::kubernetes::DeadlineLayer;
 use controller::lease::Term;
@@ -132,14 +134,16 @@ pub fn pod_status(cluster: &Cluster, namespace: &str, name: &str, reason: &str) 
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"namespace": namespace, "name": name, "uid": uid(&pod)},
-        "status": {"conditions": [{
-            "type": "ambit.mesh/InMesh",
-            "status": "False",
-            "reason": reason,
-            "message": "",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-        }]},
+        "status": {},
     });
+    let condition = Condition {
+        kind: "ambit.mesh/InMesh",
+        on: false,
+        reason: reason.to_owned().into(),
+        message: String::new(),
+        generation: None,
+        since: None,
+    };
     let notice = Notice {
         target: target.clone(),
         uid: uid(&pod).into(),
@@ -150,6 +154,10 @@ pub fn pod_status(cluster: &Cluster, namespace: &str, name: &str, reason: &str) 
     let write = Write {
         how: How::Apply,
         body,
+        conditions: vec![ConditionsAt {
+            within: "/status".to_owned(),
+            conditions: vec![condition],
+        }],
         notices: vec![notice],
     };
     (Item::Status(target), Entry::leader(Wanted::Status(write)))

@@ -117,11 +117,12 @@ pub fn index_settings() -> Settings {
     Settings {
         trust_domain: "cluster.local".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".to_owned(),
+        cluster_id: "Kubernetes".into(),
         excluded_namespaces: vec!["kube-system".to_owned()],
         system_namespace: "ambit-system".to_owned(),
         node_proxies: vec![NodeProxyRule::ours("ambit-system")],
         passed_on_prefixes: Vec::new(),
+        ..Settings::default()
     }
 }
 

@@ -70,7 +70,7 @@ impl Mesh {
                     captured,
                     role,
                 };
-                (uid.into(), Some(placement))
+                (uid.into(), Some(placement.into()))
             });
         let mut snapshot = Snapshot::default();
         snapshot.apply(&Changes {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::addresses::{Addressed, ByAddress};
+use super::super::cluster::At;
 use super::super::lookup::{Lookup, Says};
 use super::super::names::Key;
 use super::super::tables::SecondaryIndex;
@@ -32,8 +33,8 @@ struct Share {
 
 impl SliceLookup {
     /// The slices that name an address.
-    pub(in crate::index) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.addresses.at(address)
+    pub(in crate::index) fn at(&self, address: impl Into<At>) -> impl Iterator<Item = &Key> {
+        self.addresses.at(address.into())
     }
 
     /// The slices of a Service.

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use kube::core::DynamicObject;
-use serde_json::{Value, json};
 
 use super::super::State;
-use super::super::changes::{How, Target, Write};
-use super::super::condition::{self, Condition};
+use super::super::changes::{ConditionsAt, How, Target, Write};
+use super::super::condition::{Condition, Conditions};
 use super::super::kinds::{ApiKind, Kind, Watched};
 use super::super::names::{CLASSES, CONTROLLER_NAME, Key, WAYPOINT_FOR};
 use super::super::output::Output;
@@ -23,7 +22,7 @@ pub(in crate::index) struct Class {
     controller: Option<String>,
     spec: Result<GatewayClassSpec, String>,
     pub(super) waypoint_for: Option<String>,
-    conditions: Value,
+    conditions: Conditions,
 }
 
 // === impl Class ===
@@ -41,7 +40,7 @@ impl Watched for Class {
                 .map(ToOwned::to_owned),
             spec: gateway_api::read(&object.data["spec"]).map_err(|error| error.to_string()),
             waypoint_for: label(object, WAYPOINT_FOR),
-            conditions: object.data["status"]["conditions"].clone(),
+            conditions: Conditions::read(&["Accepted"], &object.data["status"]["conditions"]),
         })
     }
 
@@ -89,13 +88,13 @@ impl Class {
                 "Gateways of this class become waypoints",
             ),
         };
-        let wanted = condition.json(&self.conditions, self.generation);
-        if condition::find(&self.conditions, "Accepted") == Some(&wanted) {
+        let condition = condition.after(&self.conditions, self.generation);
+        let seen = self.conditions.find(condition.kind);
+        if seen.is_some_and(|seen| condition.stands(seen)) {
             return None;
         }
         let target = Target::new(Kind::GatewayClass, key);
-        let mut body = target.patch(&self.uid);
-        body["status"]["conditions"] = json!([wanted]);
+        let body = target.patch(&self.uid);
         let notices = if condition.on {
             Vec::new()
         } else {
@@ -104,6 +103,7 @@ impl Class {
         Some(Write {
             how: How::Apply,
             body,
+            conditions: vec![ConditionsAt::status(vec![condition])],
             notices,
         })
     }

@@ -3,13 +3,31 @@
 use serde_json::{Value, json};
 
 use super::super::State;
-use super::super::changes::{How, Notice, Target, Write};
-use super::super::condition::{self, Condition};
+use super::super::changes::{ConditionsAt, How, Notice, Target, Write};
+use super::super::condition::{Condition, Conditions, Seen, Status};
 use super::super::kinds::Kind;
 use super::super::names::Key;
 use super::accept::{Refusal, accept_listener};
 use super::{Class, Gateway, notice};
 use crate::gateway_api::Listener;
+
+/// The types of our conditions, of a Gateway and of its listeners.
+const OURS: [&str; 4] = ["Accepted", "Programmed", "ResolvedRefs", "Conflicted"];
+
+/// What is said of one listener.
+struct ListenerStatus {
+    name: String,
+    conditions: Vec<Condition>,
+}
+
+// === impl ListenerStatus ===
+
+impl ListenerStatus {
+    /// Without its conditions. Routes attach to Services, so a listener has none and takes none.
+    fn head(&self) -> Value {
+        json!({"name": self.name, "supportedKinds": [], "attachedRoutes": 0})
+    }
+}
 
 // === impl State ===
 
@@ -25,19 +43,21 @@ impl State {
         let mut body = target.patch(&gateway.uid);
         if self.leaving {
             // The API server gives a Gateway without status conditions that are unknown.
-            let ours = condition::find(&gateway.status["conditions"], "Accepted")
-                .is_some_and(|condition| condition["status"] != "Unknown");
+            let seen = Conditions::read(&["Accepted"], &gateway.status["conditions"]);
+            let seen = seen.find("Accepted");
+            let ours = seen.is_some_and(|seen| seen.status() != Status::Unknown);
             return ours.then_some(Write {
                 how: How::Apply,
                 body,
+                conditions: Vec::new(),
                 notices: Vec::new(),
             });
         }
         let conditions = self.gateway_conditions(key, gateway, class);
-        let seen = &gateway.status["conditions"];
-        let wanted: Vec<Value> = conditions
-            .iter()
-            .map(|condition| condition.json(seen, gateway.generation))
+        let seen = Conditions::read(&OURS, &gateway.status["conditions"]);
+        let conditions = conditions.into_iter();
+        let wanted: Vec<Condition> = conditions
+            .map(|condition| condition.after(&seen, gateway.generation))
             .collect();
         let listeners = listener_statuses(gateway);
         let fresh = self.addresses(key);
@@ -46,30 +66,29 @@ impl State {
         } else {
             json!(fresh)
         };
-        let same = conditions
-            .iter()
-            .zip(&wanted)
-            .all(|(condition, wanted)| condition::find(seen, condition.kind) == Some(wanted))
-            && gateway.status["listeners"].as_array() == Some(&listeners)
+        let stand = |wanted: &Condition| {
+            let seen = seen.find(wanted.kind);
+            seen.is_some_and(|seen| wanted.stands(seen))
+        };
+        let same = wanted.iter().all(stand)
+            && same_listeners(&listeners, &gateway.status["listeners"])
             && gateway.status["addresses"] == addresses;
         if same {
             return None;
         }
-        let notices = conditions
+        let notices = wanted
             .iter()
-            .zip(&wanted)
-            .filter(|(condition, wanted)| {
-                worth_telling(condition, condition::find(seen, condition.kind), wanted)
-            })
-            .map(|(condition, _)| notice(target.clone(), &gateway.uid, condition))
+            .filter(|wanted| worth_telling(wanted, seen.find(wanted.kind)))
+            .map(|wanted| notice(target.clone(), &gateway.uid, wanted))
             .chain(listener_notices(&target, gateway, &listeners))
             .collect();
-        body["status"] = json!({"conditions": wanted, "listeners": listeners});
+        body["status"] = json!({});
         if !addresses.is_null() {
             body["status"]["addresses"] = addresses;
         }
         Some(Write {
             how: How::Apply,
+            conditions: conditions_into(&mut body, wanted, listeners),
             body,
             notices,
         })
@@ -129,15 +148,10 @@ impl State {
     }
 }
 
-fn listener_statuses(gateway: &Gateway) -> Vec<Value> {
+fn listener_statuses(gateway: &Gateway) -> Vec<ListenerStatus> {
     let before = &gateway.status["listeners"];
     let status = |listener: &Listener| {
-        let seen = before
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|seen| seen["name"] == *listener.name);
-        let seen = seen.map_or(&Value::Null, |seen| &seen["conditions"]);
+        let seen = listener_conditions(before, &listener.name);
         let conditions = match accept_listener(listener) {
             Ok(_) => vec![
                 Condition::yes("Accepted", "Accepted", "tunnels arrive here"),
@@ -160,50 +174,89 @@ fn listener_statuses(gateway: &Gateway) -> Vec<Value> {
                 Condition::no("Conflicted", "NoConflicts", "no conflicting listener"),
             ],
         };
-        let conditions: Vec<Value> = conditions
-            .iter()
-            .map(|one| one.json(seen, gateway.generation))
-            .collect();
-        // Routes attach to Services, so a listener has none and takes none.
-        json!({"name": listener.name, "supportedKinds": [], "attachedRoutes": 0, "conditions": conditions})
+        let conditions = conditions.into_iter();
+        ListenerStatus {
+            name: listener.name.clone(),
+            conditions: conditions
+                .map(|one| one.after(&seen, gateway.generation))
+                .collect(),
+        }
     };
     gateway.listeners.iter().map(status).collect()
 }
 
-/// A refusal that was not there before, or said something else.
-fn worth_telling(condition: &Condition, seen: Option<&Value>, wanted: &Value) -> bool {
-    let same = seen.is_some_and(|seen| {
-        seen["status"] == wanted["status"] && seen["message"] == wanted["message"]
+/// Puts the listeners into a patch, and says which conditions belong where in it.
+fn conditions_into(
+    body: &mut Value,
+    of_gateway: Vec<Condition>,
+    listeners: Vec<ListenerStatus>,
+) -> Vec<ConditionsAt> {
+    body["status"]["listeners"] = listeners.iter().map(ListenerStatus::head).collect();
+    let places = listeners.into_iter().enumerate();
+    let places = places.map(|(at, listener)| ConditionsAt {
+        within: format!("/status/listeners/{at}"),
+        conditions: listener.conditions,
     });
-    let waiting = matches!(&*condition.reason, "Pending" | "AddressNotAssigned");
-    !same && !waiting && (!condition.on || condition.kind == "Programmed")
+    [ConditionsAt::status(of_gateway)]
+        .into_iter()
+        .chain(places)
+        .collect()
 }
 
-fn listener_notices(target: &Target, gateway: &Gateway, listeners: &[Value]) -> Vec<Notice> {
-    let before = gateway.status["listeners"].as_array();
+/// What the status has of the listener of this name.
+fn listener_conditions(listeners: &Value, name: &str) -> Conditions {
+    let mut all = listeners.as_array().into_iter().flatten();
+    let seen = all.find(|seen| seen["name"] == *name);
+    Conditions::read(&OURS, seen.map_or(&Value::Null, |seen| &seen["conditions"]))
+}
+
+/// Whether the status has these listeners, in this order, as they would be written.
+fn same_listeners(wanted: &[ListenerStatus], seen: &Value) -> bool {
+    let Some(seen) = seen.as_array() else {
+        return false;
+    };
+    let same = |(wanted, seen): (&ListenerStatus, &Value)| {
+        let mut head = seen.clone();
+        let conditions = head["conditions"].take();
+        let number = conditions.as_array().map_or(0, Vec::len);
+        let mut of_head = wanted.head();
+        of_head["conditions"] = Value::Null;
+        head == of_head
+            && number == wanted.conditions.len()
+            && Conditions::read(&OURS, &conditions).are(&wanted.conditions)
+    };
+    seen.len() == wanted.len() && wanted.iter().zip(seen).all(same)
+}
+
+/// A refusal that was not there before, or said something else.
+fn worth_telling(wanted: &Condition, seen: Option<&Seen>) -> bool {
+    let same = seen.is_some_and(|seen| wanted.repeats(seen));
+    let waiting = matches!(&*wanted.reason, "Pending" | "AddressNotAssigned");
+    !same && !waiting && (!wanted.on || wanted.kind == "Programmed")
+}
+
+fn listener_notices(
+    target: &Target,
+    gateway: &Gateway,
+    listeners: &[ListenerStatus],
+) -> Vec<Notice> {
     let mut notices = Vec::new();
     for listener in listeners {
-        let Some(accepted) = condition::find(&listener["conditions"], "Accepted") else {
+        let mut conditions = listener.conditions.iter();
+        let Some(accepted) = conditions.find(|one| one.kind == "Accepted" && !one.on) else {
             continue;
         };
-        let seen = before
-            .into_iter()
-            .flatten()
-            .find(|seen| seen["name"] == listener["name"]);
-        let seen = seen.and_then(|seen| condition::find(&seen["conditions"], "Accepted"));
-        if accepted["status"] == "True"
-            || seen.is_some_and(|seen| seen["message"] == accepted["message"])
-        {
+        let seen = listener_conditions(&gateway.status["listeners"], &listener.name);
+        let seen = seen.find("Accepted");
+        if seen.is_some_and(|seen| seen.message() == accepted.message) {
             continue;
         }
-        let text = |field: &str| accepted[field].as_str().unwrap_or_default();
-        let name = listener["name"].as_str().unwrap_or_default();
         notices.push(Notice {
             target: target.clone(),
             uid: gateway.uid.clone(),
             warning: true,
-            reason: text("reason").to_owned(),
-            note: format!("listener {name}: {}", text("message")),
+            reason: accepted.reason.to_string(),
+            note: format!("listener {}: {}", listener.name, accepted.message),
         });
     }
     notices

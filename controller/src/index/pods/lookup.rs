@@ -1,10 +1,10 @@
 //! Finds pods by what they say.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::addresses::ByAddress;
 use super::super::binding::asks_for;
+use super::super::cluster::At;
 use super::super::lookup::Lookup;
 use super::super::names::Key;
 use super::super::tables::SecondaryIndex;
@@ -25,8 +25,8 @@ pub(in crate::index) struct PodLookup {
 
 impl PodLookup {
     /// The pods that name an address.
-    pub(in crate::index) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.addresses.at(address)
+    pub(in crate::index) fn at(&self, address: impl Into<At>) -> impl Iterator<Item = &Key> {
+        self.addresses.at(address.into())
     }
 
     /// The pods that run on a node.
@@ -54,7 +54,7 @@ impl SecondaryIndex<Pod> for PodLookup {
         if let Some(gateway) = pod.instance_of(key) {
             self.instances.insert(gateway, key);
         }
-        if let Some(gateway) = asks_for(&key.namespace, &pod.labels) {
+        if let Some(gateway) = asks_for(&key.namespace, pod.labels()) {
             self.asking.insert(gateway, key);
         }
     }
@@ -65,7 +65,7 @@ impl SecondaryIndex<Pod> for PodLookup {
         if let Some(gateway) = pod.instance_of(key) {
             self.instances.take(&gateway, key);
         }
-        if let Some(gateway) = asks_for(&key.namespace, &pod.labels) {
+        if let Some(gateway) = asks_for(&key.namespace, pod.labels()) {
             self.asking.take(&gateway, key);
         }
     }

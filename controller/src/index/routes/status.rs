@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::State;
-use super::super::changes::{How, Notice, Target, Write};
-use super::super::condition::{self, Condition};
+use super::super::changes::{ConditionsAt, How, Notice, Target, Write};
+use super::super::condition::{Condition, Conditions};
 use super::super::names::CONTROLLER_NAME;
 use super::attach::{Attachment, NoWaypoint, RouteKind};
 use super::{InForce, RouteHead, Unresolved};
@@ -17,6 +17,33 @@ pub(super) struct Verdict<'a, T> {
     pub(super) refused: Option<&'a String>,
     pub(super) in_force: &'a InForce<T>,
     pub(super) unresolved: &'a [Unresolved],
+}
+
+/// The types of our conditions of a route's parent.
+const OURS: [&str; 3] = ["Accepted", "ResolvedRefs", "ResolvedWaypoints"];
+
+/// What is said of one parent.
+struct ParentStatus<'a> {
+    /// As written.
+    parent: &'a Value,
+    conditions: Vec<Condition>,
+}
+
+// === impl ParentStatus ===
+
+impl ParentStatus<'_> {
+    /// Without its conditions.
+    fn head(&self) -> Value {
+        json!({"parentRef": self.parent, "controllerName": CONTROLLER_NAME})
+    }
+
+    /// Whether an entry of ours already is as this one would be written.
+    fn stands(&self, seen: &Value) -> bool {
+        let number = seen["conditions"].as_array().map_or(0, Vec::len);
+        seen["parentRef"] == *self.parent
+            && number == self.conditions.len()
+            && Conditions::read(&OURS, &seen["conditions"]).are(&self.conditions)
+    }
 }
 
 // === impl State ===
@@ -36,37 +63,46 @@ impl State {
         for (raw, parent) in route.parents.iter().filter(|_| !self.leaving) {
             let seen = ours.iter().find(|entry| entry["parentRef"] == *raw);
             let seen = seen.map_or(&Value::Null, |entry| &entry["conditions"]);
+            let seen = Conditions::read(&OURS, seen);
             let Some(conditions) = self.parent_conditions(target, parent, verdict) else {
                 continue;
             };
-            let json: Vec<Value> = conditions
-                .iter()
-                .map(|one| one.json(seen, Some(route.generation)))
-                .collect();
-            for notice in news(target, route, &conditions, seen) {
+            for notice in news(target, route, &conditions, &seen) {
                 if !notices.contains(&notice) {
                     notices.push(notice);
                 }
             }
-            wanted.push(
-                json!({"parentRef": raw, "controllerName": CONTROLLER_NAME, "conditions": json}),
-            );
+            let conditions = conditions.into_iter();
+            wanted.push(ParentStatus {
+                parent: raw,
+                conditions: conditions
+                    .map(|one| one.after(&seen, Some(route.generation)))
+                    .collect(),
+            });
         }
         let same = ours.len() == wanted.len()
             && ours
                 .iter()
                 .zip(&wanted)
-                .all(|(seen, wanted)| *seen == wanted);
+                .all(|(seen, wanted)| wanted.stands(seen));
         if same {
             return None;
         }
-        let parents: Vec<Value> = others.into_iter().cloned().chain(wanted).collect();
+        let first = others.len();
+        let heads = wanted.iter().map(ParentStatus::head);
+        let parents: Vec<Value> = others.into_iter().cloned().chain(heads).collect();
+        let places = wanted.into_iter().enumerate();
+        let places = places.map(|(at, parent)| ConditionsAt {
+            within: format!("/status/parents/{}", first + at),
+            conditions: parent.conditions,
+        });
         let mut body = target.patch(&route.uid);
         body["metadata"]["resourceVersion"] = json!(route.resource_version);
         body["status"]["parents"] = json!(parents);
         Some(Write {
             how: How::Merge,
             body,
+            conditions: places.collect(),
             notices,
         })
     }
@@ -150,11 +186,16 @@ fn reached(attachment: &Attachment) -> Option<Condition> {
 }
 
 /// The refusals that were not there before.
-fn news(target: &Target, route: &RouteHead, conditions: &[Condition], seen: &Value) -> Vec<Notice> {
+fn news(
+    target: &Target,
+    route: &RouteHead,
+    conditions: &[Condition],
+    seen: &Conditions,
+) -> Vec<Notice> {
     let off = conditions.iter().filter(|condition| !condition.on);
     off.filter(|condition| {
-        let told = condition::find(seen, condition.kind)
-            .is_some_and(|seen| seen["status"] == "False" && seen["message"] == *condition.message);
+        let seen = seen.find(condition.kind);
+        let told = seen.is_some_and(|seen| condition.repeats(seen));
         // What its Service's status says is told there.
         !told && condition.reason != "WaypointNotBound"
     })

@@ -216,7 +216,9 @@ impl Batch {
             encode_key(RESOURCES, WireType::LengthDelimited, &mut buf);
             encode_varint(resource_len(name, encoded) as u64, &mut buf);
             put(VERSION, encoded.version().to_string().as_bytes(), &mut buf);
-            put(RESOURCE, encoded.any(), &mut buf);
+            encode_key(RESOURCE, WireType::LengthDelimited, &mut buf);
+            encode_varint(encoded.any_len() as u64, &mut buf);
+            encoded.put_any(&mut buf);
             put(NAME, name.as_bytes(), &mut buf);
         }
         for name in &self.removed {
@@ -317,6 +319,6 @@ fn field_len(tag: u32, len: usize) -> usize {
 
 fn resource_len(name: &str, encoded: &Encoded) -> usize {
     field_len(VERSION, encoded.version().text_len())
-        + field_len(RESOURCE, encoded.any().len())
+        + field_len(RESOURCE, encoded.any_len())
         + field_len(NAME, name.len())
 }
