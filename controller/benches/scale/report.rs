@@ -145,13 +145,25 @@ fn contention(outcome: &Outcome) -> String {
     let have = std::thread::available_parallelism().map_or(1, usize::from);
     let (controller, proxies) = outcome.cores.unwrap_or_default();
     let used = controller + proxies;
-    if used > 0.7 * count(have) {
+    let waiting = load();
+    if cfg!(debug_assertions) {
+        "this build is not optimised".to_owned()
+    } else if used > 0.7 * count(have) {
         format!(
             "{used:.2} of {have} cores are in use, {proxies:.2} of them by the proxies at the other end"
         )
+    } else if waiting > count(have) {
+        format!("others use the machine: {waiting:.1} want one of {have} cores")
     } else {
         format!("not for want of cores ({used:.2} of {have} in use): what else is not known here")
     }
+}
+
+/// How many threads of the whole machine wanted a core in the last minute.
+fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split(' ').next();
+    first.and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
 /// Why a proxy may come back late.
