@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-pub use self::accepted::{LABEL as ACCEPTED_LABEL, name as accepted_name};
+pub use self::accepted::name as accepted_name;
 use self::attempt::{Try, attempt};
 pub(crate) use self::class::classes;
 use self::complaints::Complaints;

@@ -79,6 +79,22 @@ fn a_refused_route_keeps_its_last_accepted_rules_on_a_replica_that_never_saw_the
 }
 
 #[test]
+fn a_refused_generation_may_still_take_a_route_off_the_mesh() {
+    let mut world = shop();
+    let changes = world.apply([route("shop", "r", to_cart(), good())]);
+    world.write(changes);
+    let elsewhere =
+        json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}]);
+    let mut moved = edited(&world, Kind::HttpRoute, "r", 2, "rules", bad());
+    moved["spec"]["parentRefs"] = elsewhere;
+    let changes = world.apply([moved]);
+    world.write(changes);
+    assert_eq!(world.route(("shop", "gate"), "shop/r"), None);
+    let next = restarted(&world);
+    assert_eq!(next.route(("shop", "gate"), "shop/r"), None);
+}
+
+#[test]
 fn what_is_kept_is_another_routes_when_the_name_is_used_again() {
     let mut world = shop();
     let changes = world.apply([route("shop", "r", to_cart(), good())]);

@@ -295,6 +295,28 @@ fn what_was_made_for_a_gateway_that_stays_and_is_no_longer_ours_is_unwanted() {
 }
 
 #[test]
+fn a_gateway_that_has_come_to_be_anothers_no_longer_says_what_we_said() {
+    let mut world = shop();
+    let said = |world: &World| world.condition(Kind::Gateway, "shop", "gate", "Programmed");
+    assert_eq!(said(&world), "True Programmed");
+    let mut gateway = world.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
+    // Ours is only missing: it stays as it is.
+    let changes = world.delete(Kind::GatewayClass, "", "ambit-waypoint");
+    world.write(changes);
+    assert_eq!(said(&world), "True Programmed");
+    gateway["spec"]["gatewayClassName"] = json!("nothing-there");
+    let changes = world.apply([gateway]);
+    world.write(changes);
+    assert_eq!(said(&world), "absent");
+    // What another controller says is not ours to take back.
+    let mut gateway = world.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
+    gateway["status"] = json!({"conditions": [
+        {"type": "Programmed", "status": "True", "reason": "Programmed", "message": "theirs"},
+    ]});
+    assert!(world.apply([gateway]).writes().is_empty());
+}
+
+#[test]
 fn labels_make_no_waypoint() {
     let [of_waypoint, real, set, deployment] = waypoint("shop", "gate");
     let mut without_owner = real.clone();

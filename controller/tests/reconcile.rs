@@ -16,7 +16,9 @@ use tokio::time::Instant;
 
 use self::kubernetes::{Cluster, End, Fault};
 
-use self::reconciling::{Reconciling, at, events, pass, pod_status, put_pod, put_pods, reason};
+use self::reconciling::{
+    Reconciling, at, deployed, events, pass, pod_status, put_pod, put_pods, reason,
+};
 
 #[tokio::test(start_paused = true)]
 async fn sixteen_hung_patches_of_one_namespace_do_not_stop_anothers() {
@@ -277,4 +279,26 @@ async fn events_of_one_namespace_are_bounded_and_others_have_theirs() {
     };
     assert!((100..130).contains(&by("shop")), "{}", by("shop"));
     assert_eq!(by("other"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waypoint_without_its_label_is_repaired() {
+    let cluster = Cluster::new();
+    let reconciling = Reconciling::start(&cluster);
+    reconciling.want_gateway("shop", "gate");
+    deployed(&cluster, "shop", "gate").await;
+    let label = |cluster: &Cluster| {
+        let deployment = cluster
+            .get("deployments", "shop", "gate")
+            .expect("deployed");
+        deployment["metadata"]["labels"]["gateway.istio.io/managed"].clone()
+    };
+    let ours = label(&cluster);
+    assert!(ours.is_string());
+    cluster.edit("deployments", "shop", "gate", |deployment| {
+        deployment["metadata"]["labels"] = json!({});
+    });
+    cluster
+        .until("repaired", |cluster| label(cluster) == ours)
+        .await;
 }

@@ -11,18 +11,16 @@ use serde_json::{Value, json};
 
 use super::changes::{Notice, Target};
 use super::kinds::{ApiKind, Kind, WatchScope, Watched};
-use super::names::Key;
+use super::names::{ACCEPTED_IN, ACCEPTED_PREFIX, Key};
 use super::output::Output;
 use super::{Settings, State};
 use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api;
 
-/// On the ConfigMaps: the namespace whose objects they are about.
-pub const LABEL: &str = "ambit.mesh/accepted-in";
-/// Their names begin so; the namespace follows.
-const PREFIX: &str = "ambit-accepted-";
 /// What the entries of one namespace may take together: a ConfigMap holds 1 MiB, its names and managed fields included.
 const MAX_BYTES: usize = 768 << 10;
+/// So many objects that have no room are told of it, the first by name: Events of all are in the mesh's own budget.
+const MAX_NOTICES: usize = 10;
 /// A key of a ConfigMap has no more.
 const MAX_NAME: usize = 253;
 
@@ -97,7 +95,7 @@ impl Watched for Kept {
     fn scope(settings: &Settings) -> WatchScope {
         WatchScope {
             namespace: Some(settings.system_namespace.clone()),
-            labels: Some(LABEL.to_owned()),
+            labels: Some(ACCEPTED_IN.to_owned()),
             ..WatchScope::default()
         }
     }
@@ -110,14 +108,14 @@ impl Watched for Kept {
     }
 
     fn touch(state: &mut State, key: &Key, _before: Option<&Self>, _now: Option<&Self>) {
-        if let Some(namespace) = key.name.strip_prefix(PREFIX) {
+        if let Some(namespace) = key.name.strip_prefix(ACCEPTED_PREFIX) {
             state.tables.http_routes.mark_within(namespace);
             state.tables.gateways.mark_within(namespace);
         }
     }
 
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
-        let Some(namespace) = key.name.strip_prefix(PREFIX) else {
+        let Some(namespace) = key.name.strip_prefix(ACCEPTED_PREFIX) else {
             return;
         };
         let (fits, not) = state.to_keep.choose(namespace);
@@ -155,6 +153,9 @@ impl ToKeep {
             if name.len() <= MAX_NAME && bytes + size <= MAX_BYTES {
                 bytes += size;
                 fits.insert(name.clone(), line.text.clone());
+                continue;
+            }
+            if not.len() == MAX_NOTICES {
                 continue;
             }
             not.push(Notice {
@@ -212,7 +213,7 @@ impl State {
     }
 
     fn map_of(&self, target: &Target) -> Key {
-        let name = format!("{PREFIX}{}", target.key.namespace);
+        let name = format!("{ACCEPTED_PREFIX}{}", target.key.namespace);
         Key::new(&self.settings.system_namespace, &name)
     }
 }
@@ -243,5 +244,21 @@ mod tests {
         assert_eq!(fits.keys().collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(not.len(), 1);
         assert_eq!(*not[0].target.key.name, *"b");
+    }
+
+    #[test]
+    fn one_tenants_objects_make_few_events() {
+        let mut to_keep = ToKeep::default();
+        for number in 0..1000 {
+            let name = format!("r{number:03}");
+            let key = Key::new("shop", &name);
+            let line = Line {
+                target: Target::new(Kind::HttpRoute, &key),
+                uid: name.as_str().into(),
+                text: "x".repeat(MAX_BYTES),
+            };
+            to_keep.put(&key, name, Some(line));
+        }
+        assert_eq!(to_keep.choose("shop").1.len(), MAX_NOTICES);
     }
 }

@@ -158,6 +158,11 @@ impl State {
             .filter(|class| class.ours())
     }
 
+    /// Whether a Gateway names a class of another controller, or one that nobody makes; ours may only be missing.
+    fn is_anothers(&self, gateway: &Gateway) -> bool {
+        self.our_class(gateway).is_none() && !gateway.class().is_some_and(is_ours)
+    }
+
     /// A Gateway that is there, stays, and is ours.
     fn our_live_gateway(&self, key: &Key) -> Option<(&Arc<Gateway>, &Arc<Class>)> {
         let gateway = self.tables.gateways.get(key)?;
@@ -270,8 +275,7 @@ impl State {
     /// lose it, whoever made it; not while our class is only missing.
     fn unwanted_waypoint(&self, key: &Key) -> Option<Wanted> {
         let gateway = self.tables.gateways.get(key)?;
-        let ours = self.our_class(gateway).is_some() || gateway.class().is_some_and(is_ours);
-        if ours && !gateway.deleting && !self.leaving {
+        if !self.is_anothers(gateway) && !gateway.deleting && !self.leaving {
             return None;
         }
         let made = self.made_for(key, &gateway.uid);

@@ -43,6 +43,11 @@ pub const IN_MESH: &str = "ambit.mesh/InMesh";
 /// Service condition: does its waypoint serve it?
 pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 
+/// On the ConfigMaps of accepted generations: the namespace whose objects they are about.
+pub const ACCEPTED_IN: &str = "ambit.mesh/accepted-in";
+/// The names of those ConfigMaps begin so; the namespace follows.
+pub const ACCEPTED_PREFIX: &str = "ambit-accepted-";
+
 /// The port on which tunnels arrive.
 pub const HBONE_PORT: u16 = 15008;
 

@@ -84,6 +84,13 @@ impl RouteHead {
             .iter()
             .filter_map(|(_, parent)| parent.as_ref().ok())
     }
+
+    /// Whether a parent of an earlier generation is still written. What cannot be read may be any.
+    fn may_attach_to(&self, parent: &ParentRef) -> bool {
+        let mut written = self.parents.iter().map(|(_, written)| written);
+        self.parents.is_empty()
+            || written.any(|written| written.as_ref().map_or(true, |written| written == parent))
+    }
 }
 
 // === impl InForce ===

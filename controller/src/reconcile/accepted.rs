@@ -10,13 +10,11 @@ use serde_json::json;
 
 use super::FIELD_MANAGER;
 use super::outcome::Outcome;
-
-/// On these ConfigMaps: the namespace whose objects they are about.
-pub const LABEL: &str = "ambit.mesh/accepted-in";
+use crate::index::names::{ACCEPTED_IN, ACCEPTED_PREFIX};
 
 /// The ConfigMap for a namespace. Namespaces' names are labels of at most 63 characters: it is a name in any case.
 pub fn name(namespace: &str) -> String {
-    format!("ambit-accepted-{namespace}")
+    format!("{ACCEPTED_PREFIX}{namespace}")
 }
 
 /// Makes the ConfigMap say `generations`, and no more than that.
@@ -39,7 +37,7 @@ pub(super) async fn reconcile(
         "kind": "ConfigMap",
         "metadata": {
             "name": name,
-            "labels": {"app.kubernetes.io/managed-by": "ambit", LABEL: namespace},
+            "labels": {"app.kubernetes.io/managed-by": "ambit", ACCEPTED_IN: namespace},
         },
         "data": generations,
     });

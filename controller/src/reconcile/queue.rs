@@ -64,6 +64,8 @@ pub struct Queue<W: Work> {
 struct Slot {
     state: State,
     failures: u32,
+    /// The server said: not before this.
+    not_before: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +104,7 @@ impl<W: Work> Queue<W> {
         }
     }
 
-    /// What is wanted of it is new: now, whatever it waits for.
+    /// What is wanted of it is new: now, whatever it waits for; unless the server said when.
     pub fn request(&mut self, work: W) {
         match self.slots.get_mut(&work) {
             None => self.enqueue(work, 0),
@@ -111,8 +113,12 @@ impl<W: Work> Queue<W> {
                 match slot.state {
                     State::Running { .. } => slot.state = State::Running { again: true },
                     State::Waiting { timer } => {
+                        let not_before = slot.not_before;
                         self.timers.remove(&timer);
-                        self.enqueue(work, 0);
+                        match not_before {
+                            Some(at) => self.wait(work, at, 0, not_before),
+                            None => self.enqueue(work, 0),
+                        }
                     }
                     State::Ready { .. } => {}
                 }
@@ -123,12 +129,12 @@ impl<W: Work> Queue<W> {
     /// Something happened to it: soon, unless it fails and waits for that.
     pub fn nudge(&mut self, work: W, now: Instant) {
         match self.slots.get_mut(&work) {
-            None => self.wait(work, now + NUDGE, 0),
+            None => self.wait(work, now + NUDGE, 0, None),
             Some(slot) => match slot.state {
                 State::Running { .. } => slot.state = State::Running { again: true },
                 State::Waiting { timer } if slot.failures == 0 && timer.0 > now + NUDGE => {
                     self.timers.remove(&timer);
-                    self.wait(work, now + NUDGE, 0);
+                    self.wait(work, now + NUDGE, 0, None);
                 }
                 State::Waiting { .. } | State::Ready { .. } => {}
             },
@@ -207,8 +213,15 @@ impl<W: Work> Queue<W> {
         if let Some(lane) = self.lanes.get_mut(&work.lane()) {
             lane.running -= 1;
         }
+        let not_before = match then {
+            Then::Retry { at_least } if !at_least.is_zero() => Some(now + at_least),
+            _ => None,
+        };
         let waits = if again {
-            self.request(work.clone());
+            match not_before {
+                Some(at) => self.wait(work.clone(), at, 0, not_before),
+                None => self.request(work.clone()),
+            }
             None
         } else {
             let spread = |due: Duration| due.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0));
@@ -222,7 +235,7 @@ impl<W: Work> Queue<W> {
                 Then::Refused => (Some(spread(LAST_RETRY)), slot.failures.saturating_add(1)),
             };
             if let Some(wait) = wait {
-                self.wait(work.clone(), now + wait, failures);
+                self.wait(work.clone(), now + wait, failures, not_before);
             }
             wait
         };
@@ -230,12 +243,16 @@ impl<W: Work> Queue<W> {
         waits
     }
 
-    fn wait(&mut self, work: W, until: Instant, failures: u32) {
+    fn wait(&mut self, work: W, until: Instant, failures: u32, not_before: Option<Instant>) {
         self.sequence += 1;
         let timer = (until, self.sequence);
         self.timers.insert(timer, work.clone());
-        let state = State::Waiting { timer };
-        self.slots.insert(work, Slot { state, failures });
+        let slot = Slot {
+            state: State::Waiting { timer },
+            failures,
+            not_before,
+        };
+        self.slots.insert(work, slot);
     }
 
     /// What has waited long enough is ready.
@@ -263,8 +280,12 @@ impl<W: Work> Queue<W> {
             self.turns.push_back(name);
         }
         lane.ready.insert(place, work.clone());
-        let state = State::Ready { place };
-        self.slots.insert(work, Slot { state, failures });
+        let slot = Slot {
+            state: State::Ready { place },
+            failures,
+            not_before: None,
+        };
+        self.slots.insert(work, slot);
     }
 
     /// A lane without anything is forgotten.

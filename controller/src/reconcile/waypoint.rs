@@ -181,13 +181,12 @@ pub(crate) async fn delete(api: &Api<DynamicObject>, object: &ObjectMeta) -> Out
 /// Whose an object with a Gateway's name is, as far as the Gateway with this UID goes.
 pub(crate) fn whose(object: &ObjectMeta, gateway: &str) -> Whose {
     let label = object.labels.as_ref().and_then(|all| all.get(MANAGED));
-    if label.map(String::as_str) != Some(MANAGED_BY_US) {
-        return Whose::SomebodyElses;
-    }
+    let labelled = label.map(String::as_str) == Some(MANAGED_BY_US);
     match owner(object) {
+        // Without its label it is repaired, not given up.
         Some(uid) if uid == gateway => Whose::Ours,
-        Some(_) => Whose::Predecessors,
-        None => Whose::SomebodyElses,
+        Some(_) if labelled => Whose::Predecessors,
+        Some(_) | None => Whose::SomebodyElses,
     }
 }
 

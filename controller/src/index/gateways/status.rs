@@ -14,6 +14,12 @@ use crate::gateway_api::Listener;
 /// The types of our conditions, of a Gateway and of its listeners.
 const OURS: [&str; 4] = ["Accepted", "Programmed", "ResolvedRefs", "Conflicted"];
 
+/// What `Programmed` says, and by which our word is known when the Gateway has come to be another's.
+const REFUSED: &str = "the Gateway is not accepted; what ran before is left running";
+const NO_ADDRESS: &str = "the waypoint's Service has no address yet";
+const NO_POD: &str = "no pod of the waypoint is ready";
+const READY: &str = "the waypoint is ready";
+
 /// What is said of one listener.
 struct ListenerStatus {
     name: String,
@@ -38,20 +44,24 @@ impl State {
             .gateways
             .get(key)
             .filter(|gateway| !gateway.deleting)?;
-        let class = self.our_class(gateway)?;
         let target = Target::new(Kind::Gateway, key);
         let mut body = target.patch(&gateway.uid);
+        let withdrawn = |body| Write {
+            how: How::Apply,
+            body,
+            conditions: Vec::new(),
+            notices: Vec::new(),
+        };
+        let Some(class) = self.our_class(gateway) else {
+            let left = self.is_anothers(gateway) && says_ours(gateway);
+            return left.then(|| withdrawn(body));
+        };
         if self.leaving {
             // The API server gives a Gateway without status conditions that are unknown.
             let seen = Conditions::read(&["Accepted"], &gateway.status["conditions"]);
             let seen = seen.find("Accepted");
             let ours = seen.is_some_and(|seen| seen.status() != Status::Unknown);
-            return ours.then_some(Write {
-                how: How::Apply,
-                body,
-                conditions: Vec::new(),
-                notices: Vec::new(),
-            });
+            return ours.then(|| withdrawn(body));
         }
         let conditions = self.gateway_conditions(key, gateway, class);
         let seen = Conditions::read(&OURS, &gateway.status["conditions"]);
@@ -128,24 +138,23 @@ impl State {
             .get(key)
             .is_some_and(|service| !service.vips.is_empty());
         let programmed = if refused.is_some() {
-            Condition::no(
-                "Programmed",
-                "Invalid",
-                "the Gateway is not accepted; what ran before is left running",
-            )
+            Condition::no("Programmed", "Invalid", REFUSED)
         } else if !service {
-            Condition::no(
-                "Programmed",
-                "AddressNotAssigned",
-                "the waypoint's Service has no address yet",
-            )
+            Condition::no("Programmed", "AddressNotAssigned", NO_ADDRESS)
         } else if ready == 0 {
-            Condition::no("Programmed", "Pending", "no pod of the waypoint is ready")
+            Condition::no("Programmed", "Pending", NO_POD)
         } else {
-            Condition::yes("Programmed", "Programmed", "the waypoint is ready")
+            Condition::yes("Programmed", "Programmed", READY)
         };
         vec![accepted, programmed]
     }
+}
+
+/// Whether what is said of a Gateway now is what we said.
+fn says_ours(gateway: &Gateway) -> bool {
+    let seen = Conditions::read(&["Programmed"], &gateway.status["conditions"]);
+    let seen = seen.find("Programmed");
+    seen.is_some_and(|seen| [REFUSED, NO_ADDRESS, NO_POD, READY].contains(&seen.message()))
 }
 
 fn listener_statuses(gateway: &Gateway) -> Vec<ListenerStatus> {

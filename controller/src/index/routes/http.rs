@@ -268,8 +268,9 @@ impl State {
         let in_force = self.in_force(&Target::new(Kind::HttpRoute, key), route);
         let (parents, rules) = match in_force.spec() {
             Some(spec) => {
-                let parents: Vec<_> = spec.parent_refs.iter().collect();
-                (parents, self.http_rules(key, spec).0)
+                let parents = spec.parent_refs.iter();
+                let parents = parents.filter(|parent| route.head.may_attach_to(parent));
+                (parents.collect::<Vec<_>>(), self.http_rules(key, spec).0)
             }
             None => {
                 let error = route.refused.as_deref().unwrap_or_default();

@@ -166,3 +166,23 @@ async fn one_lane_alone_takes_half_of_the_places() {
     queue.finished(&Job("a", 3), Then::Forget, now, 1.0);
     assert_eq!(drain(&mut queue, now), [Job("a", 16)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_said_holds_for_new_wishes_too() {
+    let (mut queue, now) = queue();
+    let at_least = Duration::from_secs(7);
+    for again in [false, true] {
+        queue.request(Job("a", 1));
+        assert_eq!(queue.next(now), Some(Job("a", 1)));
+        if again {
+            queue.request(Job("a", 1));
+        }
+        queue.finished(&Job("a", 1), Then::Retry { at_least }, now, 0.0);
+        for _ in 0..3 {
+            queue.request(Job("a", 1));
+            assert_eq!(queue.next(now + at_least / 2), None);
+        }
+        assert_eq!(queue.next(now + at_least), Some(Job("a", 1)));
+        queue.finished(&Job("a", 1), Then::Forget, now, 0.0);
+    }
+}
