@@ -196,6 +196,7 @@ impl Index {
 
     /// Computes what is marked.
     pub fn settle(&mut self) -> Changes {
+        self.state.settle_unseen();
         self.settle_kinds();
         self.settle_roots();
         self.output.take_changes()

@@ -95,6 +95,12 @@ impl Positions {
         write_token(newest)
     }
 
+    /// Whether objects of a kind as of `version` may not have been seen yet. Never, where versions cannot be compared.
+    pub fn may_lack(&self, kind: &str, version: &str) -> bool {
+        let told = self.kinds.contains_key(kind);
+        !told || self.covers_entry(&format!("{kind}={version}")) == Coverage::Behind
+    }
+
     /// Whether what we have seen is at least as new as `token`, which another replica (or we, earlier) gave.
     pub fn covers(&self, token: &str) -> Coverage {
         let Some(entries) = entries(token) else {

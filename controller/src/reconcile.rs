@@ -295,7 +295,7 @@ impl Reconciler {
         let (id, result) = match ended {
             Ok((id, result)) => (id, Some(result)),
             Err(error) => {
-                tracing::error!(%error, "a try ended by itself");
+                tracing::error!(%error, "a reconcile task panicked");
                 (error.id(), None)
             }
         };
@@ -428,6 +428,6 @@ fn log(notice: &Notice) {
         let Target { kind, key } = &notice.target;
         // Others may have written it: quoted, it is one line.
         let note = one_line(&notice.note, MAX_LOGGED);
-        tracing::warn!(?kind, object = %key, reason = notice.reason, note, "told by an Event");
+        tracing::warn!(?kind, object = %key, reason = notice.reason, note, "published as an Event");
     }
 }

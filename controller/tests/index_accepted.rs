@@ -2,12 +2,13 @@
 
 mod support;
 
+use controller::index::WatchEvent;
 use controller::index::changes::Kind;
 use controller::index::names::Key;
 use mesh::proto::waypoint::backend::To;
 use serde_json::{Value, json};
 
-use support::{World, bound, gateway, namespace, our_class, route, service, shop, waypoint};
+use support::{World, bound, gateway, namespace, our_class, route, service, shop, told, waypoint};
 
 fn to_cart() -> Value {
     json!([{"group": "", "kind": "Service", "name": "cart"}])
@@ -92,6 +93,49 @@ fn a_refused_generation_may_still_take_a_route_off_the_mesh() {
     assert_eq!(world.route(("shop", "gate"), "shop/r"), None);
     let next = restarted(&world);
     assert_eq!(next.route(("shop", "gate"), "shop/r"), None);
+}
+
+#[test]
+fn a_replica_that_is_behind_takes_nothing_out_that_it_has_not_seen() {
+    let mut world = shop();
+    let changes = world.apply([route("shop", "r", to_cart(), good())]);
+    world.write(changes);
+    let mut kept = world.kept();
+    kept[0]["metadata"]["resourceVersion"] = json!("50");
+    let route = world
+        .objects
+        .remove(&(Kind::HttpRoute, Key::new("shop", "r")));
+    let route = route.expect("a route");
+
+    // Its watch of routes has not told of this one yet.
+    let behind = || {
+        let mut next = World::new();
+        next.apply(kept.iter().cloned().chain(world.objects.values().cloned()));
+        let version = "40".to_owned();
+        next.input(told(Kind::HttpRoute, WatchEvent::Progress { version }));
+        next
+    };
+    let mut next = behind();
+    assert_eq!(next.kept()[0]["data"], kept[0]["data"]);
+    next.apply([edited_route(&route, bad())]);
+    let sent = next.route(("shop", "gate"), "shop/r").expect("sent");
+    assert!(matches!(
+        &sent.rules[0].backends[0].to,
+        Some(To::Service(_))
+    ));
+
+    // It has gone: as soon as that is certain its line goes, too.
+    let mut next = behind();
+    let version = "50".to_owned();
+    next.input(told(Kind::HttpRoute, WatchEvent::Progress { version }));
+    assert!(next.kept()[0]["data"]["HTTPRoute.r"].is_null());
+}
+
+fn edited_route(route: &Value, rules: Value) -> Value {
+    let mut route = route.clone();
+    route["metadata"]["generation"] = json!(2);
+    route["spec"]["rules"] = rules;
+    route
 }
 
 #[test]

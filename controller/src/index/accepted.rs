@@ -2,7 +2,7 @@
 //! refused, after any restart and on every replica alike. It is kept in a ConfigMap per namespace, in the system's
 //! namespace, where no tenant writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kube::core::DynamicObject;
@@ -35,11 +35,19 @@ pub(super) struct Accepted<T> {
 
 /// What a namespace's ConfigMap says now, by object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Kept(BTreeMap<String, String>);
+pub(super) struct Kept {
+    lines: BTreeMap<String, String>,
+    /// The ConfigMap's resource version.
+    version: String,
+}
 
 /// What the ConfigMaps should say, by namespace and object.
 #[derive(Debug, Default)]
-pub(super) struct ToKeep(BTreeMap<Arc<str>, BTreeMap<String, Line>>);
+pub(super) struct ToKeep {
+    lines: BTreeMap<Arc<str>, BTreeMap<String, Line>>,
+    /// ConfigMaps, at their versions, with lines of objects of these kinds that the watches may not have told of yet.
+    unseen: BTreeMap<Key, (String, BTreeSet<Kind>)>,
+}
 
 #[derive(Debug, Clone, PartialEq)]
 struct Line {
@@ -104,7 +112,10 @@ impl Watched for Kept {
         let data = object.data["data"].as_object().into_iter().flatten();
         let text =
             |(name, text): (&String, &Value)| Some((name.clone(), text.as_str()?.to_owned()));
-        Some(Self(data.filter_map(text).collect()))
+        Some(Self {
+            lines: data.filter_map(text).collect(),
+            version: object.metadata.resource_version.clone().unwrap_or_default(),
+        })
     }
 
     fn touch(state: &mut State, key: &Key, _before: Option<&Self>, _now: Option<&Self>) {
@@ -118,7 +129,8 @@ impl Watched for Kept {
         let Some(namespace) = key.name.strip_prefix(ACCEPTED_PREFIX) else {
             return;
         };
-        let (fits, not) = state.to_keep.choose(namespace);
+        let unseen = state.unseen_lines(key, namespace);
+        let (fits, not) = state.to_keep.choose(namespace, unseen);
         let there = state.tables.accepted.get(key).is_some();
         let wanted = !state.leaving && (there || !fits.is_empty());
         let item = Item::Accepted(namespace.into());
@@ -133,22 +145,29 @@ impl Watched for Kept {
 impl ToKeep {
     /// What is kept for one object; whether that is news.
     fn put(&mut self, key: &Key, name: String, line: Option<Line>) -> bool {
-        let lines = self.0.entry(key.namespace.clone()).or_default();
+        let lines = self.lines.entry(key.namespace.clone()).or_default();
         let changed = lines.get(&name) != line.as_ref();
         match line {
             Some(line) => lines.insert(name, line),
             None => lines.remove(&name),
         };
         if lines.is_empty() {
-            self.0.remove(&key.namespace);
+            self.lines.remove(&key.namespace);
         }
         changed
     }
 
-    /// What fits into the namespace's ConfigMap, in the order of its names, and what people are told of the rest.
-    fn choose(&self, namespace: &str) -> (BTreeMap<String, String>, Vec<Notice>) {
-        let (mut fits, mut not, mut bytes) = (BTreeMap::new(), Vec::new(), 0);
-        for (name, line) in self.0.get(namespace).into_iter().flatten() {
+    /// What fits into the namespace's ConfigMap beside what is left there, in the order of its names, and what people are
+    /// told of the rest.
+    fn choose(
+        &self,
+        namespace: &str,
+        left: BTreeMap<String, String>,
+    ) -> (BTreeMap<String, String>, Vec<Notice>) {
+        let size = |(name, text): (&String, &String)| name.len() + text.len();
+        let mut bytes: usize = left.iter().map(size).sum();
+        let (mut fits, mut not) = (left, Vec::new());
+        for (name, line) in self.lines.get(namespace).into_iter().flatten() {
             let size = name.len() + line.text.len();
             if name.len() <= MAX_NAME && bytes + size <= MAX_BYTES {
                 bytes += size;
@@ -192,7 +211,59 @@ impl State {
 
     fn kept_line(&self, target: &Target) -> Option<&String> {
         let kept = self.tables.accepted.get(&self.map_of(target))?;
-        kept.0.get(&name(target))
+        kept.lines.get(&name(target))
+    }
+
+    /// Lines of objects that are not known here, although the ConfigMap was written by somebody who may know more: a
+    /// replica whose watch of them is behind (a new leader, maybe) takes none of them away.
+    fn unseen_lines(&mut self, map: &Key, namespace: &str) -> BTreeMap<String, String> {
+        let Some(kept) = self.tables.accepted.get(map).cloned() else {
+            self.to_keep.unseen.remove(map);
+            return BTreeMap::new();
+        };
+        let (mut lines, mut kinds) = (BTreeMap::new(), BTreeSet::new());
+        for (name, text) in &kept.lines {
+            let Some((kind, known)) = self.object_of(namespace, name) else {
+                continue;
+            };
+            // One server numbers all of its objects: what was there when the ConfigMap was written has been seen by then.
+            if !known && self.positions.may_lack(kind.api().plural, &kept.version) {
+                lines.insert(name.clone(), text.clone());
+                kinds.insert(kind);
+            }
+        }
+        let unseen = &mut self.to_keep.unseen;
+        match kinds.is_empty() {
+            true => unseen.remove(map),
+            false => unseen.insert(map.clone(), (kept.version.clone(), kinds)),
+        };
+        lines
+    }
+
+    /// The kind of the object that a line is about, and whether it is known here.
+    fn object_of(&self, namespace: &str, line: &str) -> Option<(Kind, bool)> {
+        let (kind, name) = line.split_once('.')?;
+        let key = Key::new(namespace, name);
+        if kind == Kind::HttpRoute.api().kind {
+            Some((Kind::HttpRoute, self.tables.http_routes.get(&key).is_some()))
+        } else if kind == Kind::Gateway.api().kind {
+            Some((Kind::Gateway, self.tables.gateways.get(&key).is_some()))
+        } else {
+            None
+        }
+    }
+
+    /// Looks again at ConfigMaps with lines of objects that were not known, once the watches have told.
+    pub(super) fn settle_unseen(&mut self) {
+        let positions = &self.positions;
+        let told = |(version, kinds): &(String, BTreeSet<Kind>)| {
+            let mut kinds = kinds.iter();
+            kinds.any(|kind| !positions.may_lack(kind.api().plural, version))
+        };
+        let unseen = self.to_keep.unseen.iter();
+        let maps = unseen.filter(|(_, until)| told(until));
+        let maps: Vec<Key> = maps.map(|(map, _)| map.clone()).collect();
+        self.tables.accepted.mark_each(maps);
     }
 
     /// Sees to it that an object's accepted generation is kept; `None`: nothing of it is.
@@ -240,7 +311,7 @@ mod tests {
             assert!(to_keep.put(&key, name.to_owned(), Some(line.clone())));
             assert!(!to_keep.put(&key, name.to_owned(), Some(line)), "no news");
         }
-        let (fits, not) = to_keep.choose("shop");
+        let (fits, not) = to_keep.choose("shop", BTreeMap::new());
         assert_eq!(fits.keys().collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(not.len(), 1);
         assert_eq!(*not[0].target.key.name, *"b");
@@ -259,6 +330,6 @@ mod tests {
             };
             to_keep.put(&key, name, Some(line));
         }
-        assert_eq!(to_keep.choose("shop").1.len(), MAX_NOTICES);
+        assert_eq!(to_keep.choose("shop", BTreeMap::new()).1.len(), MAX_NOTICES);
     }
 }

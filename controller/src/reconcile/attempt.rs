@@ -69,7 +69,7 @@ async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcom
             accepted::reconcile(client, &settings.namespace, namespace, generations).await
         }
         (item, wanted) => {
-            tracing::error!(?item, ?wanted, "this makes no sense");
+            tracing::error!(?item, ?wanted, "the entry does not fit its item");
             Outcome::Moot
         }
     }

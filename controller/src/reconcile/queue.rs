@@ -4,8 +4,8 @@
 //! * A key that is asked for often before it runs is run once: whoever runs it reads what is wanted then.
 //! * One that failed waits, twice as long from failure to failure, with jitter; a change of what is wanted ends the wait.
 //! * Keys stand in lanes, which have their turns one after another. A lane may have no more running than there are places
-//!   free: the first may take half of them, the next half of the rest, and one always finds a place, however many calls
-//!   of others hang.
+//!   free: the first may take half of them, the next half of the rest. Of 32 places the sixth lane whose calls all hang
+//!   gets the last one; those after it wait until a call ends, which its deadline sees to.
 //!
 //! Pure: it is told the time, and runs nothing.
 
