@@ -56,6 +56,7 @@ const MAX_NOTICES: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Endpoint {
     ready: bool,
+    /// The pod of the slice's own namespace that it says it is.
     pod: Option<Arc<str>>,
     node: Arc<str>,
 }
@@ -72,6 +73,7 @@ impl Watched for Slice {
         if object.address_type == "FQDN" {
             return None;
         }
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let ports = object.ports.iter().flatten();
         let ports = ports
             .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
@@ -84,7 +86,11 @@ impl Watched for Slice {
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             service: service.as_str().into(),
-            endpoints: object.endpoints.iter().flat_map(Endpoint::parse).collect(),
+            endpoints: object
+                .endpoints
+                .iter()
+                .flat_map(|endpoint| Endpoint::parse(endpoint, namespace))
+                .collect(),
             ports: ports.collect(),
         })
     }
@@ -146,12 +152,16 @@ impl Slice {
 }
 
 impl Endpoint {
-    fn parse(endpoint: &discovery::Endpoint) -> Vec<(IpAddr, Self)> {
+    /// An endpoint of a slice of this namespace. A reference to a pod of another namespace says no more than the address.
+    fn parse(endpoint: &discovery::Endpoint, namespace: &str) -> Vec<(IpAddr, Self)> {
         let conditions = endpoint.conditions.as_ref();
-        let pod = endpoint
-            .target_ref
-            .as_ref()
-            .filter(|target| target.kind.as_deref() == Some("Pod"));
+        let pod = endpoint.target_ref.as_ref().filter(|target| {
+            let own = target
+                .namespace
+                .as_deref()
+                .is_none_or(|one| one == namespace);
+            target.kind.as_deref() == Some("Pod") && own
+        });
         let parsed = Self {
             // Absent means ready.
             ready: conditions
@@ -184,23 +194,25 @@ impl State {
                 return Meaning::Pod(named);
             }
         }
-        match self.owner(address) {
-            Some(Owner::Pod(pod)) => Meaning::Pod(pod),
+        match (self.owner(address), &endpoint.pod) {
+            // To name a pod frees an endpoint from the namespace's bound, so that it brings that pod or nothing.
+            (Some(Owner::Pod(other)), Some(_)) => Meaning::Taken(Owner::Pod(other)),
             // The pod that it names is not seen yet, or no more.
-            _ if endpoint.pod.is_some() => Meaning::Absent,
-            Some(Owner::Service(service)) => Meaning::Taken(Owner::Service(service)),
-            Some(Owner::Node(_)) => match self.service_at(address) {
+            (_, Some(_)) => Meaning::Absent,
+            (Some(Owner::Pod(pod)), None) => Meaning::Pod(pod),
+            (Some(Owner::Service(service)), None) => Meaning::Taken(Owner::Service(service)),
+            (Some(Owner::Node(_)), None) => match self.service_at(address) {
                 Some(service) => Meaning::Taken(Owner::Service(service)),
                 None => Meaning::Host,
             },
-            None => Meaning::Outside,
+            (None, None) => Meaning::Outside,
         }
     }
 
     /// Whether an endpoint is within what its namespace may bring.
     fn within_share(&self, key: &Key, slice: &Slice, address: IpAddr) -> bool {
         let allowance = self.tables.slices.lookup().allowance(key);
-        allowance >= MAX_ENDPOINTS || slice.rank(address).is_none_or(|rank| rank < allowance)
+        slice.rank(address).is_none_or(|rank| rank < allowance)
     }
 
     /// The ports of services without a selector whose slices mean this pod, of whatever namespace they are: to them it is

@@ -47,9 +47,6 @@ impl SliceLookup {
         let Some(share) = self.namespaces.get(&slice.namespace) else {
             return MAX_ENDPOINTS;
         };
-        if share.total <= MAX_ENDPOINTS {
-            return MAX_ENDPOINTS;
-        }
         let mut left = MAX_ENDPOINTS;
         for (name, count) in &share.slices {
             // As many slices before it bring at least as many endpoints: the walk is as short as the bound.
