@@ -320,6 +320,43 @@ fn the_bound_on_endpoints_is_not_passed_by_naming_pods_of_other_namespaces() {
 }
 
 #[test]
+fn an_ipv4_address_written_as_ipv6_is_the_same_address() {
+    let mut world = shop();
+    world.apply([
+        manual("evil", "steal", "10.96.0.66"),
+        slice(
+            "evil",
+            "steal",
+            &["::ffff:192.168.0.1", "::ffff:10.96.0.1", "::ffff:10.0.0.1"],
+        ),
+        node("n2", "::ffff:10.96.0.1", "10.0.1.0/24"),
+        pod("evil", "again", "::ffff:10.0.0.1", json!({})),
+        manual("till", "mapped", "::ffff:10.96.0.99"),
+    ]);
+    let host = world
+        .workload("discovery.k8s.io/EndpointSlice/evil/steal-1/192.168.0.1")
+        .expect("an endpoint");
+    assert_eq!(host.network_mode(), NetworkMode::HostNetwork);
+    let db = world.workload("Pod/shop/db").expect("known");
+    assert!(
+        db.services
+            .contains_key("evil/steal.evil.svc.cluster.local")
+    );
+    let service = world.service("till", "mapped").expect("known");
+    assert_eq!(*service.addresses[0].address, [10, 96, 0, 99]);
+    let events = world.events();
+    for said in [
+        "Pod evil/again AddressTaken: address 10.0.0.1 is that of pod shop/db",
+        "EndpointSlice evil/steal-1 AddressTaken: address 10.96.0.1 is that of Service shop/cart",
+    ] {
+        assert!(
+            events.iter().any(|event| event.starts_with(said)),
+            "{events:?}"
+        );
+    }
+}
+
+#[test]
 fn a_namespace_brings_a_bounded_number_of_endpoints() {
     let mut world = World::new();
     let bring = |name: &str, third: usize, count: usize| {

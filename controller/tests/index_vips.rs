@@ -182,3 +182,18 @@ fn equals_share_an_address_by_port_and_the_older_has_a_port_that_both_have() {
         assert!(world.events().is_empty(), "{:?}", world.events());
     }
 }
+
+#[test]
+fn an_external_ip_written_as_ipv6_is_the_nodes_all_the_same() {
+    let mut dual = external("evil", "grab", "10.96.0.66", 80, 1, &["::ffff:192.168.0.1"]);
+    dual["spec"]["clusterIPs"] = json!(["10.96.0.66", "fd00::66"]);
+    let mut world = World::new();
+    world.apply([node("n1", "192.168.0.1"), dual]);
+    let service = world.service("evil", "grab").expect("known");
+    assert_eq!(service.addresses.len(), 2);
+    let events = world.events();
+    assert!(
+        events.len() == 1 && events[0].contains("address 192.168.0.1 is that of node n1:"),
+        "{events:?}"
+    );
+}

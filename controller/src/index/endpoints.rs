@@ -15,7 +15,7 @@ use mesh::xds::{ADDRESS_TYPE, Encoded};
 use self::share::MAX_ENDPOINTS;
 pub(super) use self::share::SliceLookup;
 use super::State;
-use super::addresses::Owner;
+use super::addresses::{Owner, parse};
 use super::changes::{Notice, Resources, Scope, Target};
 use super::common::Common;
 use super::kinds::{ApiKind, Kind, Watched};
@@ -173,7 +173,7 @@ impl Endpoint {
         let addresses = endpoint
             .addresses
             .iter()
-            .filter_map(|address| address.parse().ok());
+            .filter_map(|address| parse(address));
         addresses.map(|address| (address, parsed.clone())).collect()
     }
 }

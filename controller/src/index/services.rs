@@ -13,7 +13,7 @@ use mesh::xds::{ADDRESS_TYPE, Encoded};
 
 pub(super) use self::lookup::ServiceLookup;
 use super::State;
-use super::addresses::Addressed;
+use super::addresses::{Addressed, parse};
 use super::binding::{Binding, Traffic, asks_for};
 use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
 use super::common::Common;
@@ -82,7 +82,7 @@ impl Watched for Service {
             .cluster_ips
             .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
         // "None" stands in the same field.
-        let vips: Vec<IpAddr> = vips.iter().filter_map(|vip| vip.parse().ok()).collect();
+        let vips: Vec<IpAddr> = vips.iter().filter_map(|vip| parse(vip)).collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             controller: Controller::of(&object.metadata),

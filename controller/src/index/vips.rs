@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 
 use super::State;
-use super::addresses::Owner;
+use super::addresses::{Owner, parse};
 use super::changes::{Notice, Target};
 use super::kinds::Kind;
 use super::names::Key;
@@ -61,7 +61,7 @@ impl FurtherVips {
             own.any(|own| own.is_ipv4() == address.is_ipv4())
         };
         let claims = balancer.chain(author).filter_map(|(address, by)| {
-            let address = address.parse().ok().filter(|ip| has_family(*ip))?;
+            let address = parse(address).filter(|ip| has_family(*ip))?;
             seen.insert(address).then_some(Claim { address, by })
         });
         let created = object.metadata.creation_timestamp.as_ref();
