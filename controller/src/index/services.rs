@@ -374,7 +374,7 @@ impl State {
     }
 
     /// The pods behind any of these services of a namespace.
-    fn pods_behind(&self, namespace: &str, services: [Option<&Service>; 2]) -> Vec<Key> {
+    pub(super) fn pods_behind(&self, namespace: &str, services: [Option<&Service>; 2]) -> Vec<Key> {
         let behind = |labels: &Labels| {
             let mut services = services.into_iter().flatten();
             services.any(|service| service.selects(labels))
