@@ -40,6 +40,7 @@ mod pods;
 mod reports;
 mod routes;
 mod services;
+mod share;
 mod tables;
 mod vips;
 

@@ -47,6 +47,13 @@ fn node(name: &str, address: &str, range: &str) -> Value {
     })
 }
 
+/// The same, whose first endpoint says that it is this pod.
+fn naming(mut slice: Value, namespace: &str, pod: &str) -> Value {
+    slice["endpoints"][0]["targetRef"] =
+        json!({"kind": "Pod", "name": pod, "namespace": namespace});
+    slice
+}
+
 /// `shop/db` in the mesh at 10.0.0.1, on node n1 at 192.168.0.1.
 fn shop() -> World {
     let mut world = World::new();
@@ -237,9 +244,7 @@ fn a_pod_on_the_hosts_network_is_an_endpoint_where_a_slice_names_it() {
     let mut world = shop();
     let mut host = pod("evil", "agent", "192.168.0.1", json!({}));
     host["spec"]["hostNetwork"] = json!(true);
-    let mut named = slice("evil", "agents", &["192.168.0.1"]);
-    named["endpoints"][0]["targetRef"] =
-        json!({"kind": "Pod", "name": "agent", "namespace": "evil"});
+    let named = naming(slice("evil", "agents", &["192.168.0.1"]), "evil", "agent");
     world.apply([host, manual("evil", "agents", "10.96.0.67"), named]);
     let workload = world.workload("Pod/evil/agent").expect("known");
     assert!(
@@ -254,6 +259,101 @@ fn a_pod_on_the_hosts_network_is_an_endpoint_where_a_slice_names_it() {
         "never twice"
     );
     assert!(world.events().is_empty(), "{:?}", world.events());
+}
+
+#[test]
+fn an_endpoint_that_says_it_is_another_pod_brings_nothing() {
+    let mut world = shop();
+    let before = world.workload("Pod/shop/db").expect("known");
+    let listed = slice("evil", "steal", &["10.0.0.1"]);
+    world.apply([
+        pod("evil", "there", "10.0.0.9", json!({})),
+        manual("evil", "steal", "10.96.0.66"),
+    ]);
+    for name in ["nobody", "there"] {
+        world.apply([naming(listed.clone(), "evil", name)]);
+        assert_eq!(world.workload("Pod/shop/db").as_ref(), Some(&before));
+        assert_eq!(
+            world.events(),
+            [
+                "EndpointSlice evil/steal-1 AddressTaken: address 10.0.0.1 is that of pod shop/db: it is no endpoint in the mesh"
+            ]
+        );
+    }
+    // One that names a pod of another namespace is listed by address alone, and counts as such.
+    world.apply([naming(listed, "shop", "db")]);
+    let now = world.workload("Pod/shop/db").expect("known");
+    assert!(
+        now.services
+            .contains_key("evil/steal.evil.svc.cluster.local")
+    );
+    assert!(world.events().is_empty(), "{:?}", world.events());
+}
+
+#[test]
+fn the_bound_on_endpoints_is_not_passed_by_naming_pods_of_other_namespaces() {
+    let mut world = World::new();
+    let addresses: Vec<String> = (0..1100)
+        .map(|n| format!("10.1.{}.{}", n / 250, n % 250))
+        .collect();
+    let pods = addresses
+        .iter()
+        .enumerate()
+        .map(|(n, address)| pod("shop", &format!("p{n}"), address, json!({})));
+    world.apply(pods);
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let mut all = slice("evil", "all", &addresses);
+    for endpoint in all["endpoints"].as_array_mut().expect("endpoints") {
+        endpoint["targetRef"] = json!({"kind": "Pod", "name": "x", "namespace": "shop"});
+    }
+    world.apply([manual("evil", "all", "10.96.0.1"), all]);
+    let behind = (0..1100).filter(|n| {
+        let workload = world.workload(&format!("Pod/shop/p{n}"));
+        workload.is_some_and(|one| !one.services.is_empty())
+    });
+    assert_eq!(behind.count(), 1000);
+    let events = world.events();
+    assert!(
+        events.len() == 1 && events[0].contains("100 of this"),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn an_ipv4_address_written_as_ipv6_is_the_same_address() {
+    let mut world = shop();
+    world.apply([
+        manual("evil", "steal", "10.96.0.66"),
+        slice(
+            "evil",
+            "steal",
+            &["::ffff:192.168.0.1", "::ffff:10.96.0.1", "::ffff:10.0.0.1"],
+        ),
+        node("n2", "::ffff:10.96.0.1", "10.0.1.0/24"),
+        pod("evil", "again", "::ffff:10.0.0.1", json!({})),
+        manual("till", "mapped", "::ffff:10.96.0.99"),
+    ]);
+    let host = world
+        .workload("discovery.k8s.io/EndpointSlice/evil/steal-1/192.168.0.1")
+        .expect("an endpoint");
+    assert_eq!(host.network_mode(), NetworkMode::HostNetwork);
+    let db = world.workload("Pod/shop/db").expect("known");
+    assert!(
+        db.services
+            .contains_key("evil/steal.evil.svc.cluster.local")
+    );
+    let service = world.service("till", "mapped").expect("known");
+    assert_eq!(*service.addresses[0].address, [10, 96, 0, 99]);
+    let events = world.events();
+    for said in [
+        "Pod evil/again AddressTaken: address 10.0.0.1 is that of pod shop/db",
+        "EndpointSlice evil/steal-1 AddressTaken: address 10.96.0.1 is that of Service shop/cart",
+    ] {
+        assert!(
+            events.iter().any(|event| event.starts_with(said)),
+            "{events:?}"
+        );
+    }
 }
 
 #[test]

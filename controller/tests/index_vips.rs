@@ -182,3 +182,92 @@ fn equals_share_an_address_by_port_and_the_older_has_a_port_that_both_have() {
         assert!(world.events().is_empty(), "{:?}", world.events());
     }
 }
+
+#[test]
+fn an_external_ip_written_as_ipv6_is_the_nodes_all_the_same() {
+    let mut dual = external("evil", "grab", "10.96.0.66", 80, 1, &["::ffff:192.168.0.1"]);
+    dual["spec"]["clusterIPs"] = json!(["10.96.0.66", "fd00::66"]);
+    let mut world = World::new();
+    world.apply([node("n1", "192.168.0.1"), dual]);
+    let service = world.service("evil", "grab").expect("known");
+    assert_eq!(service.addresses.len(), 2);
+    let events = world.events();
+    assert!(
+        events.len() == 1 && events[0].contains("address 192.168.0.1 is that of node n1:"),
+        "{events:?}"
+    );
+}
+
+/// Addresses that nobody has, told apart by two numbers.
+fn many(third: usize, count: usize) -> Vec<String> {
+    let addresses = (0..count).map(|n| format!("203.{third}.{}.{}", n / 250, n % 250));
+    addresses.collect()
+}
+
+/// A Service of `big` with so many external IPs.
+fn greedy(name: &str, third: usize, count: usize) -> Value {
+    let addresses = many(third, count);
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let ip = format!("10.96.1.{third}");
+    external("big", name, &ip, 80, 1, &addresses)
+}
+
+#[test]
+fn a_service_has_a_bounded_number_of_further_addresses_and_the_load_balancers_come_first() {
+    let mut world = World::new();
+    let mut service = greedy("all", 1, 5000);
+    service["spec"]["type"] = json!("LoadBalancer");
+    service["status"] = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}});
+    world.apply([service]);
+    let known = vips(&world, "big", "all");
+    assert_eq!(known.len(), 1 + 16);
+    assert_eq!(known[1], "198.51.100.1");
+    assert_eq!(
+        world.events(),
+        [
+            "Service big/all TooManyAddresses: beside its cluster IPs a Service has at most 16 addresses in the mesh, and the Services of a namespace 256: 4985 of this Service do not lead to it there"
+        ]
+    );
+    world.apply([greedy("all", 1, 16)]);
+    assert!(world.events().is_empty(), "{:?}", world.events());
+}
+
+#[test]
+fn the_services_of_a_namespace_have_a_bounded_number_of_further_addresses() {
+    let name = |n: usize| format!("s{n:02}");
+    let all = || (0..17).map(|n| greedy(&name(n), n, 16));
+    let known = |world: &World| -> Vec<usize> {
+        let each = (0..17).map(|n| vips(world, "big", &name(n)).len() - 1);
+        each.collect()
+    };
+    let (mut world, mut other) = (World::new(), World::new());
+    for service in all() {
+        world.apply([service]);
+    }
+    for service in all().collect::<Vec<_>>().into_iter().rev() {
+        other.apply([service]);
+    }
+    let expected: Vec<usize> = (0..17).map(|n| if n < 16 { 16 } else { 0 }).collect();
+    assert_eq!(known(&world), expected);
+    assert_eq!(known(&other), expected);
+    let events = world.events();
+    assert!(
+        events.len() == 1 && events[0].starts_with("Service big/s16 TooManyAddresses:"),
+        "{events:?}"
+    );
+    // What is beyond the bound keeps nobody else from the address.
+    let address = &many(16, 1)[0];
+    world.apply([external("shop", "young", "10.96.0.1", 80, 9, &[address])]);
+    assert_eq!(vips(&world, "shop", "young"), ["10.96.0.1", address]);
+    // One that goes before gives its part back.
+    world.apply([greedy("s00", 0, 6)]);
+    assert_eq!(known(&world)[16], 10);
+    assert_eq!(vips(&world, "shop", "young"), ["10.96.0.1"]);
+    world.delete(Kind::Service, "big", "s01");
+    assert_eq!(vips(&world, "big", "s16").len(), 1 + 16);
+    let events = world.events();
+    assert!(
+        events.len() == 1 && events[0].starts_with("Service shop/young AddressTaken:"),
+        "{events:?}"
+    );
+}

@@ -104,6 +104,28 @@ fn a_waypoint_speaks_hbone_itself() {
 }
 
 #[test]
+fn behind_the_service_of_a_gateway_that_comes_to_be_ours_stand_its_own_pods_alone() {
+    let name = json!({"gateway.networking.k8s.io/gateway-name": "gate"});
+    let mut foreign = gateway("shop", "gate");
+    foreign["spec"]["gatewayClassName"] = json!("others");
+    let mut world = World::new();
+    world.apply([namespace("shop", json!({})), our_class(), foreign.clone()]);
+    world.apply(waypoint("shop", "gate"));
+    world.apply([pod("shop", "decoy", "10.244.9.10", name)]);
+    let behind = |world: &World| {
+        let workload = world.workload("Pod/shop/decoy").expect("known");
+        workload
+            .services
+            .contains_key("shop/gate.shop.svc.cluster.local")
+    };
+    assert!(behind(&world));
+    world.apply([gateway("shop", "gate")]);
+    assert!(!behind(&world));
+    world.apply([foreign]);
+    assert!(behind(&world), "as it was before");
+}
+
+#[test]
 fn labels_choose_the_waypoint() {
     let mut world = shop();
     // From the namespace.

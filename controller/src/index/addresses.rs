@@ -47,6 +47,12 @@ pub(super) struct Range {
     bits: u32,
 }
 
+/// An address as an object writes it. `::ffff:10.0.0.1` is `10.0.0.1` to whoever dials it, so it is the same address here.
+pub(super) fn parse(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.parse().ok()?;
+    Some(address.to_canonical())
+}
+
 // === impl Owner ===
 
 impl std::fmt::Display for Owner {

@@ -1,6 +1,6 @@
 //! EndpointSlices: endpoints that somebody else chose, of pods or of things outside the cluster.
 
-mod share;
+mod lookup;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,10 +12,9 @@ use mesh::proto::workload::{
 };
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
-use self::share::MAX_ENDPOINTS;
-pub(super) use self::share::SliceLookup;
+pub(super) use self::lookup::SliceLookup;
 use super::State;
-use super::addresses::Owner;
+use super::addresses::{Owner, parse};
 use super::changes::{Notice, Resources, Scope, Target};
 use super::common::Common;
 use super::kinds::{ApiKind, Kind, Watched};
@@ -50,12 +49,15 @@ enum Meaning {
     Taken(Owner),
 }
 
+/// Endpoints per namespace that are listed by address alone: every proxy of the mesh remembers each of them.
+const MAX_ENDPOINTS: usize = 1000;
 /// Events on one slice.
 const MAX_NOTICES: usize = 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Endpoint {
     ready: bool,
+    /// The pod of the slice's own namespace that it says it is.
     pod: Option<Arc<str>>,
     node: Arc<str>,
 }
@@ -72,6 +74,7 @@ impl Watched for Slice {
         if object.address_type == "FQDN" {
             return None;
         }
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let ports = object.ports.iter().flatten();
         let ports = ports
             .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
@@ -84,7 +87,11 @@ impl Watched for Slice {
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             service: service.as_str().into(),
-            endpoints: object.endpoints.iter().flat_map(Endpoint::parse).collect(),
+            endpoints: object
+                .endpoints
+                .iter()
+                .flat_map(|endpoint| Endpoint::parse(endpoint, namespace))
+                .collect(),
             ports: ports.collect(),
         })
     }
@@ -101,11 +108,7 @@ impl Watched for Slice {
             state.touch_slice_targets(slice);
         }
         let count = |slice: Option<&Self>| slice.map_or(0, Self::counted);
-        let (was, is) = (count(before), count(now));
-        let total = state.tables.slices.lookup().total(&key.namespace);
-        if was != is && total.max(total + was - is) > MAX_ENDPOINTS {
-            state.touch_share(&key.namespace);
-        }
+        state.touch_share(key, count(before), count(now));
     }
 
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
@@ -134,24 +137,46 @@ impl Slice {
             .count()
     }
 
-    /// The how-manieth of those this one is; `None`: it names a pod, which is there anyway.
-    fn rank(&self, address: IpAddr) -> Option<usize> {
-        self.endpoints.get(&address)?.pod.is_none().then(|| {
-            let before = self.endpoints.range(..address);
-            before
-                .filter(|(_, endpoint)| endpoint.pod.is_none())
-                .count()
-        })
+    /// The endpoints that are taken, while so many are that are listed by address alone.
+    fn taken(&self, allowance: usize) -> impl Iterator<Item = (IpAddr, &Endpoint)> {
+        let mut left = allowance;
+        let taken = self.endpoints.iter().filter(move |(_, endpoint)| {
+            let taken = endpoint.pod.is_some() || left > 0;
+            if endpoint.pod.is_none() {
+                left = left.saturating_sub(1);
+            }
+            taken
+        });
+        taken.map(|(address, endpoint)| (*address, endpoint))
+    }
+
+    /// The endpoint at an address, if it is one of those.
+    fn taken_at(&self, address: IpAddr, allowance: usize) -> Option<&Endpoint> {
+        let endpoint = self.endpoints.get(&address)?;
+        if endpoint.pod.is_some() || allowance == usize::MAX {
+            return Some(endpoint);
+        }
+        if allowance == 0 {
+            return None;
+        }
+        // Of one slice in a namespace only a part is taken.
+        let mut taken = self.taken(allowance);
+        let (_, endpoint) = taken.find(|(one, _)| *one == address)?;
+        Some(endpoint)
     }
 }
 
 impl Endpoint {
-    fn parse(endpoint: &discovery::Endpoint) -> Vec<(IpAddr, Self)> {
+    /// An endpoint of a slice of this namespace. A reference to a pod of another namespace says no more than the address.
+    fn parse(endpoint: &discovery::Endpoint, namespace: &str) -> Vec<(IpAddr, Self)> {
         let conditions = endpoint.conditions.as_ref();
-        let pod = endpoint
-            .target_ref
-            .as_ref()
-            .filter(|target| target.kind.as_deref() == Some("Pod"));
+        let pod = endpoint.target_ref.as_ref().filter(|target| {
+            let own = target
+                .namespace
+                .as_deref()
+                .is_none_or(|one| one == namespace);
+            target.kind.as_deref() == Some("Pod") && own
+        });
         let parsed = Self {
             // Absent means ready.
             ready: conditions
@@ -163,7 +188,7 @@ impl Endpoint {
         let addresses = endpoint
             .addresses
             .iter()
-            .filter_map(|address| address.parse().ok());
+            .filter_map(|address| parse(address));
         addresses.map(|address| (address, parsed.clone())).collect()
     }
 }
@@ -184,23 +209,24 @@ impl State {
                 return Meaning::Pod(named);
             }
         }
-        match self.owner(address) {
-            Some(Owner::Pod(pod)) => Meaning::Pod(pod),
+        match (self.owner(address), &endpoint.pod) {
+            // To name a pod frees an endpoint from the namespace's bound, so that it brings that pod or nothing.
+            (Some(Owner::Pod(other)), Some(_)) => Meaning::Taken(Owner::Pod(other)),
             // The pod that it names is not seen yet, or no more.
-            _ if endpoint.pod.is_some() => Meaning::Absent,
-            Some(Owner::Service(service)) => Meaning::Taken(Owner::Service(service)),
-            Some(Owner::Node(_)) => match self.service_at(address) {
+            (_, Some(_)) => Meaning::Absent,
+            (Some(Owner::Pod(pod)), None) => Meaning::Pod(pod),
+            (Some(Owner::Service(service)), None) => Meaning::Taken(Owner::Service(service)),
+            (Some(Owner::Node(_)), None) => match self.service_at(address) {
                 Some(service) => Meaning::Taken(Owner::Service(service)),
                 None => Meaning::Host,
             },
-            None => Meaning::Outside,
+            (None, None) => Meaning::Outside,
         }
     }
 
-    /// Whether an endpoint is within what its namespace may bring.
-    fn within_share(&self, key: &Key, slice: &Slice, address: IpAddr) -> bool {
-        let allowance = self.tables.slices.lookup().allowance(key);
-        allowance >= MAX_ENDPOINTS || slice.rank(address).is_none_or(|rank| rank < allowance)
+    /// How many endpoints of a slice that are listed by address alone are taken at most.
+    fn allowance(&self, key: &Key) -> usize {
+        self.tables.slices.lookup().shares.allowance(key)
     }
 
     /// The ports of services without a selector whose slices mean this pod, of whatever namespace they are: to them it is
@@ -213,12 +239,10 @@ impl State {
                 let Some(slice) = self.tables.slices.get(slice_key) else {
                     continue;
                 };
-                let Some(endpoint) = slice.endpoints.get(address) else {
+                let Some(endpoint) = slice.taken_at(*address, self.allowance(slice_key)) else {
                     continue;
                 };
-                if self.meaning(slice_key, *address, endpoint) != Meaning::Pod(key.clone())
-                    || !self.within_share(slice_key, slice, *address)
-                {
+                if self.meaning(slice_key, *address, endpoint) != Meaning::Pod(key.clone()) {
                     continue;
                 }
                 let service_key = slice.service_key(slice_key);
@@ -250,17 +274,14 @@ impl State {
             .ports_in(slice)
             .map(|(port, target)| wire_port(port, target))
             .collect();
-        for (address, endpoint) in &slice.endpoints {
-            let network = match self.meaning(key, *address, endpoint) {
+        for (address, endpoint) in slice.taken(self.allowance(key)) {
+            let network = match self.meaning(key, address, endpoint) {
                 Meaning::Outside => NetworkMode::Standard,
                 // To dial the node itself is not to dial this endpoint.
                 Meaning::Host => NetworkMode::HostNetwork,
                 Meaning::Pod(_) | Meaning::Absent | Meaning::Taken(_) => continue,
             };
-            if !self.within_share(key, slice, *address) {
-                continue;
-            }
-            let mut workload = self.slice_workload(key, slice, *address, endpoint);
+            let mut workload = self.slice_workload(key, slice, address, endpoint);
             workload.network_mode = network.into();
             let ports = PortList {
                 ports: ports.clone(),
@@ -324,17 +345,16 @@ impl State {
                 note,
             });
         };
-        let mut cut = 0;
-        for (address, endpoint) in &slice.endpoints {
-            if !self.within_share(key, slice, *address) {
-                cut += 1;
-            } else if let Meaning::Taken(owner) = self.meaning(key, *address, endpoint) {
+        let allowance = self.allowance(key);
+        for (address, endpoint) in slice.taken(allowance) {
+            if let Meaning::Taken(owner) = self.meaning(key, address, endpoint) {
                 say(
                     "AddressTaken",
                     format!("address {address} is that of {owner}: it is no endpoint in the mesh"),
                 );
             }
         }
+        let cut = slice.counted().saturating_sub(allowance);
         if cut > 0 {
             say(
                 "TooManyEndpoints",
@@ -356,9 +376,10 @@ impl State {
         self.tables.pods.mark_each(named);
     }
 
-    /// Marks what may come to be within the namespace's share, or to be outside.
-    fn touch_share(&mut self, namespace: &Arc<str>) {
-        for key in self.tables.slices.lookup().contested(namespace) {
+    /// Marks the slices of which more or less is taken since this one brings so much instead of so much.
+    fn touch_share(&mut self, key: &Key, was: usize, is: usize) {
+        let shares = &self.tables.slices.lookup().shares;
+        for key in shares.contested(key, was, is) {
             if let Some(slice) = self.tables.slices.get(&key).cloned() {
                 self.touch_slice_targets(&slice);
                 self.tables.slices.mark(key);

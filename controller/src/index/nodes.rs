@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 use mesh::proto::workload::Locality;
 
 use super::State;
-use super::addresses::{Addressed, Range};
+use super::addresses::{Addressed, Range, parse};
 use super::changes::Target;
 use super::kinds::Kind;
 use super::kinds::{ApiKind, Watched};
@@ -56,7 +56,7 @@ impl Watched for Node {
                 .into_iter()
                 .flatten()
                 // Hostnames stand in the same list.
-                .filter_map(|address| address.address.parse().ok())
+                .filter_map(|address| parse(&address.address))
                 .collect(),
             pod_ranges: pod_ranges(object),
         })

@@ -199,12 +199,23 @@ impl State {
     fn touch_instances(&mut self, gateway: &Key) {
         if self.tables.gateways.get(gateway).is_some() {
             self.tables.gateways.mark(gateway.clone());
-            self.touch_instance_pods(gateway);
+            self.mark_instances(gateway);
+        }
+    }
+
+    /// Marks the pods that look at whether a Gateway is ours: those that say they are its waypoint, and those that its
+    /// Service selects.
+    pub(super) fn touch_instance_pods(&mut self, gateway: &Key) {
+        self.mark_instances(gateway);
+        let service = self.tables.services.get(gateway);
+        if let Some(service) = service.filter(|service| service.made_by_us()) {
+            let pods = self.pods_behind(&gateway.namespace, [Some(service), None]);
+            self.tables.pods.mark_each(pods);
         }
     }
 
     /// Marks the pods that say they are a Gateway's waypoint.
-    pub(super) fn touch_instance_pods(&mut self, gateway: &Key) {
+    fn mark_instances(&mut self, gateway: &Key) {
         let pods = self.tables.pods.lookup().instances(gateway);
         let pods: Vec<Key> = pods.cloned().collect();
         self.tables.pods.mark_each(pods);

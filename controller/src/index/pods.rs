@@ -18,7 +18,7 @@ use self::ips::Ips;
 pub(super) use self::lookup::PodLookup;
 pub(super) use self::template::Template;
 use super::State;
-use super::addresses::Addressed;
+use super::addresses::{Addressed, parse};
 use super::binding::{Binding, Traffic};
 use super::changes::{Resources, Scope, Target, Write};
 use super::common::Common;
@@ -205,10 +205,10 @@ fn addresses(all: Option<Vec<core::PodIP>>, one: Option<String>) -> Ips {
     let mut ips: Vec<IpAddr> = all
         .into_iter()
         .flatten()
-        .filter_map(|ip| ip.ip.parse().ok())
+        .filter_map(|ip| parse(&ip.ip))
         .collect();
     if ips.is_empty() {
-        ips.extend(one.and_then(|ip| ip.parse::<IpAddr>().ok()));
+        ips.extend(one.and_then(|ip| parse(&ip)));
     }
     ips.into()
 }

@@ -13,7 +13,7 @@ use mesh::xds::{ADDRESS_TYPE, Encoded};
 
 pub(super) use self::lookup::ServiceLookup;
 use super::State;
-use super::addresses::Addressed;
+use super::addresses::{Addressed, parse};
 use super::binding::{Binding, Traffic, asks_for};
 use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
 use super::common::Common;
@@ -82,23 +82,20 @@ impl Watched for Service {
             .cluster_ips
             .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
         // "None" stands in the same field.
-        let vips: Vec<IpAddr> = vips.iter().filter_map(|vip| vip.parse().ok()).collect();
+        let ports = spec.ports.iter().flatten();
+        let ports: Vec<ServicePort> = ports.filter_map(ServicePort::parse).collect();
+        let vips: Vec<IpAddr> = vips.iter().filter_map(|vip| parse(vip)).collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             controller: Controller::of(&object.metadata),
             labels: Labels::of(object.metadata.labels.as_ref()),
             selector: Some(Labels::of(spec.selector.as_ref()))
                 .filter(|selector| !selector.is_empty()),
-            further: FurtherVips::parse(object, &vips),
+            further: FurtherVips::parse(object, &vips, &ports),
             vips,
             headless: spec.cluster_ip.as_deref() == Some("None"),
             alias: spec.type_.as_deref() == Some("ExternalName"),
-            ports: spec
-                .ports
-                .iter()
-                .flatten()
-                .filter_map(ServicePort::parse)
-                .collect(),
+            ports,
             families: families(spec.ip_families.as_deref().unwrap_or_default()),
             balancing,
             generation: object.metadata.generation,
@@ -377,7 +374,7 @@ impl State {
     }
 
     /// The pods behind any of these services of a namespace.
-    fn pods_behind(&self, namespace: &str, services: [Option<&Service>; 2]) -> Vec<Key> {
+    pub(super) fn pods_behind(&self, namespace: &str, services: [Option<&Service>; 2]) -> Vec<Key> {
         let behind = |labels: &Labels| {
             let mut services = services.into_iter().flatten();
             services.any(|service| service.selects(labels))
@@ -401,7 +398,7 @@ impl State {
         for slice in &contents {
             self.touch_slice_targets(slice);
         }
-        self.touch_claims(before, now);
+        self.touch_claims(key, before, now);
         self.tables.pods.mark_each(pods);
         self.tables.slices.mark_each(slices);
         self.touch_routes_of(key);
@@ -436,12 +433,6 @@ impl Says<Key> for Service {
     /// The Gateway that it asks for.
     fn says(&self, key: &Key) -> impl Iterator<Item = Key> {
         asks_for(&key.namespace, &self.labels).into_iter()
-    }
-}
-
-impl Says<IpAddr> for Service {
-    fn says(&self, _key: &Key) -> impl Iterator<Item = IpAddr> {
-        self.further.addresses()
     }
 }
 

@@ -5,23 +5,30 @@
 //! Whose such an address is goes by rank: pods, nodes, cluster IPs, load balancers, external IPs. An address of a load
 //! balancer may be a node's, whose other ports proxies leave alone; an external IP, which a tenant writes, may not. Among
 //! equals, who shares no TCP port shares the address; of others the older Service has it, then the lesser key.
+//! Every proxy remembers each address, and its author decides how many there are: a Service and a namespace have a bound.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 
 use super::State;
-use super::addresses::Owner;
+use super::addresses::{Owner, parse};
 use super::changes::{Notice, Target};
 use super::kinds::Kind;
 use super::names::Key;
-use super::services::Service;
+use super::services::{Service, ServicePort};
+use super::tables::SecondaryIndex;
 
 /// The addresses that a Service names beside its cluster IPs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct FurtherVips {
+    /// The load balancer's first.
     claims: Vec<Claim>,
+    /// How many it names beyond its bound.
+    beyond: usize,
+    /// Its TCP ports in ascending order.
+    ports: Vec<u16>,
     /// When the Service was made, in milliseconds.
     created: i64,
 }
@@ -41,6 +48,22 @@ enum By {
     Author,
 }
 
+/// The Services that name an address, the best claim first.
+#[derive(Debug, Default)]
+pub(super) struct Claimants(HashMap<IpAddr, BTreeSet<Claimant>>);
+
+/// A Service that names an address; the better claim is the lesser.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claimant {
+    by: By,
+    created: i64,
+    service: Key,
+}
+
+/// Addresses that one Service has beside its cluster IPs.
+const MAX_OF_SERVICE: usize = 16;
+/// Those that all Services of a namespace have.
+pub(super) const MAX_OF_NAMESPACE: usize = 256;
 /// Events on one Service.
 const MAX_NOTICES: usize = 10;
 
@@ -48,7 +71,11 @@ const MAX_NOTICES: usize = 10;
 
 impl FurtherVips {
     /// Those that kube-proxy would answer, too: of a family in which the Service has a cluster IP.
-    pub(super) fn parse(object: &core::Service, cluster_ips: &[IpAddr]) -> Self {
+    pub(super) fn parse(
+        object: &core::Service,
+        cluster_ips: &[IpAddr],
+        ports: &[ServicePort],
+    ) -> Self {
         let balancer = balancer(object).map(|address| (address, By::Balancer));
         let author = object
             .spec
@@ -61,12 +88,18 @@ impl FurtherVips {
             own.any(|own| own.is_ipv4() == address.is_ipv4())
         };
         let claims = balancer.chain(author).filter_map(|(address, by)| {
-            let address = address.parse().ok().filter(|ip| has_family(*ip))?;
+            let address = parse(address).filter(|ip| has_family(*ip))?;
             seen.insert(address).then_some(Claim { address, by })
         });
+        let mut claims = claims.fuse();
+        let within: Vec<Claim> = claims.by_ref().take(MAX_OF_SERVICE).collect();
+        let beyond = claims.count();
+        let ports: BTreeSet<u16> = ports.iter().map(|port| port.port).collect();
         let created = object.metadata.creation_timestamp.as_ref();
         Self {
-            claims: claims.collect(),
+            claims: within,
+            beyond,
+            ports: ports.into_iter().collect(),
             created: created.map_or(0, |time| time.0.as_millisecond()),
         }
     }
@@ -75,10 +108,22 @@ impl FurtherVips {
         self.claims.iter().map(|claim| claim.address)
     }
 
-    fn by(&self, address: IpAddr) -> Option<By> {
-        let mut claims = self.claims.iter();
-        let claim = claims.find(|claim| claim.address == address)?;
-        Some(claim.by)
+    /// How many addresses it names, within its bound.
+    pub(super) fn count(&self) -> usize {
+        self.claims.len()
+    }
+
+    fn shares_port(&self, other: &Self) -> bool {
+        let mut ports = self.ports.iter();
+        ports.any(|port| other.ports.binary_search(port).is_ok())
+    }
+
+    fn claimant(&self, key: &Key, claim: &Claim) -> Claimant {
+        Claimant {
+            by: claim.by,
+            created: self.created,
+            service: key.clone(),
+        }
     }
 }
 
@@ -101,13 +146,54 @@ fn balancer(object: &core::Service) -> impl Iterator<Item = &str> {
         .filter_map(|one| one.ip.as_deref())
 }
 
+// === impl Claimants ===
+
+impl Claimants {
+    /// The Services that name an address.
+    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        self.ranked(address).map(|claimant| &claimant.service)
+    }
+
+    fn ranked(&self, address: IpAddr) -> impl Iterator<Item = &Claimant> {
+        self.0.get(&address).into_iter().flatten()
+    }
+}
+
+impl SecondaryIndex<Service> for Claimants {
+    fn add(&mut self, key: &Key, service: &Service) {
+        for claim in &service.further.claims {
+            let claimants = self.0.entry(claim.address).or_default();
+            claimants.insert(service.further.claimant(key, claim));
+        }
+    }
+
+    fn remove(&mut self, key: &Key, service: &Service) {
+        for claim in &service.further.claims {
+            let Some(claimants) = self.0.get_mut(&claim.address) else {
+                continue;
+            };
+            claimants.remove(&service.further.claimant(key, claim));
+            if claimants.is_empty() {
+                self.0.remove(&claim.address);
+            }
+        }
+    }
+}
+
 // === impl State ===
 
 impl State {
+    /// The addresses that a Service names, within its namespace's bound.
+    fn claims<'a>(&self, key: &Key, service: &'a Service) -> impl Iterator<Item = &'a Claim> {
+        let allowance = self.tables.services.lookup().shares.allowance(key);
+        service.further.claims.iter().take(allowance)
+    }
+
     /// The further addresses that are a Service's.
     pub(super) fn further_vips(&self, key: &Key, service: &Service) -> Vec<IpAddr> {
-        let claims = service.further.claims.iter();
-        let won = claims.filter(|claim| self.goes_before(key, service, claim).is_none());
+        let won = self
+            .claims(key, service)
+            .filter(|claim| self.goes_before(key, service, claim).is_none());
         won.map(|claim| claim.address).collect()
     }
 
@@ -116,28 +202,54 @@ impl State {
         let Some(service) = self.tables.services.get(key) else {
             return Vec::new();
         };
-        let lost = service.further.claims.iter().filter_map(|claim| {
+        let notice = |reason: &str, note: String| Notice {
+            target: Target::new(Kind::Service, key),
+            uid: service.uid.clone(),
+            warning: true,
+            reason: reason.to_owned(),
+            note,
+        };
+        let further = &service.further;
+        let beyond = further.beyond + further.count() - self.claims(key, service).count();
+        let too_many = (beyond > 0).then(|| {
+            let note = format!(
+                "beside its cluster IPs a Service has at most {MAX_OF_SERVICE} addresses in the mesh, and the Services of a namespace {MAX_OF_NAMESPACE}: {beyond} of this Service do not lead to it there"
+            );
+            notice("TooManyAddresses", note)
+        });
+        let lost = self.claims(key, service).filter_map(|claim| {
             let owner = self.goes_before(key, service, claim)?;
             let address = claim.address;
-            Some(Notice {
-                target: Target::new(Kind::Service, key),
-                uid: service.uid.clone(),
-                warning: true,
-                reason: "AddressTaken".to_owned(),
-                note: format!(
-                    "address {address} is that of {owner}: in the mesh it does not lead to this Service"
-                ),
-            })
+            let note = format!(
+                "address {address} is that of {owner}: in the mesh it does not lead to this Service"
+            );
+            Some(notice("AddressTaken", note))
         });
-        lost.take(MAX_NOTICES).collect()
+        too_many.into_iter().chain(lost).take(MAX_NOTICES).collect()
     }
 
     /// Marks what depends on a Service's addresses, if what decides whose they are has changed.
-    pub(super) fn touch_claims(&mut self, before: Option<&Service>, now: Option<&Service>) {
-        let claims = |service: &Service| (service.vips.clone(), service.further.clone());
-        let ports = |service: &Service| service.ports.clone();
-        if before.map(claims) == now.map(claims) && before.map(ports) == now.map(ports) {
+    pub(super) fn touch_claims(
+        &mut self,
+        key: &Key,
+        before: Option<&Service>,
+        now: Option<&Service>,
+    ) {
+        let claims = |service: Option<&Service>| {
+            service.map(|service| (service.vips.clone(), service.further.clone()))
+        };
+        if claims(before) == claims(now) {
             return;
+        }
+        let count = |service: Option<&Service>| service.map_or(0, |one| one.further.count());
+        let shares = &self.tables.services.lookup().shares;
+        for other in shares.contested(key, count(before), count(now)) {
+            let Some(other) = self.tables.services.get(&other).cloned() else {
+                continue;
+            };
+            for address in other.further.addresses() {
+                self.touch_address(address);
+            }
         }
         for one in [before, now].into_iter().flatten() {
             for address in one.vips.iter().copied().chain(one.further.addresses()) {
@@ -158,21 +270,18 @@ impl State {
         if let Some(other) = self.service_at(address) {
             return Some(Owner::Service(other));
         }
-        let mine = (claim.by, service.further.created, key);
-        let mut others = self.tables.services.lookup().naming(address);
+        let mine = service.further.claimant(key, claim);
+        let ranked = self.tables.services.lookup().claimants.ranked(address);
+        let mut others = ranked
+            .take_while(|other| **other < mine)
+            .map(|other| &other.service);
         let better = others.find(|other| {
             let Some(object) = self.tables.services.get(other) else {
                 return false;
             };
-            let by = object.further.by(address);
-            by.is_some_and(|by| (by, object.further.created, *other) < mine)
-                && shares_port(object, service)
+            let has_it = || self.claims(other, object).any(|one| one.address == address);
+            object.further.shares_port(&service.further) && has_it()
         });
         better.cloned().map(Owner::Service)
     }
-}
-
-fn shares_port(one: &Service, other: &Service) -> bool {
-    let mut ports = one.ports.iter();
-    ports.any(|port| other.port(port.port).is_some())
 }

@@ -8,7 +8,9 @@ use super::super::cluster::At;
 use super::super::labels::{Labels, Pair};
 use super::super::lookup::Lookup;
 use super::super::names::Key;
+use super::super::share::Shares;
 use super::super::tables::SecondaryIndex;
+use super::super::vips::{Claimants, MAX_OF_NAMESPACE};
 use super::Service;
 
 /// Finds Services.
@@ -16,7 +18,9 @@ use super::Service;
 pub(in crate::index) struct ServiceLookup {
     addresses: ByAddress,
     /// By the addresses that they name beside their cluster IPs.
-    further: Lookup<IpAddr>,
+    pub(in crate::index) claimants: Claimants,
+    /// Of those addresses.
+    pub(in crate::index) shares: Shares<MAX_OF_NAMESPACE>,
     /// By the Gateway that their own labels ask for.
     asking: Lookup<Key>,
     /// By their namespace and one pair of their selector: the one that the fewest others there are found by.
@@ -33,7 +37,7 @@ impl ServiceLookup {
 
     /// The Services that name an address beside their cluster IPs.
     pub(in crate::index) fn naming(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.further.get(&address)
+        self.claimants.at(address)
     }
 
     /// The Services whose own labels ask for a Gateway.
@@ -55,7 +59,8 @@ impl ServiceLookup {
 impl SecondaryIndex<Service> for ServiceLookup {
     fn add(&mut self, key: &Key, service: &Service) {
         self.addresses.add(key, service);
-        self.further.add(key, service);
+        self.claimants.add(key, service);
+        self.shares.set(key, service.further.count());
         self.asking.add(key, service);
         let rarest = said(key, service).min_by_key(|said| self.selecting.count(said));
         if let Some(said) = rarest {
@@ -65,7 +70,8 @@ impl SecondaryIndex<Service> for ServiceLookup {
 
     fn remove(&mut self, key: &Key, service: &Service) {
         self.addresses.remove(key, service);
-        self.further.remove(key, service);
+        self.claimants.remove(key, service);
+        self.shares.unset(key);
         self.asking.remove(key, service);
         for said in said(key, service) {
             self.selecting.take(&said, key);
