@@ -14,12 +14,10 @@ mod streams;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::stream::unfold;
 use mesh::proto::discovery::DeltaDiscoveryRequest;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 use tonic::{Request, Status, Streaming};
 
 use self::authenticate::{Authenticate, Caller};
@@ -34,9 +32,6 @@ use crate::index::changes::Role;
 use crate::message_limit::MessageLimit;
 use crate::metrics::Metrics;
 use crate::refusals::Refusals;
-
-/// How long a node waits until the index has room for its last word.
-const ROOM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The service.
 #[derive(Clone)]
@@ -113,12 +108,7 @@ impl Discovery {
             limit.allow(self.snapshots.borrow().longest_request(&viewer));
         }
         let node = match &viewer {
-            Viewer::Node(node) => {
-                let room = timeout(ROOM_DEADLINE, self.index.clone().reserve_owned());
-                let permit = room.await.ok().and_then(Result::ok);
-                let permit = permit.ok_or_else(|| Status::unavailable("the index is busy"))?;
-                Some((node.clone(), permit))
-            }
+            Viewer::Node(node) => Some(node.clone()),
             Viewer::Waypoint(_) => None,
         };
         let name: Arc<str> = match &viewer {
