@@ -26,7 +26,8 @@ use self::service::Pushes;
 use self::snapshot::{Snapshot, Viewer};
 use self::stream::{Says, Stream};
 pub use self::streams::Streams;
-use crate::connection::CallerConnection;
+use crate::connection::admission::{Class, Holder};
+use crate::connection::{CallerConnection, OpenCall};
 use crate::index::Input;
 use crate::index::changes::Role;
 use crate::message_limit::MessageLimit;
@@ -99,7 +100,7 @@ impl Discovery {
             Ok(shown) => self.admit(shown, connection.as_ref(), &mut caller).await,
             Err(status) => Err(status),
         };
-        let (viewer, review) = opened.inspect_err(|status| {
+        let (viewer, review, call) = opened.inspect_err(|status| {
             let peer = connection.as_ref().map(CallerConnection::peer);
             let refusals = &self.refusals;
             refusals.note("discovery", peer, caller.as_ref(), status);
@@ -123,6 +124,7 @@ impl Discovery {
             place: self.streams.enter(pod, node),
             says: Says::new(&self, &viewer),
             _counted: self.metrics.stream(),
+            _call: call,
             requests: request.into_inner(),
             review,
             viewer,
@@ -138,10 +140,21 @@ impl Discovery {
         (token, peer): (String, IpAddr),
         connection: Option<&CallerConnection>,
         who: &mut Option<Caller>,
-    ) -> Result<(Viewer, Review), Status> {
+    ) -> Result<(Viewer, Review, Option<OpenCall>), Status> {
         let caller = &*who.insert(self.authenticate.whose(&token, peer).await?);
         let viewer = self.viewer(caller)?;
-        connection.map_or(Ok(()), CallerConnection::prove)?;
-        Ok((viewer, Review::new(token.into(), peer, caller.clone())))
+        let holder = Holder {
+            pod: caller.pod.clone().unwrap_or_default(),
+            class: match viewer {
+                Viewer::Node(_) => Class::NodeProxy,
+                Viewer::Waypoint(_) => Class::Other,
+            },
+        };
+        let call = match connection {
+            Some(connection) => Some(connection.prove(holder)?),
+            None => None,
+        };
+        let review = Review::new(token.into(), peer, caller.clone());
+        Ok((viewer, review, call))
     }
 }
