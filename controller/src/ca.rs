@@ -21,8 +21,10 @@ use self::authority::Authority;
 use self::authorize::{Denied, Permit, Rules, authorize};
 use self::issue::IssueError;
 use crate::connection::CallerConnection;
+use crate::connection::admission::{Class, Holder};
 use crate::discovery::authenticate::{Authenticate, Caller};
 use crate::discovery::snapshot::Snapshot;
+use crate::index::changes::Role;
 use crate::metrics::Metrics;
 use crate::refusals::Refusals;
 
@@ -68,6 +70,21 @@ impl Certificates {
         }
     }
 
+    /// Whose the connection of an authorised caller is.
+    fn holder(&self, caller: &Caller) -> Holder {
+        let pod = caller.pod.clone().unwrap_or_default();
+        let snapshot = self.snapshots.borrow();
+        let node_proxy = snapshot
+            .pod(&pod)
+            .is_some_and(|placement| placement.role == Role::NodeProxy);
+        let class = if node_proxy {
+            Class::NodeProxy
+        } else {
+            Class::Other
+        };
+        Holder { pod, class }
+    }
+
     async fn sign(
         &self,
         request: Request<IstioCertificateRequest>,
@@ -81,9 +98,10 @@ impl Certificates {
             .permit(caller, asked)
             .await
             .map_err(|denied| Status::permission_denied(denied.to_string()))?;
-        if let Some(connection) = connection {
-            connection.prove()?;
-        }
+        let _call = match connection {
+            Some(connection) => Some(connection.prove(self.holder(caller))?),
+            None => None,
+        };
         let life = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or(0));
         let signed =
             self.authority

@@ -6,7 +6,6 @@ use clap::Parser;
 use mesh::names::Network;
 
 use crate::index::Settings;
-use crate::index::names::Key;
 use crate::index::placement::NodeProxyRule;
 
 /// The control plane of the mesh.
@@ -120,14 +119,6 @@ impl Config {
     pub fn node_proxies(&self) -> Vec<NodeProxyRule> {
         std::iter::once(NodeProxyRule::ours(&self.namespace))
             .chain(self.trusted_node_proxies.iter().cloned())
-            .collect()
-    }
-
-    /// The service accounts of node proxies.
-    pub fn node_accounts(&self) -> Vec<Key> {
-        self.node_proxies()
-            .iter()
-            .map(|rule| Key::new(&rule.namespace, &rule.account))
             .collect()
     }
 

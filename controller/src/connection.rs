@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
-use self::admission::{Admission, Bounds, ConnectionId, Proven, Stage};
+use self::admission::{Activity, Admission, Bounds, ConnectionId, Holder, Proven, Stage};
 use crate::metrics::Metrics;
 use crate::rate::{Buckets, Rate};
 
@@ -32,6 +32,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the handshake to the first call that is authorised. A proxy calls at once; the review of its token may take
 /// [`crate::discovery::authenticate::REVIEW_DEADLINE`], and be tried again.
 const FIRST_CALL: Duration = Duration::from_secs(30);
+/// From the end of the last authorised call to the next. A proxy asks for certificates together or hours apart, and a
+/// new connection for the next ones costs little.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// New connections of one source. A handshake costs us some 0.3 ms of a core, so one source gets at most a seventh of one; a
 /// thousand proxies behind one address are all back within a second.
@@ -66,7 +69,7 @@ pub struct Ticket {
     ended: oneshot::Receiver<()>,
 }
 
-/// Why a connection was closed before a call of it was authorised.
+/// Why a connection was closed that nobody is served on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shed {
     /// No byte within [`FIRST_BYTE`], or none at all.
@@ -75,6 +78,8 @@ pub enum Shed {
     Handshake,
     /// No authorised call within [`FIRST_CALL`].
     NoCall,
+    /// No authorised call for [`IDLE`].
+    Idle,
     /// It gave way to a newer one.
     NoRoom,
     /// Its source opens them too fast.
@@ -86,8 +91,8 @@ pub enum Shed {
 pub struct Secured {
     tls: TlsStream<TcpStream>,
     ticket: Ticket,
-    /// Until a call is authorised.
-    first_call: Option<Pin<Box<Sleep>>>,
+    /// When it is looked at whether it still serves anybody.
+    due: Pin<Box<Sleep>>,
     gone: bool,
 }
 
@@ -97,6 +102,13 @@ pub struct CallerConnection {
     gate: Gate,
     id: ConnectionId,
     peer: SocketAddr,
+}
+
+/// An authorised call, until it is dropped.
+#[derive(Debug)]
+pub struct OpenCall {
+    gate: Gate,
+    id: ConnectionId,
 }
 
 // === impl Gate ===
@@ -125,10 +137,7 @@ impl Gate {
         }
         let (id, evicted) = table.admission.arrive(source);
         table.ends.insert(id, end);
-        if let Some(evicted) = evicted.and_then(|evicted| table.ends.remove(&evicted)) {
-            // One that ends by itself just now does not listen.
-            let _ = evicted.send(());
-        }
+        table.end(evicted);
         drop(table);
         Ok(Ticket {
             gate: self.clone(),
@@ -149,8 +158,20 @@ impl Gate {
         self.metrics.shed(why.reason());
     }
 
-    fn is_proven(&self, id: ConnectionId) -> bool {
-        self.table.lock().admission.is_proven(id)
+    fn activity(&self, id: ConnectionId) -> Activity {
+        self.table.lock().admission.activity(id)
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Asks this one to go.
+    fn end(&mut self, evicted: Option<ConnectionId>) {
+        if let Some(end) = evicted.and_then(|evicted| self.ends.remove(&evicted)) {
+            // One that ends by itself just now does not listen.
+            let _ = end.send(());
+        }
     }
 }
 
@@ -179,7 +200,7 @@ impl Ticket {
         Ok(Secured {
             tls,
             ticket: self,
-            first_call: Some(Box::pin(tokio::time::sleep(FIRST_CALL))),
+            due: Box::pin(tokio::time::sleep(FIRST_CALL)),
             gone: false,
         })
     }
@@ -202,6 +223,7 @@ impl Shed {
             Self::Silent => "silent",
             Self::Handshake => "handshake",
             Self::NoCall => "no_call",
+            Self::Idle => "idle",
             Self::NoRoom => "no_room",
             Self::TooFast => "too_fast",
         }
@@ -217,17 +239,19 @@ impl Secured {
         if self.gone || Pin::new(&mut self.ticket.ended).poll(cx).is_ready() {
             return Err(self.shed(Shed::NoRoom));
         }
-        let Some(sleep) = &mut self.first_call else {
-            return Ok(());
-        };
-        if sleep.as_mut().poll(cx).is_pending() {
-            return Ok(());
+        while self.due.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let due = match self.ticket.gate.activity(self.ticket.id) {
+                Activity::Unproven => return Err(self.shed(Shed::NoCall)),
+                Activity::Busy => now + IDLE,
+                Activity::IdleSince(then) if then + IDLE <= now => {
+                    return Err(self.shed(Shed::Idle));
+                }
+                Activity::IdleSince(then) => then + IDLE,
+            };
+            self.due.as_mut().reset(due);
         }
-        self.first_call = None;
-        if self.ticket.gate.is_proven(self.ticket.id) {
-            return Ok(());
-        }
-        Err(self.shed(Shed::NoCall))
+        Ok(())
     }
 
     /// It can be asked more than once after its end: from then on it says the same, and is counted once.
@@ -304,15 +328,28 @@ impl CallerConnection {
         self.peer.ip().to_canonical()
     }
 
-    /// A call on it was authorised: it may stay.
-    pub fn prove(&self) -> Result<(), Status> {
-        match self.gate.table.lock().admission.prove(self.id) {
-            Proven::Held => Ok(()),
+    /// A call on it was authorised: it may stay, at least as long as that call.
+    pub fn prove(&self, holder: Holder) -> Result<OpenCall, Status> {
+        let mut table = self.gate.table.lock();
+        let (proven, evicted) = table.admission.prove(self.id, holder, Instant::now());
+        table.end(evicted);
+        match proven {
+            Proven::Held => Ok(OpenCall {
+                gate: self.gate.clone(),
+                id: self.id,
+            }),
             Proven::Full => Err(Status::resource_exhausted(
                 "too many connections from this address, or in all",
             )),
             Proven::Gone => Err(Status::unavailable("the connection has ended")),
         }
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        let mut table = self.gate.table.lock();
+        table.admission.call_ended(self.id, Instant::now());
     }
 }
 

@@ -14,12 +14,10 @@ mod streams;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::stream::unfold;
 use mesh::proto::discovery::DeltaDiscoveryRequest;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 use tonic::{Request, Status, Streaming};
 
 use self::authenticate::{Authenticate, Caller};
@@ -28,15 +26,13 @@ use self::service::Pushes;
 use self::snapshot::{Snapshot, Viewer};
 use self::stream::{Says, Stream};
 pub use self::streams::Streams;
-use crate::connection::CallerConnection;
+use crate::connection::admission::{Class, Holder};
+use crate::connection::{CallerConnection, OpenCall};
 use crate::index::Input;
 use crate::index::changes::Role;
 use crate::message_limit::MessageLimit;
 use crate::metrics::Metrics;
 use crate::refusals::Refusals;
-
-/// How long a node waits until the index has room for its last word.
-const ROOM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The service.
 #[derive(Clone)]
@@ -104,7 +100,7 @@ impl Discovery {
             Ok(shown) => self.admit(shown, connection.as_ref(), &mut caller).await,
             Err(status) => Err(status),
         };
-        let (viewer, review) = opened.inspect_err(|status| {
+        let (viewer, review, call) = opened.inspect_err(|status| {
             let peer = connection.as_ref().map(CallerConnection::peer);
             let refusals = &self.refusals;
             refusals.note("discovery", peer, caller.as_ref(), status);
@@ -113,12 +109,7 @@ impl Discovery {
             limit.allow(self.snapshots.borrow().longest_request(&viewer));
         }
         let node = match &viewer {
-            Viewer::Node(node) => {
-                let room = timeout(ROOM_DEADLINE, self.index.clone().reserve_owned());
-                let permit = room.await.ok().and_then(Result::ok);
-                let permit = permit.ok_or_else(|| Status::unavailable("the index is busy"))?;
-                Some((node.clone(), permit))
-            }
+            Viewer::Node(node) => Some(node.clone()),
             Viewer::Waypoint(_) => None,
         };
         let name: Arc<str> = match &viewer {
@@ -133,6 +124,7 @@ impl Discovery {
             place: self.streams.enter(pod, node),
             says: Says::new(&self, &viewer),
             _counted: self.metrics.stream(),
+            _call: call,
             requests: request.into_inner(),
             review,
             viewer,
@@ -148,10 +140,21 @@ impl Discovery {
         (token, peer): (String, IpAddr),
         connection: Option<&CallerConnection>,
         who: &mut Option<Caller>,
-    ) -> Result<(Viewer, Review), Status> {
+    ) -> Result<(Viewer, Review, Option<OpenCall>), Status> {
         let caller = &*who.insert(self.authenticate.whose(&token, peer).await?);
         let viewer = self.viewer(caller)?;
-        connection.map_or(Ok(()), CallerConnection::prove)?;
-        Ok((viewer, Review::new(token.into(), peer, caller.clone())))
+        let holder = Holder {
+            pod: caller.pod.clone().unwrap_or_default(),
+            class: match viewer {
+                Viewer::Node(_) => Class::NodeProxy,
+                Viewer::Waypoint(_) => Class::Other,
+            },
+        };
+        let call = match connection {
+            Some(connection) => Some(connection.prove(holder)?),
+            None => None,
+        };
+        let review = Review::new(token.into(), peer, caller.clone());
+        Ok((viewer, review, call))
     }
 }

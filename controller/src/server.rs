@@ -25,8 +25,9 @@ use crate::ca::Certificates;
 use crate::ca::authority::Authority;
 use crate::connection::admission::Bounds;
 use crate::connection::{Gate, Secured, Ticket};
-use crate::discovery::Discovery;
 use crate::discovery::service::DiscoveryServer;
+use crate::discovery::{Discovery, Streams};
+use crate::index::Input;
 use crate::message_limit::Limited;
 
 /// Connections that wait until gRPC takes them.
@@ -77,6 +78,7 @@ pub async fn serve(
     let current = Arc::new(Current(ArcSwap::from_pointee(key)));
     let acceptor = TlsAcceptor::from(Arc::new(config(current.clone())?));
     let gate = Gate::new(Bounds::default(), certificates.metrics.clone());
+    let (streams, index) = (discovery.streams.clone(), discovery.index.clone());
     let (ready, connections) = mpsc::channel(SECURED);
     let grpc = Server::builder()
         .timeout(ANSWER)
@@ -96,7 +98,14 @@ pub async fn serve(
         ended = grpc => Ok(ended?),
         ended = accept(listener, acceptor, gate, ready) => Err(ended.into()),
         ended = renew(&authority, &names, &current, renewal) => match ended {},
+        never = told(streams, index) => match never {},
     }
+}
+
+/// Says which nodes have gone. That the index has gone is others' business: streams end with it.
+async fn told(streams: Streams, index: mpsc::Sender<Input>) -> Infallible {
+    streams.tell(index).await;
+    std::future::pending().await
 }
 
 /// A new certificate, and when the next one is due.

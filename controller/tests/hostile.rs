@@ -1,5 +1,6 @@
 //! Hostile callers against the real server in one process: silent sockets, bad tokens at speed, messages without end. What is
-//! asserted is that a real proxy is served within a second meanwhile, and how much the callers can make the server take.
+//! asserted is that a real proxy is served meanwhile, and how much the callers can make the server take. How long it waits is
+//! measured on the cluster (`e2e/tests/probes/floods.rs`), not on a machine that builds.
 
 #[path = "support/server.rs"]
 mod server;
@@ -24,6 +25,7 @@ use mesh::ca::{Caller as Asks, CertificateClient, obtain};
 use mesh::control::Control;
 use mesh::proto::certificate::IstioCertificateRequest;
 use mesh::proto::certificate::istio_certificate_service_client::IstioCertificateServiceClient;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -35,8 +37,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use server::{Parts, Served};
 use support::{World, namespace, pod};
 
-const SECOND: Duration = Duration::from_secs(1);
-/// For what is not measured.
+/// For what must happen, however busy the machine is.
 const LONG: Duration = Duration::from_secs(30);
 const ID: &str = "spiffe://cluster.local/ns/shop/sa/default";
 
@@ -108,14 +109,12 @@ impl Controller {
             .expect("connected")
     }
 
-    /// How long a ztunnel that starts just now waits for a certificate: connection, token and all.
-    async fn serve_a_ztunnel(&self) -> Duration {
+    /// A certificate for a ztunnel that starts just now: connection, token and all.
+    async fn serve_a_ztunnel(&self) {
         let id: SpiffeId = ID.parse().expect("an identity");
         let client = CertificateClient::new(self.control("ztunnel"), "Kubernetes", Asks::Node);
-        let begun = Instant::now();
         let signed = timeout(LONG, obtain(&client, &id)).await.expect("in time");
         assert_eq!(*signed.expect("signed").id(), id);
-        begun.elapsed()
     }
 
     fn reviews(&self) -> usize {
@@ -188,31 +187,43 @@ impl Silent {
     }
 }
 
-/// A busy machine may take its time once; strangers who keep proxies waiting do so each time.
-async fn served_within_a_second_beside(controller: &Controller, silent: &mut Silent) {
-    let mut waited = Vec::new();
+/// However busy the machine is: the strangers go on until each ztunnel has been served.
+async fn served_beside(controller: &Controller, silent: &mut Silent) {
     for _ in 0..5 {
-        let (took, ()) = tokio::join!(controller.serve_a_ztunnel(), silent.renew());
-        waited.push(took);
+        let strangers = async {
+            loop {
+                silent.renew().await;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = controller.serve_a_ztunnel() => {}
+            () = strangers => {}
+        }
     }
     assert!(silent.renewed > 0, "nobody had to go");
-    let best = waited.iter().min().expect("five");
-    assert!(*best < SECOND, "{waited:?}");
+}
+
+/// Two ends of each connection are in this process.
+fn take_all_descriptors() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("Linux");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ztunnel_is_served_while_one_stranger_holds_256_silent_sockets_and_renews_them() {
     let controller = Controller::start().await;
     let mut silent = Silent::hold(controller.served.address, 1, 256).await;
-    served_within_a_second_beside(&controller, &mut silent).await;
+    served_beside(&controller, &mut silent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ztunnel_is_served_while_a_hundred_strangers_hold_5000() {
+    take_all_descriptors();
     let controller = Controller::start().await;
     let before = resident();
     let mut silent = Silent::hold(controller.served.address, 100, 5000).await;
-    served_within_a_second_beside(&controller, &mut silent).await;
+    served_beside(&controller, &mut silent).await;
     // Both sides of it, in one process.
     let grown = resident().saturating_sub(before);
     assert!(grown < 256 << 20, "{grown} bytes");
@@ -223,6 +234,7 @@ async fn five_thousand_bad_tokens_cost_few_reviews_and_keep_nobody() {
     let controller = Controller::start().await;
     let channel = controller.stranger().await;
     let begun = Instant::now();
+    let answered = &AtomicUsize::new(0);
     let callers = join_all((0..50).map(|caller| {
         let mut client = IstioCertificateServiceClient::new(channel.clone());
         async move {
@@ -233,10 +245,15 @@ async fn five_thousand_bad_tokens_cost_few_reviews_and_keep_nobody() {
                     .expect("a header");
                 request.metadata_mut().insert("authorization", token);
                 client.create_certificate(request).await.expect_err("bad");
+                answered.fetch_add(1, Ordering::Relaxed);
             }
         }
     }));
-    let (_, took) = tokio::join!(callers, controller.serve_a_ztunnel());
+    let served = async {
+        controller.serve_a_ztunnel().await;
+        answered.load(Ordering::Relaxed)
+    };
+    let (_, before) = tokio::join!(callers, served);
     let seconds = usize::try_from(begun.elapsed().as_secs() + 1).expect("small");
     let [burst, rate] =
         [PER_PEER.burst, PER_PEER.per_second].map(|n| usize::try_from(n).expect("small"));
@@ -245,9 +262,7 @@ async fn five_thousand_bad_tokens_cost_few_reviews_and_keep_nobody() {
         reviews <= burst + rate * seconds + 1,
         "{reviews} reviews in {seconds} s"
     );
-    // While the machine is busy with them, or at the latest right afterwards.
-    let took = took.min(controller.serve_a_ztunnel().await);
-    assert!(took < SECOND, "{took:?}");
+    assert!(before < 5000, "it had to wait for all of them");
 }
 
 /// A gRPC message of this length that is made while it is sent.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use controller::hub::IndexState;
-use controller::lease::{Candidate, LEASE, Term, fenced};
+use controller::lease::{Candidate, LEASE, RENEW, Term, fenced};
 use controller::metrics::Metrics;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
@@ -215,6 +215,31 @@ async fn a_write_that_hangs_is_given_up_when_the_lease_ends() {
     assert!(began.elapsed() < LEASE, "{:?}", began.elapsed());
     let calls = cluster.called("POST", "*/configmaps");
     assert_eq!(calls[0].end, End::GivenUp);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_done_and_answered_too_late_is_no_loss() {
+    let cluster = Cluster::new();
+    let (first, second) = two(&cluster).await;
+    let mut term = first.term.clone();
+    cluster.spoil_times(1, "PUT", "*/leases/*", Fault::LoseAnswer);
+    let ended = tokio::time::timeout(Duration::from_secs(60), term.changed());
+    assert!(ended.await.is_err(), "it ceased, if only for a moment");
+    assert!(first.leads() && !second.leads());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_another_took_is_a_loss_at_the_next_renewal() {
+    let cluster = Cluster::new();
+    let (first, _second) = two(&cluster).await;
+    cluster.put(json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"namespace": "ambit-system", "name": "ambit-controller"},
+        "spec": {"holderIdentity": "third"},
+    }));
+    let took = until(&[&first], || !first.leads()).await;
+    assert!(took <= RENEW + STEP, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

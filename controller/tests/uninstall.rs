@@ -108,6 +108,16 @@ fn put_account(cluster: &Cluster) {
     cluster.remove("serviceaccounts", "ambit-system", "ambit-controller");
 }
 
+/// A pod of the mesh's namespace, or one that looks like it.
+fn put_pod(cluster: &Cluster, namespace: &str, name: &str, account: &str) {
+    cluster.put(json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {"serviceAccountName": account},
+    }));
+}
+
 fn left(cluster: &Cluster) -> Vec<String> {
     let kinds = [
         "deployments",
@@ -204,6 +214,7 @@ impl Drop for Running {
 async fn the_leader_takes_everything_back_and_stays_until_nodes_have_heard() {
     let cluster = mesh();
     put_account(&cluster);
+    put_pod(&cluster, "ambit-system", "ztunnel-1", "ztunnel");
     let mut leader = Running::start(&cluster, Term::always());
     let mut follower = Running::start(&cluster, Term::never());
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -223,6 +234,39 @@ async fn the_leader_takes_everything_back_and_stays_until_nodes_have_heard() {
     }
     // Also those whose streams come back only now, after a long outage.
     assert!(began.elapsed() > BACK_WITHIN);
+    assert_eq!(left(&cluster), THEIRS, "the account is let go");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_node_proxies_that_have_all_ended() {
+    let cluster = mesh();
+    put_account(&cluster);
+    put_pod(&cluster, "ambit-system", "controller", "ambit-controller");
+    put_pod(&cluster, "theirs", "ztunnel", "ztunnel");
+    for name in ["ztunnel-1", "ztunnel-2"] {
+        put_pod(&cluster, "ambit-system", name, "ztunnel");
+    }
+    // Whoever cannot ask waits.
+    cluster.spoil_times(1, "LIST", "*/pods", Fault::Refuse(403, "Forbidden"));
+    let mut leader = Running::start(&cluster, Term::always());
+    let mut follower = Running::start(&cluster, Term::never());
+    let began = Instant::now();
+    for replica in [&leader, &follower] {
+        replica.uninstall();
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    cluster.remove("pods", "ambit-system", "ztunnel-1");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!*leader.done.borrow() && !*follower.done.borrow());
+    cluster.remove("pods", "ambit-system", "ztunnel-2");
+    for replica in [&mut leader, &mut follower] {
+        let done = replica.done.wait_for(|done| *done);
+        tokio::time::timeout(Duration::from_secs(5), done)
+            .await
+            .expect("in time")
+            .expect("it lives");
+    }
+    assert!(began.elapsed() < BACK_WITHIN);
     assert_eq!(left(&cluster), THEIRS, "the account is let go");
 }
 

@@ -3,11 +3,15 @@
 //! A connection is *unproven* until one of its calls was authorised: anybody who reaches the port may have those, so they
 //! are few, shared out by source address, and always make room for a newcomer. The one that goes is of the source that
 //! holds the most, so that one source can only push out itself; of that source, the oldest one that has said nothing.
-//! Afterwards it is *proven*, is never pushed out, and counts against larger bounds.
+//! Afterwards it is *proven* and belongs to the pod whose token was shown: only newer ones of that pod push it out. It
+//! counts against larger bounds, of which a share is kept for node proxies: pods that anybody may make cannot take all.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
 
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +24,39 @@ pub struct Bounds {
     pub proven: usize,
     /// Proven ones of one source.
     pub proven_per_source: usize,
+    /// Proven ones of one pod.
+    pub proven_per_pod: usize,
+    /// Proven ones of all pods that are no node proxies.
+    pub proven_of_others: usize,
+}
+
+/// Whose a proven connection is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The UID of the pod whose token was shown.
+    pub pod: Arc<str>,
+    /// What the pod is.
+    pub class: Class,
+}
+
+/// For whom places are kept, and for whom not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// One of each node.
+    NodeProxy,
+    /// A waypoint, or whoever asks for itself: as many as somebody starts.
+    Other,
+}
+
+/// What a connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// No call of it was authorised.
+    Unproven,
+    /// An authorised call is open.
+    Busy,
+    /// The last authorised call ended then.
+    IdleSince(Instant),
 }
 
 /// How far an unproven connection has come. The least advanced goes first.
@@ -51,19 +88,31 @@ pub struct Admission {
     crowded: BTreeSet<Rank>,
     proven: HashMap<IpAddr, usize>,
     proven_total: usize,
+    proven_of_others: usize,
+    /// Proven ones, oldest first.
+    pods: HashMap<Arc<str>, Vec<ConnectionId>>,
 }
 
 #[derive(Debug)]
 struct Connection {
     source: IpAddr,
-    /// `None`: proven.
-    stage: Option<Stage>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Unproven(Stage),
+    Proven {
+        holder: Holder,
+        calls: usize,
+        idle_since: Instant,
+    },
 }
 
 /// What became of a connection whose call was authorised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proven {
-    /// It is held until it ends.
+    /// It is held until it ends, or has been idle for long.
     Held,
     /// Its source, or everybody together, already holds as many as there may be.
     Full,
@@ -76,12 +125,15 @@ pub enum Proven {
 impl Default for Bounds {
     /// An unproven connection costs up to some 64 KiB (TLS and HTTP/2 state): 1024 of them are 64 MiB. A proxy has two or three
     /// connections; 64 in a handshake at once is a NAT gateway with a whole cluster behind it, and so are 1024 proven ones.
+    /// Half of all is kept for node proxies: two connections of each of 8192.
     fn default() -> Self {
         Self {
             unproven: 1024,
             unproven_per_source: 64,
             proven: 32_768,
             proven_per_source: 1024,
+            proven_per_pod: 4,
+            proven_of_others: 16_384,
         }
     }
 }
@@ -99,6 +151,8 @@ impl Admission {
             crowded: BTreeSet::new(),
             proven: HashMap::new(),
             proven_total: 0,
+            proven_of_others: 0,
+            pods: HashMap::new(),
         }
     }
 
@@ -108,8 +162,8 @@ impl Admission {
         let evicted = self.make_room(source);
         let id = ConnectionId(self.next);
         self.next += 1;
-        let stage = Some(Stage::Silent);
-        self.connections.insert(id, Connection { source, stage });
+        let state = State::Unproven(Stage::Silent);
+        self.connections.insert(id, Connection { source, state });
         self.change(source, |set| set.insert((Stage::Silent, id)));
         (id, evicted)
     }
@@ -134,10 +188,10 @@ impl Admission {
             return;
         };
         // Proven is the furthest.
-        let Some(before) = connection.stage else {
+        let State::Unproven(before) = connection.state else {
             return;
         };
-        connection.stage = Some(stage);
+        connection.state = State::Unproven(stage);
         let source = connection.source;
         self.change(source, |set| {
             set.remove(&(before, id));
@@ -145,55 +199,116 @@ impl Admission {
         });
     }
 
-    /// One of its calls was authorised.
-    pub fn prove(&mut self, id: ConnectionId) -> Proven {
-        let Some(connection) = self.connections.get(&id) else {
-            return Proven::Gone;
+    /// One of its calls was authorised and is open, and the connection that has to go for it.
+    pub fn prove(
+        &mut self,
+        id: ConnectionId,
+        holder: Holder,
+        now: Instant,
+    ) -> (Proven, Option<ConnectionId>) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return (Proven::Gone, None);
         };
-        let (source, Some(stage)) = (connection.source, connection.stage) else {
-            return Proven::Held;
+        let source = connection.source;
+        let stage = match &mut connection.state {
+            State::Unproven(stage) => *stage,
+            State::Proven { calls, .. } => {
+                *calls += 1;
+                return (Proven::Held, None);
+            }
         };
-        let held = self.proven.get(&source).copied().unwrap_or(0);
-        if held >= self.bounds.proven_per_source || self.proven() >= self.bounds.proven {
-            return Proven::Full;
+        let evicted = self.surplus(&holder.pod);
+        if let Some(evicted) = evicted {
+            self.leave(evicted);
+        }
+        if !self.has_room(source, holder.class) {
+            return (Proven::Full, evicted);
         }
         self.change(source, |set| set.remove(&(stage, id)));
-        self.proven.insert(source, held + 1);
+        *self.proven.entry(source).or_default() += 1;
         self.proven_total += 1;
-        self.connections.insert(
-            id,
-            Connection {
-                source,
-                stage: None,
-            },
-        );
-        Proven::Held
+        self.proven_of_others += usize::from(holder.class == Class::Other);
+        self.pods.entry(holder.pod.clone()).or_default().push(id);
+        let state = State::Proven {
+            holder,
+            calls: 1,
+            idle_since: now,
+        };
+        self.connections.insert(id, Connection { source, state });
+        (Proven::Held, evicted)
+    }
+
+    /// Of a pod that has as many as it may: the oldest without a call, or else the oldest. A proxy whose connection is
+    /// dead opens a new one, so it is not the new one that is refused.
+    fn surplus(&self, pod: &str) -> Option<ConnectionId> {
+        let own = self.pods.get(pod)?;
+        if own.len() < self.bounds.proven_per_pod {
+            return None;
+        }
+        let idle = |id: &&ConnectionId| matches!(self.activity(**id), Activity::IdleSince(_));
+        own.iter().find(idle).or(own.first()).copied()
+    }
+
+    fn has_room(&self, source: IpAddr, class: Class) -> bool {
+        let of_source = self.proven.get(&source).copied().unwrap_or(0);
+        let of_class = match class {
+            Class::NodeProxy => true,
+            Class::Other => self.proven_of_others < self.bounds.proven_of_others,
+        };
+        of_class
+            && of_source < self.bounds.proven_per_source
+            && self.proven_total < self.bounds.proven
+    }
+
+    /// A call that was authorised has ended.
+    pub fn call_ended(&mut self, id: ConnectionId, now: Instant) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && let State::Proven {
+                calls, idle_since, ..
+            } = &mut connection.state
+        {
+            *calls = calls.saturating_sub(1);
+            *idle_since = now;
+        }
     }
 
     /// It has ended.
     pub fn leave(&mut self, id: ConnectionId) {
-        let Some(Connection { source, stage }) = self.connections.remove(&id) else {
+        let Some(Connection { source, state }) = self.connections.remove(&id) else {
             return;
         };
-        match stage {
-            Some(stage) => {
+        match state {
+            State::Unproven(stage) => {
                 self.change(source, |set| set.remove(&(stage, id)));
             }
-            None => {
+            State::Proven { holder, .. } => {
                 self.proven_total -= 1;
+                self.proven_of_others -= usize::from(holder.class == Class::Other);
                 match self.proven.get(&source).copied() {
                     Some(count) if count > 1 => drop(self.proven.insert(source, count - 1)),
                     _ => drop(self.proven.remove(&source)),
+                }
+                if let Some(own) = self.pods.get_mut(&holder.pod) {
+                    own.retain(|one| *one != id);
+                    if own.is_empty() {
+                        self.pods.remove(&holder.pod);
+                    }
                 }
             }
         }
     }
 
-    /// Whether one of its calls was authorised.
-    pub fn is_proven(&self, id: ConnectionId) -> bool {
-        self.connections
+    /// What it does; one that is gone is not proven.
+    pub fn activity(&self, id: ConnectionId) -> Activity {
+        match self
+            .connections
             .get(&id)
-            .is_some_and(|connection| connection.stage.is_none())
+            .map(|connection| &connection.state)
+        {
+            Some(State::Proven { calls: 1.., .. }) => Activity::Busy,
+            Some(State::Proven { idle_since, .. }) => Activity::IdleSince(*idle_since),
+            Some(State::Unproven(_)) | None => Activity::Unproven,
+        }
     }
 
     /// How many are unproven.

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 
+use super::admission::Class;
 use super::*;
 use crate::ca::authority::Authority;
 
@@ -69,6 +70,14 @@ impl Port {
     }
 }
 
+/// Of a node proxy.
+fn holder() -> Holder {
+    Holder {
+        pod: "zt".into(),
+        class: Class::NodeProxy,
+    }
+}
+
 async fn read(connection: &mut Secured) -> io::Result<usize> {
     connection.read(&mut [0; 16]).await
 }
@@ -101,7 +110,8 @@ async fn who_opens_no_authorised_call_goes_and_who_does_stays() {
     let port = Port::open(Bounds::default()).await;
     let (_client, mut idle) = port.secured().await;
     let (_client, mut proxy) = port.secured().await;
-    proxy.connect_info().prove().expect("there is room");
+    let call = proxy.connect_info().prove(holder());
+    let call = call.expect("there is room");
     assert_eq!(port.gate.held(), (1, 1));
     let begun = Instant::now();
     let error = read(&mut idle).await.expect_err("no call");
@@ -110,7 +120,19 @@ async fn who_opens_no_authorised_call_goes_and_who_does_stays() {
     assert!(idle.flush().await.is_err(), "nor does it take anything");
     let hour = Duration::from_secs(3600);
     assert!(timeout(hour, read(&mut proxy)).await.is_err(), "it stays");
-    drop((idle, proxy));
+    let (_client, mut other) = port.secured().await;
+    let again = other.connect_info().prove(holder()).expect("there is room");
+    let half = IDLE / 2;
+    assert!(timeout(half, read(&mut other)).await.is_err());
+    let begun = Instant::now();
+    drop((call, again));
+    assert!(timeout(half, read(&mut proxy)).await.is_err(), "not yet");
+    let next = other.connect_info().prove(holder());
+    let error = read(&mut proxy).await.expect_err("no call");
+    assert_eq!(error.to_string(), "idle");
+    assert_eq!(begun.elapsed().as_secs(), IDLE.as_secs());
+    assert!(timeout(hour, read(&mut other)).await.is_err(), "it stays");
+    drop((idle, proxy, other, next));
     assert_eq!(port.gate.held(), (0, 0));
 }
 
@@ -129,8 +151,23 @@ async fn who_has_to_go_for_a_newcomer_goes_at_once() {
     let (shed, _) = tokio::join!(handshake, port.connect());
     assert_eq!(shed.expect_err("no room"), Shed::NoRoom);
     assert!(begun.elapsed() < FIRST_BYTE, "nobody waited");
-    let refused = first.connect_info().prove().expect_err("it is gone");
+    let refused = first.connect_info().prove(holder());
+    let refused = refused.expect_err("it is gone");
     assert_eq!(refused.code(), tonic::Code::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_opens_more_than_its_share_loses_its_oldest() {
+    let port = Port::open(Bounds::default()).await;
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        let (client, server) = port.secured().await;
+        let call = server.connect_info().prove(holder());
+        open.push((client, server, call.expect("there is room")));
+    }
+    let ended = read(&mut open[0].1).await.expect_err("no room");
+    assert_eq!(ended.to_string(), "no_room");
+    assert_eq!(port.gate.held(), (0, 4));
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,7 @@ use super::reports::{Reports, clean};
 use super::review::{Review, Verdict};
 use super::snapshot::{Snapshot, Viewer};
 use super::streams::Place;
+use crate::connection::OpenCall;
 use crate::index::Input;
 use crate::metrics::Counted;
 
@@ -43,6 +44,8 @@ pub(super) struct Stream {
     pub(super) place: Place,
     pub(super) review: Review,
     pub(super) _counted: Counted,
+    /// The connection serves somebody.
+    pub(super) _call: Option<OpenCall>,
     pub(super) says: Says,
 }
 

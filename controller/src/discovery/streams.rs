@@ -1,12 +1,11 @@
 //! Which streams there are: two of a pod at most, and a word to the index when a node's last one has ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mesh::xds::session::Deltas;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::mpsc::OwnedPermit;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::lines::Lines;
@@ -27,6 +26,8 @@ const LOOKUPS: Rate = Rate {
 #[derive(Debug, Clone, Default)]
 pub struct Streams {
     table: Arc<Mutex<Table>>,
+    /// Some node is among [`Table::gone`].
+    left: Arc<Notify>,
     pub(super) deltas: Deltas,
     /// What they may write into the log.
     pub(super) lines: Lines,
@@ -38,6 +39,8 @@ struct Table {
     /// Oldest first.
     pods: HashMap<Arc<str>, Vec<Open>>,
     nodes: HashMap<Arc<str>, usize>,
+    /// Nodes whose last stream has ended, and of which the index has not heard that yet.
+    gone: HashSet<Arc<str>>,
     lookups: HashMap<Key, Bucket>,
 }
 
@@ -54,8 +57,8 @@ pub(super) struct Place {
     streams: Streams,
     id: u64,
     pod: Arc<str>,
-    /// The node it speaks for, and the way to say that it does no longer.
-    node: Option<(Arc<str>, Option<OwnedPermit<Input>>)>,
+    /// The node it speaks for.
+    node: Option<Arc<str>>,
     replaced: oneshot::Receiver<()>,
 }
 
@@ -63,11 +66,7 @@ pub(super) struct Place {
 
 impl Streams {
     /// A place for a pod's new stream. The pod's oldest one ends if there are too many.
-    pub(super) fn enter(
-        &self,
-        pod: Arc<str>,
-        node: Option<(Arc<str>, OwnedPermit<Input>)>,
-    ) -> Place {
+    pub(super) fn enter(&self, pod: Arc<str>, node: Option<Arc<str>>) -> Place {
         let (keep, replaced) = oneshot::channel();
         let mut table = self.lock();
         table.last += 1;
@@ -78,16 +77,40 @@ impl Streams {
             open.remove(0);
         }
         open.push(Open { id, _keep: keep });
-        if let Some((node, _)) = &node {
+        if let Some(node) = &node {
             *table.nodes.entry(node.clone()).or_default() += 1;
+            // As if this stream had come before the other one ended.
+            table.gone.remove(node);
         }
         drop(table);
         Place {
             streams: self.clone(),
             id,
             pod,
-            node: node.map(|(node, permit)| (node, Some(permit))),
+            node,
             replaced,
+        }
+    }
+
+    /// Tells the index of nodes whose last stream has ended, as long as there is an index. Streams themselves keep no place
+    /// in its queue: there may be more of them than places.
+    pub async fn tell(&self, index: mpsc::Sender<Input>) {
+        loop {
+            let left = self.left.notified();
+            if self.lock().gone.is_empty() {
+                left.await;
+                continue;
+            }
+            let Ok(permit) = index.reserve().await else {
+                return;
+            };
+            let mut table = self.lock();
+            let Some(node) = table.gone.iter().next().cloned() else {
+                continue;
+            };
+            table.gone.remove(&node);
+            // Under the lock, so that the reports of a stream that is just opening come after it.
+            permit.send(Input::NodeGone { node });
         }
     }
 
@@ -127,27 +150,23 @@ impl Drop for Place {
                 table.pods.remove(&self.pod);
             }
         }
-        let Some((node, permit)) = &mut self.node else {
+        let Some(node) = self.node.take() else {
             return;
         };
-        let left = table.nodes.get(node).map_or(0, |count| count - 1);
+        let left = table.nodes.get(&node).map_or(0, |count| count - 1);
         if left > 0 {
-            table.nodes.insert(node.clone(), left);
+            table.nodes.insert(node, left);
             return;
         }
-        table.nodes.remove(node);
-        // Under the lock, so that the reports of a stream that is just opening come after it.
-        if let Some(permit) = permit.take() {
-            let node = node.clone();
-            permit.send(Input::NodeGone { node });
-        }
+        table.nodes.remove(&node);
+        table.gone.insert(node);
+        self.streams.left.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::mpsc;
 
     fn is_replaced(place: &mut Place) -> bool {
         place.replaced.try_recv() == Err(oneshot::error::TryRecvError::Closed)
@@ -170,21 +189,58 @@ mod tests {
         assert!(streams.lock().pods.is_empty());
     }
 
-    #[tokio::test]
+    /// What the index is told as far as nothing else happens.
+    async fn told(streams: &Streams, index: &mpsc::Sender<Input>) {
+        let tell = streams.tell(index.clone());
+        let quiet = tokio::time::timeout(std::time::Duration::from_secs(1), tell);
+        assert!(quiet.await.is_err(), "it goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_index_hears_of_a_node_when_its_last_stream_has_ended() {
-        let (index, mut told) = mpsc::channel(4);
+        let (index, mut inputs) = mpsc::channel(4);
         let streams = Streams::default();
-        let enter = |pod: &str, permit| streams.enter(pod.into(), Some(("n".into(), permit)));
-        let permit = || index.clone().reserve_owned();
-        let old = enter("old", permit().await.expect("room"));
-        let new = enter("new", permit().await.expect("room"));
+        let enter = |pod: &str| streams.enter(pod.into(), Some("n".into()));
+        let old = enter("old");
+        let new = enter("new");
         drop(old);
-        assert!(told.try_recv().is_err(), "the new ztunnel reports");
+        told(&streams, &index).await;
+        assert!(inputs.try_recv().is_err(), "the new ztunnel reports");
         drop(new);
-        let Ok(Input::NodeGone { node }) = told.try_recv() else {
+        told(&streams, &index).await;
+        let Ok(Input::NodeGone { node }) = inputs.try_recv() else {
             panic!("nothing was said")
         };
         assert_eq!(&*node, "n");
+        assert!(inputs.try_recv().is_err(), "once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_take_no_place_of_the_index_however_many_they_are() {
+        let (index, mut inputs) = mpsc::channel(1);
+        let streams = Streams::default();
+        let name = |n: usize| Some(format!("n{n}").into());
+        let all: Vec<Place> = (0..100)
+            .map(|n| streams.enter("p".into(), name(n)))
+            .collect();
+        assert_eq!(index.capacity(), 1);
+        drop(all);
+        // One that comes back before the index had time for it is not gone.
+        let _back = streams.enter("p".into(), name(7));
+        let tell = tokio::spawn({
+            let (streams, index) = (streams.clone(), index.clone());
+            async move { streams.tell(index).await }
+        });
+        let mut gone = HashSet::new();
+        while gone.len() < 99 {
+            let Some(Input::NodeGone { node }) = inputs.recv().await else {
+                panic!("nothing was said")
+            };
+            assert!(&*node != "n7" && gone.insert(node));
+        }
+        told(&streams, &index).await;
+        assert!(inputs.try_recv().is_err());
+        tell.abort();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::ObjectMeta;
@@ -15,6 +15,7 @@ use super::Installation;
 use crate::ca::roots::CONFIG_MAP;
 use crate::hub::IndexState;
 use crate::index::names::{CLASSES, CONTROLLER_NAME, Key, MANAGED, MANAGED_BY_US};
+use crate::index::placement::NodeProxyRule;
 use crate::lease::Term;
 use crate::reconcile::classes;
 use crate::reconcile::outcome::Outcome;
@@ -26,7 +27,7 @@ const STATUSES: Duration = Duration::from_secs(20);
 /// Nodes hear of it on their streams. Those that have none at the moment, also after a long outage, come back within
 /// [`BACK_WITHIN`]; the rest is for the word itself.
 pub const NODES_HEAR: Duration = BACK_WITHIN.saturating_add(Duration::from_secs(2));
-/// How often another replica looks whether the one that leads is done.
+/// How often is looked whether another replica that leads is done, or all node proxies have ended.
 const POLL: Duration = Duration::from_secs(1);
 /// What could not be taken back is tried again after this ...
 const AGAIN: Duration = Duration::from_secs(1);
@@ -83,7 +84,7 @@ impl Uninstaller {
             }
         };
         // Whoever leads may be done before this replica's nodes have heard of it.
-        tokio::time::sleep_until(heard).await;
+        self.nodes_heard(heard).await;
         tracing::info!(?ended, "nothing is left");
         self.done.send_replace(true);
         // It must live: what follows is the signal.
@@ -119,11 +120,43 @@ impl Uninstaller {
             tracing::error!(left, attempt, "not everything is withdrawn");
             tokio::time::sleep(AGAIN).await;
         }
-        tokio::time::sleep_until(heard).await;
+        self.nodes_heard(heard).await;
         if let Some(installation) = &self.installation {
             installation.release(&self.client).await;
         }
         Ended::Done
+    }
+
+    /// Waits until every node has heard of it, or there is no node proxy any more that could: no new pod starts in a
+    /// namespace that is being deleted.
+    async fn nodes_heard(&self, by: Instant) {
+        let Some(installation) = &self.installation else {
+            return tokio::time::sleep_until(by).await;
+        };
+        let none_left = async {
+            while any_node_proxy(&self.client, &installation.namespace).await {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        // An error is the end of the wait.
+        let _ = tokio::time::timeout_at(by, none_left).await;
+    }
+}
+
+/// Whether a node proxy is left in the mesh's namespace. What cannot be asked is there.
+async fn any_node_proxy(client: &Client, namespace: &str) -> bool {
+    let NodeProxyRule {
+        namespace, account, ..
+    } = NodeProxyRule::ours(namespace);
+    let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
+    let theirs = format!("spec.serviceAccountName={account}");
+    let one = ListParams::default().fields(&theirs).limit(1);
+    match pods.list_metadata(&one).await {
+        Ok(page) => !page.items.is_empty(),
+        Err(error) => {
+            tracing::warn!(%error, "node proxies cannot be listed: as if there were some");
+            true
+        }
     }
 }
 

@@ -83,7 +83,10 @@ impl Controller {
             index,
             metrics: metrics.clone(),
         };
-        let service = DiscoveryServer::new(parts.discovery(), 1 << 20);
+        let discovery = parts.discovery();
+        let (streams, index) = (discovery.streams.clone(), discovery.index.clone());
+        tokio::spawn(async move { streams.tell(index).await });
+        let service = DiscoveryServer::new(discovery, 1 << 20);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let server = tonic::transport::Server::builder()

@@ -44,6 +44,8 @@ async fn the_controller_writes_waypoints_and_nothing_else() -> Result<()> {
         ns.deploy(&EchoServer::new("web", "v1")).await?;
         Box::pin(others_objects(&as_controller, ns)).await?;
         Box::pin(of_its_waypoint(&as_controller, ns)).await?;
+        Box::pin(what_people_scale(&as_controller, ns)).await?;
+        Box::pin(its_own_account(&as_controller)).await?;
         Box::pin(by_name(&as_controller, ns)).await
     })
     .await
@@ -77,14 +79,6 @@ async fn of_its_waypoint(as_controller: &Client, ns: &Namespace) -> Result<()> {
     let harmless = json!({"metadata": {"annotations": {"touched": "by the controller"}}});
     let allowed = patch(&deployments, name, &harmless).await;
     allowed.context("its own waypoint")?;
-    let container = |with: Value| {
-        let mut container = json!({"name": "waypoint"});
-        for (key, value) in with.as_object().into_iter().flatten() {
-            container[key] = value.clone();
-        }
-        json!({"spec": {"template": {"spec": {"containers": [container]}}}})
-    };
-    let pod = |with: Value| json!({"spec": {"template": {"spec": with}}});
     for (change, why) in [
         (
             container(json!({"image": "docker.io/evil/anything:1"})),
@@ -116,11 +110,102 @@ async fn of_its_waypoint(as_controller: &Client, ns: &Namespace) -> Result<()> {
             json!({"metadata": {"labels": {"gateway.istio.io/managed": null}}}),
             "label",
         ),
-    ] {
+    ]
+    .into_iter()
+    .chain(other_commands_and_tokens())
+    {
         let tried = patch(&deployments, name, &change).await;
         refused(tried, why).with_context(|| change.to_string())?;
     }
     Ok(())
+}
+
+/// A change of the waypoint's container.
+fn container(with: Value) -> Value {
+    let mut container = json!({"name": "waypoint"});
+    if let (Value::Object(container), Value::Object(with)) = (&mut container, with) {
+        container.extend(with);
+    }
+    pod(json!({"containers": [container]}))
+}
+
+/// A change of the waypoint's pods.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "they are written where they are used"
+)]
+fn pod(with: Value) -> Value {
+    json!({"spec": {"template": {"spec": with}}})
+}
+
+/// The image may be ours and the account of the right name: what else would make another's token known.
+fn other_commands_and_tokens() -> Vec<(Value, &'static str)> {
+    vec![
+        (container(json!({"args": ["--help"]})), "command"),
+        (
+            container(json!({"lifecycle": {"postStart": {"exec": {"command": ["/bin/sh"]}}}})),
+            "command",
+        ),
+        (
+            container(
+                json!({"readinessProbe": {"httpGet": null, "exec": {"command": ["/bin/sh"]}}}),
+            ),
+            "probed",
+        ),
+        (
+            container(json!({"livenessProbe": {"exec": {"command": ["/bin/sh"]}}})),
+            "probed",
+        ),
+        (pod(json!({"automountServiceAccountToken": true})), "token"),
+        (pod(json!({"automountServiceAccountToken": null})), "token"),
+        (pod(token_for(&json!({}))), "mounts"),
+        (pod(token_for(&json!({"audience": "theirs"}))), "mounts"),
+    ]
+}
+
+/// Volumes with one more token of this kind.
+fn token_for(with: &Value) -> Value {
+    let mut token = json!({"path": "token"});
+    for (key, value) in with.as_object().into_iter().flatten() {
+        token[key] = value.clone();
+    }
+    json!({"volumes": [{"name": "more", "projected": {"sources": [{"serviceAccountToken": token}]}}]})
+}
+
+/// Of its own account the controller writes the finalizer. Clouds give rights to accounts by their annotations.
+async fn its_own_account(as_controller: &Client) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(as_controller.clone(), SYSTEM_NAMESPACE);
+    let name = "ambit-controller";
+    let other = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "any", "uid": "any"}]);
+    for change in [
+        json!({"metadata": {"annotations": {"eks.amazonaws.com/role-arn": "admin"}}}),
+        json!({"metadata": {"labels": {"more": "rights"}}}),
+        json!({"metadata": {"ownerReferences": other}}),
+        json!({"metadata": {"finalizers": ["example.com/theirs"]}}),
+        json!({"automountServiceAccountToken": false}),
+        json!({"imagePullSecrets": [{"name": "stolen"}]}),
+        json!({"secrets": [{"name": "stolen"}]}),
+    ] {
+        let tried = patch(&accounts, name, &change).await;
+        refused(tried, "finalizer").with_context(|| change.to_string())?;
+    }
+    let let_go =
+        json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["ambit.mesh/uninstall"]}});
+    let allowed = patch(&accounts, name, &let_go).await;
+    allowed.context("its own finalizer")
+}
+
+/// What people change of a waypoint is theirs, and the controller goes on writing the rest.
+async fn what_people_scale(as_controller: &Client, ns: &Namespace) -> Result<()> {
+    let deployments: Api<Deployment> = Api::namespaced(as_controller.clone(), ns.name());
+    let scaled = json!({"spec": {"replicas": 5}});
+    let mine = ns.api::<Deployment>();
+    let allowed = patch(&mine, "waypoint", &scaled).await;
+    allowed.context("a user's own patch")?;
+    let harmless =
+        json!({"metadata": {"annotations": {"touched": "again"}}, "spec": {"replicas": 5}});
+    let allowed = patch(&deployments, "waypoint", &harmless).await;
+    allowed.context("a waypoint that somebody scaled")
 }
 
 /// Where RBAC can bind a create to no name, this does.

@@ -4,12 +4,28 @@ use proptest::prelude::*;
 const HOSTILE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 66));
 const PROXY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
+/// Of a node proxy that is no other connection's.
+fn prove(table: &mut Admission, id: ConnectionId) -> Proven {
+    held_by(table, id, &format!("{id:?}"), Class::NodeProxy).0
+}
+
+fn held_by(
+    table: &mut Admission,
+    id: ConnectionId,
+    pod: &str,
+    class: Class,
+) -> (Proven, Option<ConnectionId>) {
+    let pod = pod.into();
+    table.prove(id, Holder { pod, class }, Instant::now())
+}
+
 fn bounds(unproven: usize, per_source: usize) -> Bounds {
     Bounds {
         unproven,
         unproven_per_source: per_source,
         proven: 3,
         proven_per_source: 2,
+        ..Bounds::default()
     }
 }
 
@@ -27,7 +43,7 @@ fn one_source_pushes_out_itself_and_nobody_else() {
         }
     }
     assert_eq!(table.unproven(), 5);
-    assert_eq!(table.prove(proxy), Proven::Held);
+    assert_eq!(prove(&mut table, proxy), Proven::Held);
 }
 
 #[test]
@@ -79,26 +95,90 @@ fn the_proven_are_bounded_and_are_never_pushed_out() {
     let proven: Vec<_> = (0..2)
         .map(|_| {
             let (id, _) = table.arrive(PROXY);
-            assert_eq!(table.prove(id), Proven::Held);
+            assert_eq!(prove(&mut table, id), Proven::Held);
             id
         })
         .collect();
     let (third, _) = table.arrive(PROXY);
-    assert_eq!(table.prove(third), Proven::Full);
+    assert_eq!(prove(&mut table, third), Proven::Full);
     for _ in 0..10 {
         let (_, evicted) = table.arrive(PROXY);
         assert!(evicted.is_none_or(|evicted| !proven.contains(&evicted)));
     }
-    assert_eq!(table.prove(third), Proven::Gone);
+    assert_eq!(prove(&mut table, third), Proven::Gone);
     table.leave(proven[0]);
     let (fourth, _) = table.arrive(PROXY);
-    assert_eq!(table.prove(fourth), Proven::Held);
-    assert_eq!(table.prove(fourth), Proven::Held, "twice is once");
+    assert_eq!(prove(&mut table, fourth), Proven::Held);
+    assert_eq!(prove(&mut table, fourth), Proven::Held, "twice is once");
     // And all sources together.
     let (id, _) = table.arrive(HOSTILE);
-    assert_eq!(table.prove(id), Proven::Held);
+    assert_eq!(prove(&mut table, id), Proven::Held);
     let (id, _) = table.arrive(HOSTILE);
-    assert_eq!(table.prove(id), Proven::Full);
+    assert_eq!(prove(&mut table, id), Proven::Full);
+}
+
+#[test]
+fn a_pod_pushes_out_its_own_and_nobody_elses() {
+    let mut table = Admission::new(Bounds::default());
+    let proxy = table.arrive(PROXY).0;
+    assert_eq!(prove(&mut table, proxy), Proven::Held);
+    let open = |table: &mut Admission| {
+        let id = table.arrive(HOSTILE).0;
+        let (proven, evicted) = held_by(table, id, "hostile", Class::Other);
+        assert_eq!(proven, Proven::Held);
+        (id, evicted)
+    };
+    let own: Vec<_> = (0..4).map(|_| open(&mut table).0).collect();
+    table.call_ended(own[2], Instant::now());
+    assert_eq!(open(&mut table).1, Some(own[2]), "the one without a call");
+    assert_eq!(open(&mut table).1, Some(own[0]), "the oldest");
+    for _ in 0..1000 {
+        let evicted = open(&mut table).1.expect("its share is full");
+        assert_ne!(evicted, proxy);
+    }
+    assert_eq!(table.proven(), 5);
+    assert_eq!(table.pods.len(), 2);
+}
+
+#[test]
+fn pods_that_anybody_may_make_leave_node_proxies_their_share() {
+    let mut table = Admission::new(Bounds {
+        proven: 10,
+        proven_of_others: 6,
+        ..Bounds::default()
+    });
+    let mut held = Vec::new();
+    for n in 0..10 {
+        let id = table.arrive(HOSTILE).0;
+        let (proven, _) = held_by(&mut table, id, &format!("waypoint {n}"), Class::Other);
+        assert_eq!(proven == Proven::Held, n < 6, "{n}");
+        held.push(id);
+    }
+    for _ in 0..4 {
+        let id = table.arrive(PROXY).0;
+        assert_eq!(prove(&mut table, id), Proven::Held);
+    }
+    let id = table.arrive(PROXY).0;
+    assert_eq!(prove(&mut table, id), Proven::Full);
+    table.leave(held[0]);
+    assert_eq!(prove(&mut table, id), Proven::Held);
+}
+
+#[test]
+fn a_connection_is_idle_once_its_last_call_has_ended() {
+    let mut table = Admission::new(Bounds::default());
+    let (id, _) = table.arrive(PROXY);
+    assert_eq!(table.activity(id), Activity::Unproven);
+    for _ in 0..2 {
+        assert_eq!(prove(&mut table, id), Proven::Held);
+    }
+    let then = Instant::now();
+    table.call_ended(id, then);
+    assert_eq!(table.activity(id), Activity::Busy);
+    table.call_ended(id, then);
+    assert_eq!(table.activity(id), Activity::IdleSince(then));
+    assert_eq!(prove(&mut table, id), Proven::Held);
+    assert_eq!(table.activity(id), Activity::Busy);
 }
 
 #[derive(Debug, Clone)]
@@ -122,7 +202,7 @@ proptest! {
     /// In any order of events: bounds hold, nobody below a fair share is pushed out, and the books agree with a plain list.
     #[test]
     fn bounds_hold_and_the_small_are_left_alone(events in prop::collection::vec(event(), 1..200)) {
-        let mut table = Admission::new(Bounds { unproven: 10, unproven_per_source: 4, proven: 6, proven_per_source: 3 });
+        let mut table = Admission::new(Bounds { unproven: 10, unproven_per_source: 4, proven: 6, proven_per_source: 3, ..Bounds::default() });
         let mut live: Vec<(ConnectionId, u8, bool)> = Vec::new();
         for event in events {
             let at = |n: usize, live: &[(ConnectionId, u8, bool)]| (!live.is_empty()).then(|| n % live.len());
@@ -144,7 +224,7 @@ proptest! {
                     table.advance(live[at].0, if idle { Stage::Idle } else { Stage::Handshake });
                 },
                 Event::Prove(n) => if let Some(at) = at(n, &live) {
-                    let full = table.prove(live[at].0) == Proven::Full;
+                    let full = prove(&mut table, live[at].0) == Proven::Full;
                     live[at].2 |= !full;
                 },
                 Event::Leave(n) => if let Some(at) = at(n, &live) {
