@@ -8,6 +8,7 @@ use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Kind, PodPlacement, Scope};
 use controller::index::names::Key;
 use controller::index::{Index, Input, WatchEvent};
+use controller::position::Coverage;
 use mesh::proto::node::{EnrolmentReport, enrolment_report::State};
 use mesh::xds::Encoded;
 use proptest::prelude::*;
@@ -309,5 +310,35 @@ proptest! {
         prop_assert_eq!(&shuffled.resources, &plain.resources);
         prop_assert_eq!(&shuffled.placements, &plain.placements);
         prop_assert_eq!(&shuffled.desired, &plain.desired);
+    }
+}
+
+#[test]
+fn a_relist_covers_nothing_before_it_has_told_all() {
+    let mut index = Index::new(settings());
+    let at = |name: &str, version: &str| {
+        let mut pod = pod("shop", name, "10.0.0.1", json!({}));
+        pod["metadata"]["resourceVersion"] = json!(version);
+        pod
+    };
+    let end = |version: &str| WatchEvent::End {
+        version: version.to_owned(),
+    };
+    for (event, coverage) in [
+        (WatchEvent::Begin, Coverage::Unknown),
+        (end("8900"), Coverage::Behind),
+        (WatchEvent::Begin, Coverage::Behind),
+        // Of a newer version than the object that another replica knows, and that is still to come.
+        (WatchEvent::Item(at("a", "9000")), Coverage::Behind),
+        (WatchEvent::Item(at("z", "8950")), Coverage::Behind),
+        (end("9001"), Coverage::Covered),
+    ] {
+        let happened = format!("{event:?}");
+        index.apply(told(Kind::Pod, event));
+        assert_eq!(
+            index.positions().covers("v1;pods=8990"),
+            coverage,
+            "{happened}"
+        );
     }
 }

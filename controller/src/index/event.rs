@@ -177,7 +177,11 @@ impl<T: Watched> Apply for WatchEvent<Parsed<T>> {
         let kind = T::API.plural;
         match *self {
             Self::Begin => T::table_mut(state).begin(),
-            Self::Item(parsed) | Self::Apply(parsed) => {
+            Self::Item(parsed) => {
+                state.positions.listed(kind, &parsed.version);
+                state.put(&parsed.key, parsed.object);
+            }
+            Self::Apply(parsed) => {
                 state.positions.changed(kind, &parsed.version);
                 state.put(&parsed.key, parsed.object);
             }
