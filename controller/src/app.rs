@@ -103,7 +103,9 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     );
     let state = watch::Sender::new(IndexState::default());
     let leadership = lead(&client, &config, state.subscribe(), &metrics, &mut tasks);
-    let channels = join(&client, &config, index, state, summary, &mut tasks);
+    let channels = join(
+        &client, &config, index, state, summary, &metrics, &mut tasks,
+    );
     let settings = reconcile::Settings {
         client: client.clone(),
         instance: config.pod_name.clone(),
@@ -170,6 +172,7 @@ fn join(
     index: mesh::process::readiness::Pending,
     state: watch::Sender<IndexState>,
     summary: Arc<ArcSwap<serde_json::Value>>,
+    metrics: &Metrics,
     tasks: &mut Supervisor,
 ) -> Channels {
     let (told, inputs) = mpsc::channel(TOLD);
@@ -181,7 +184,7 @@ fn join(
         desired: desired.subscribe(),
         state: state.subscribe(),
     };
-    watches::all(client, &config.settings(), &told, tasks);
+    watches::all(client, &config.settings(), &told, metrics, tasks);
     let out = Outputs {
         snapshots,
         desired,

@@ -342,3 +342,30 @@ fn a_relist_covers_nothing_before_it_has_told_all() {
         );
     }
 }
+
+#[test]
+fn what_cannot_be_read_in_a_relist_stays_as_it_was_and_what_is_gone_goes() {
+    let mut index = Index::new(settings());
+    let end = || WatchEvent::End {
+        version: "9".to_owned(),
+    };
+    let key = |name: &str| Key::new("shop", name);
+    let pods = |index: &Index| index.summary()["objects"]["pods"].clone();
+    for name in ["a", "b"] {
+        let pod = pod("shop", name, "10.0.0.1", json!({}));
+        index.apply(told(Kind::Pod, WatchEvent::Apply(pod)));
+    }
+    for event in [
+        WatchEvent::Begin,
+        WatchEvent::Kept { key: key("a") },
+        WatchEvent::Kept { key: key("new") },
+        end(),
+    ] {
+        index.apply(told(Kind::Pod, event));
+    }
+    assert_eq!(pods(&index), 1);
+    for event in [WatchEvent::Begin, end()] {
+        index.apply(told(Kind::Pod, event));
+    }
+    assert_eq!(pods(&index), 0);
+}
