@@ -28,7 +28,7 @@ fn object(api: &str, kind: &str, namespace: &str, name: &str, rest: Value) -> Va
     object
 }
 
-fn namespace(name: &str, labels: Value) -> Value {
+fn namespace(name: &str, labels: &Value) -> Value {
     object(
         "v1",
         "Namespace",
@@ -52,7 +52,7 @@ fn pod(namespace: &str, name: &str, ip: &str) -> Value {
     object("v1", "Pod", namespace, name, rest)
 }
 
-fn service(namespace: &str, name: &str, ip: &str, labels: Value) -> Value {
+fn service(namespace: &str, name: &str, ip: &str, labels: &Value) -> Value {
     let rest = json!({
         "metadata": {"labels": labels},
         "spec": {
@@ -81,7 +81,7 @@ fn shop() -> Cluster {
     let cluster = Cluster::new();
     let bound = json!({"istio.io/use-waypoint": "gate"});
     let taken = {
-        let mut taken = service("shop", "taken", "10.96.0.3", json!({}));
+        let mut taken = service("shop", "taken", "10.96.0.3", &json!({}));
         taken["spec"]["externalIPs"] = json!(["10.0.0.1"]);
         taken
     };
@@ -90,17 +90,17 @@ fn shop() -> Cluster {
         "rules": [{"backendRefs": [{"name": "cart", "port": 80}]}],
     }});
     for object in [
-        namespace("ambit-system", json!({})),
-        namespace("shop", json!({"istio.io/dataplane-mode": "ambient"})),
-        namespace("odd", json!({"istio.io/dataplane-mode": "sometimes"})),
+        namespace("ambit-system", &json!({})),
+        namespace("shop", &json!({"istio.io/dataplane-mode": "ambient"})),
+        namespace("odd", &json!({"istio.io/dataplane-mode": "sometimes"})),
         pod("shop", "a", "10.0.0.1"),
         pod("shop", "b", "10.0.0.2"),
-        service("shop", "cart", "10.96.0.1", bound),
+        service("shop", "cart", "10.96.0.1", &bound),
         service(
             "shop",
             "lost",
             "10.96.0.2",
-            json!({"istio.io/use-waypoint": "nobody"}),
+            &json!({"istio.io/use-waypoint": "nobody"}),
         ),
         taken,
         gateway("shop", "ambit-waypoint"),
@@ -209,7 +209,7 @@ async fn leads(replica: &Replica) {
     }
 }
 
-fn roots(namespace: &str, label: Value) -> Value {
+fn roots(namespace: &str, label: &Value) -> Value {
     let rest = json!({"metadata": {"labels": label}, "data": {"root-cert.pem": "old"}});
     object("v1", "ConfigMap", namespace, "ambit-ca-root-cert", rest)
 }
@@ -229,9 +229,9 @@ async fn a_leader_that_starts_finds_what_another_had_to_take_away_when_it_ended(
     let ours = json!({"app.kubernetes.io/managed-by": "ambit"});
     let deployment = json!({"metadata": {"labels": managed}, "spec": {}});
     for object in [
-        roots("left", ours.clone()),
-        roots("theirs", json!({})),
-        roots("running", ours),
+        roots("left", &ours),
+        roots("theirs", &json!({})),
+        roots("running", &ours),
         object("apps/v1", "Deployment", "running", "gate", deployment),
     ] {
         cluster.put(object);

@@ -8,7 +8,7 @@
 //!      └────── nonce (ACK), or nonce + error (NACK) ─▶ on_request()
 //! ```
 //!
-//! Guarantees, kept by `tests/xds_session.rs`:
+//! Guarantees, kept by `tests/xds_session.rs` and `tests/xds_converges.rs`:
 //! * After any order of updates, refusals and reconnects the proxy has what the controller has, except for
 //!   resources that it refused, of which it keeps the last version that it took.
 //! * A resource that was refused is not sent again on the same stream until it changes. The rest of its message is applied.
