@@ -53,6 +53,13 @@ struct Channels {
     state: watch::Receiver<IndexState>,
 }
 
+/// Where the index says how far it is.
+struct Progress {
+    pending: mesh::process::readiness::Pending,
+    state: watch::Sender<IndexState>,
+    summary: Arc<ArcSwap<serde_json::Value>>,
+}
+
 /// Whether this replica writes, and how it ceases to.
 struct Leadership {
     term: Term,
@@ -103,7 +110,12 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     );
     let state = watch::Sender::new(IndexState::default());
     let leadership = lead(&client, &config, state.subscribe(), &metrics, &mut tasks);
-    let channels = join(&client, &config, index, state, summary, &mut tasks);
+    let progress = Progress {
+        pending: index,
+        state,
+        summary,
+    };
+    let channels = join(&client, &config, progress, &metrics, &mut tasks);
     let settings = reconcile::Settings {
         client: client.clone(),
         instance: config.pod_name.clone(),
@@ -167,11 +179,15 @@ fn lead(
 fn join(
     client: &Client,
     config: &Config,
-    index: mesh::process::readiness::Pending,
-    state: watch::Sender<IndexState>,
-    summary: Arc<ArcSwap<serde_json::Value>>,
+    progress: Progress,
+    metrics: &Metrics,
     tasks: &mut Supervisor,
 ) -> Channels {
+    let Progress {
+        pending,
+        state,
+        summary,
+    } = progress;
     let (told, inputs) = mpsc::channel(TOLD);
     let snapshots = watch::Sender::new(Arc::new(Snapshot::default()));
     let desired = watch::Sender::new(DesiredState::default());
@@ -181,14 +197,17 @@ fn join(
         desired: desired.subscribe(),
         state: state.subscribe(),
     };
-    watches::all(client, &config.settings(), &told, tasks);
+    watches::all(client, &config.settings(), &told, metrics, tasks);
     let out = Outputs {
         snapshots,
         desired,
         state,
         summary,
     };
-    tasks.must_live("index", Hub::new(config.settings(), index, out).run(inputs));
+    tasks.must_live(
+        "index",
+        Hub::new(config.settings(), pending, out).run(inputs),
+    );
     channels
 }
 

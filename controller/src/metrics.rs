@@ -33,6 +33,12 @@ pub struct Metrics {
     reviews: Family<Outcome, Counter>,
     writes: Family<Outcome, Counter>,
     leads: Gauge,
+    unreadable: Family<Watched, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Watched {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,6 +116,16 @@ impl Metrics {
             "Whether this replica writes to the cluster",
             self.leads.clone(),
         );
+        registry.register(
+            "ambit_unreadable_objects",
+            "Objects that cannot be decoded, of which the mesh goes on with what it knew, by kind",
+            self.unreadable.clone(),
+        );
+    }
+
+    /// Where the objects of a kind are counted that cannot be decoded.
+    pub(crate) fn unreadable(&self, kind: &'static str) -> Gauge {
+        self.unreadable.get_or_create_owned(&Watched { kind })
     }
 
     pub(crate) fn stream(&self) -> Counted {

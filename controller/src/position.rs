@@ -4,7 +4,8 @@
 //! only grow (KEP-5504). Per kind a replica keeps two of them:
 //! * `changed`: the newest version that changed something here. What the replica tells proxies is the cluster as of
 //!   these, so they make up the token that proxies keep and show when they come back.
-//! * `seen`: the newest version up to which the watch is known to have told everything (event, list or bookmark).
+//! * `seen`: the newest version up to which the watch is known to have told everything: an event, the end of a list, or a
+//!   bookmark. Not an item of a list, because older objects may follow it.
 //!   A token is covered once every one of its versions has been seen.
 //!
 //! Two numbers, because a bookmark comes once a minute: were the token made of `seen`, a replica whose watch is quiet
@@ -59,14 +60,22 @@ enum Version {
 // === impl Positions ===
 
 impl Positions {
-    /// An object came, changed or went at `version`; or a relist at `version` swept something away.
+    /// A watch told that an object came, changed or went at `version`; or a list as of `version` swept something away.
     pub fn changed(&mut self, kind: &'static str, version: &str) {
         let position = self.kinds.entry(kind).or_default();
         position.changed.advance(version);
         position.see(version);
     }
 
-    /// Everything up to `version` has been told: a list, or a bookmark.
+    /// A list that goes on names an object of `version`. Lists come in the order of names: older ones may still follow,
+    /// so nothing is seen before the list has ended.
+    pub fn listed(&mut self, kind: &'static str, version: &str) {
+        let position = self.kinds.entry(kind).or_default();
+        position.changed.advance(version);
+        position.absent = false;
+    }
+
+    /// Everything up to `version` has been told: a list has ended, or a bookmark came.
     pub fn seen(&mut self, kind: &'static str, version: &str) {
         self.kinds.entry(kind).or_default().see(version);
     }
@@ -191,6 +200,7 @@ mod tests {
         for (kind, what, version) in events {
             match what {
                 'c' => positions.changed(kind, version),
+                'l' => positions.listed(kind, version),
                 's' => positions.seen(kind, version),
                 'a' => positions.absent(kind),
                 other => panic!("{other}"),
@@ -268,6 +278,26 @@ mod tests {
         let positions = after(&[("routes", 'a', ""), ("routes", 's', "50")]);
         assert_eq!(positions.covers("v1;routes=50"), Coverage::Covered);
         assert_eq!(positions.covers("v1;routes=51"), Coverage::Behind);
+    }
+
+    #[test]
+    fn an_item_of_a_list_covers_nothing_before_the_list_has_ended() {
+        let before = [("pods", 's', "8900"), ("routes", 'a', "")];
+        let items = [("pods", 'l', "9000"), ("routes", 'l', "9000")];
+        let ends = [("pods", 's', "9001"), ("routes", 's', "9001")];
+        let during = after(&[before, items].concat());
+        let ended = after(&[before, items, ends].concat());
+        assert_eq!(during.token(), "v1;pods=9000;routes=9000");
+        for (token, coverage) in [
+            ("v1;pods=8900", Coverage::Covered),
+            ("v1;pods=8990", Coverage::Behind),
+            ("v1;pods=9000", Coverage::Behind),
+            // The kind has come: what another replica knows of it is still to be told.
+            ("v1;routes=1", Coverage::Behind),
+        ] {
+            assert_eq!(during.covers(token), coverage, "{token}");
+            assert_eq!(ended.covers(token), Coverage::Covered, "{token}");
+        }
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub const FINALIZER: &str = "ambit.mesh/uninstall";
 const ATTEMPTS: usize = 5;
 /// What is tried again is tried after this.
 const RETRY: Duration = Duration::from_secs(1);
+/// So many looks at the account in a row say that this replica's token is nobody's: then the account is gone. Fewer may be
+/// an API server that starts.
+const NOBODYS: usize = 3;
 /// How often identity and rights are looked after.
 const RESYNC: Duration = Duration::from_secs(60);
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
@@ -39,6 +42,19 @@ pub struct Installation {
     client: Client,
     namespace: String,
     name: String,
+}
+
+/// What one look at the account says.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// It is gone, or nothing of ours holds it back.
+    Released,
+    /// It is held back; or nothing can be said, because the API server has trouble.
+    Held,
+    /// Our token is nobody's.
+    Nobodys,
+    /// We may not look.
+    Forbidden,
 }
 
 // === impl Installation ===
@@ -123,15 +139,26 @@ impl Installation {
 
     /// Waits until the account has been let go, by whichever replica.
     pub async fn released(&self, poll: Duration) {
+        let mut nobodys = 0;
         loop {
-            match self.accounts().get_metadata_opt(&self.name).await {
-                Ok(None) => return,
-                Ok(Some(account)) if !held(&account) => return,
-                // The token of an account that is gone is nobody's.
-                Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => return,
-                Ok(Some(_)) | Err(_) => tokio::time::sleep(poll).await,
+            match look(&self.accounts().get_metadata_opt(&self.name).await) {
+                Look::Released => return,
+                Look::Nobodys => nobodys += 1,
+                // Rights that are missing say nothing of the account, unless nothing is left that it could belong to.
+                Look::Forbidden if self.gone().await => return,
+                Look::Forbidden | Look::Held => nobodys = 0,
             }
+            if nobodys == NOBODYS {
+                return;
+            }
+            tokio::time::sleep(poll).await;
         }
+    }
+
+    /// Whether the mesh's namespace is known not to be there.
+    async fn gone(&self) -> bool {
+        let namespace = self.namespaces().get_metadata_opt(&self.namespace).await;
+        matches!(namespace, Ok(None))
     }
 
     /// Lets the account go. What follows needs no rights. `client` is the leader's.
@@ -176,6 +203,17 @@ impl Installation {
             .patch_metadata(&self.name, &PatchParams::default(), &Patch::Merge(patch))
             .await
             .map(drop)
+    }
+}
+
+/// Decides what the answer says.
+fn look(account: &kube::Result<Option<PartialObjectMeta<ServiceAccount>>>) -> Look {
+    match account {
+        Ok(Some(account)) if held(account) => Look::Held,
+        Ok(_) => Look::Released,
+        Err(kube::Error::Api(status)) if status.code == 401 => Look::Nobodys,
+        Err(kube::Error::Api(status)) if status.code == 403 => Look::Forbidden,
+        Err(_) => Look::Held,
     }
 }
 

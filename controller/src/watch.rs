@@ -4,19 +4,25 @@
 //! | --- | --- |
 //! | answers nothing, or too late | the call ends at its deadline and is tried again with back-off; what is known stays |
 //! | keeps a watch open and says nothing | bookmarks come every minute: after [`IDLE`] the watch is opened again from the last version; [`SILENT_BEFORE_RELIST`] such in a row, and everything is listed anew |
-//! | 410: no longer knows the version | everything is listed anew, at once; what is known stays, and is swept when all is told |
+//! | 410: no longer knows the version | everything is listed anew, at once (with back-off if nothing comes of that list either); what is known stays, and is swept when all is told |
+//! | 410 to a page of a list: took too long for its version | listed anew, with back-off, in pages twice as large |
 //! | 429 | tried again when it says, or with back-off |
 //! | 404 for the kind | [`WatchEvent::Absent`]; unless it was there before: then this is a server that has just started |
 //! | other refusals, and answers that cannot be read | tried again with back-off; [`REFUSED_BEFORE_RELIST`] watches in a row, and everything is listed anew |
 //! | ends a watch | it is opened again from the last version |
 //! | takes too long for a page | asked for half as many |
+//! | sends an object that cannot be decoded | [`WatchEvent::Kept`]: what was known of it stays, it is counted and logged, and the others are told |
 //!
 //! At most one page is held at a time, and its items are handed on one by one: memory does not follow the cluster's size.
 
 mod backoff;
 mod kinds;
+mod raw;
+mod unreadable;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
@@ -24,12 +30,14 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use kube::Resource;
 use kube::api::{Api, ListParams, WatchParams};
-use kube::core::watch::WatchEvent as Raw;
+use prometheus_client::metrics::gauge::Gauge;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use self::backoff::Backoff;
 pub use self::kinds::all;
+use self::raw::{Content, Line, Object, Page, Source};
+use self::unreadable::Unreadable;
 pub use crate::index::event::WatchEvent;
 use crate::index::names::Key;
 use crate::kubernetes::{is_late, retry_after};
@@ -38,6 +46,8 @@ use crate::kubernetes::{is_late, retry_after};
 const PAGE: u32 = 500;
 /// No smaller pages than this, however slow the server.
 const SMALLEST_PAGE: u32 = 60;
+/// No larger ones than this, however soon the server forgets the version of a list: some ten megabytes.
+const LARGEST_PAGE: u32 = 4000;
 /// A watch that says nothing for this long is dead: two bookmarks and a half are missing.
 pub const IDLE: Duration = Duration::from_secs(150);
 /// The server ends a watch after about this many seconds; not all watches at once.
@@ -56,15 +66,21 @@ pub struct Watched {
     pub labels: Option<String>,
     /// Only objects with these fields.
     pub fields: Option<String>,
+    /// Where those are counted that cannot be decoded.
+    pub unreadable: Gauge,
 }
 
 struct Watch<K, On> {
-    api: Api<K>,
+    source: Source,
     watched: Watched,
+    unreadable: Unreadable,
     on: On,
+    kind: PhantomData<fn() -> K>,
     page: u32,
     /// All was told once.
     known: bool,
+    /// The version of the last list was too old before anything was heard.
+    stillborn: bool,
     absent: bool,
     backoff: Backoff,
 }
@@ -89,6 +105,7 @@ impl Watched {
             kind,
             labels: None,
             fields: None,
+            unreadable: Gauge::default(),
         }
     }
 
@@ -115,11 +132,14 @@ where
     Done: Future<Output = ControlFlow<()>>,
 {
     let mut watch = Watch {
-        api,
+        source: Source::of(api),
+        unreadable: Unreadable::new(watched.kind, watched.unreadable.clone()),
         watched,
         on,
+        kind: PhantomData,
         page: PAGE,
         known: false,
+        stillborn: false,
         absent: false,
         backoff: Backoff::new(),
     };
@@ -152,8 +172,11 @@ where
             match self.pages().await? {
                 Ok(version) => {
                     self.known = true;
-                    self.page = PAGE;
-                    self.backoff.reset();
+                    // Larger ones had a reason, which comes again with the next list.
+                    self.page = self.page.max(PAGE);
+                    if !self.stillborn {
+                        self.backoff.reset();
+                    }
                     return ControlFlow::Continue(version);
                 }
                 Err(error) if is_absent(&error) && !self.known => {
@@ -179,25 +202,39 @@ where
             ..ListParams::default()
         };
         let mut begun = false;
+        let mut kept = BTreeSet::new();
         loop {
             params.limit = Some(self.page);
-            let page = match self.api.list(&params).await {
-                Ok(page) => page,
+            let text = match self.source.list(&params).await {
+                Ok(text) => text,
                 Err(error) if is_late(&error) && self.page > SMALLEST_PAGE => {
-                    self.page /= 2;
+                    self.page = (self.page / 2).max(SMALLEST_PAGE);
                     continue;
                 }
+                Err(error) => {
+                    if is_expired(&error) {
+                        self.page = (self.page * 2).min(LARGEST_PAGE);
+                    }
+                    return ControlFlow::Continue(Err(error));
+                }
+            };
+            let page = match Page::read(&text) {
+                Ok(page) => page,
                 Err(error) => return ControlFlow::Continue(Err(error)),
             };
             if !std::mem::replace(&mut begun, true) {
                 self.tell(WatchEvent::Begin).await?;
             }
             for item in page.items {
-                self.tell(WatchEvent::Item(trimmed(item))).await?;
+                match Object::read(item) {
+                    Ok(object) => self.item(object, &mut kept).await?,
+                    Err(error) => return ControlFlow::Continue(Err(error)),
+                }
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => {
+                    self.unreadable.retain(&kept);
                     let version = page.metadata.resource_version.unwrap_or_default();
                     let end = WatchEvent::End {
                         version: version.clone(),
@@ -209,16 +246,34 @@ where
         }
     }
 
+    /// Tells an item of a list; `kept` are those of the list that cannot be decoded.
+    async fn item(&mut self, object: Object<K>, kept: &mut BTreeSet<Key>) -> ControlFlow<()> {
+        match object.content {
+            Content::Decoded(item) => {
+                self.unreadable.remove(&object.key);
+                self.tell(WatchEvent::Item(trimmed(item))).await
+            }
+            Content::Unreadable(why) => {
+                kept.insert(object.key.clone());
+                self.unreadable.add(object.key.clone(), &why);
+                self.tell(WatchEvent::Kept { key: object.key }).await
+            }
+        }
+    }
+
     /// Follows from a version, over as many watches as it takes, until all must be listed again.
     async fn follow(&mut self, mut version: String) -> ControlFlow<()> {
         let kind = self.watched.kind;
         let (mut silent, mut refused) = (0, 0);
+        let mut fruitful = false;
         loop {
             let mut heard = false;
             let ended = self.session(&mut version, &mut heard).await?;
             if heard {
                 (silent, refused) = (0, 0);
+                self.stillborn = false;
                 self.backoff.reset();
+                fruitful = true;
             }
             match ended {
                 Ended::Closed if heard => {}
@@ -234,6 +289,10 @@ where
                 }
                 Ended::Expired => {
                     tracing::info!(kind, version, "version is too old; listing again");
+                    // Once this is bad luck. A server that does so again is not listed in a circle.
+                    if !fruitful && std::mem::replace(&mut self.stillborn, true) {
+                        tokio::time::sleep(self.backoff.pause(None)).await;
+                    }
                     return ControlFlow::Continue(());
                 }
                 Ended::Failed(error) => {
@@ -261,42 +320,54 @@ where
             bookmarks: true,
             send_initial_events: false,
         };
-        let events = match self.api.watch(&params, version).await {
+        let events = match self.source.watch(&params, version).await {
             Ok(events) => events,
             Err(error) => return ControlFlow::Continue(failed(error)),
         };
         let mut events = pin!(events);
         loop {
-            let event = match timeout(IDLE, events.try_next()).await {
+            let line = match timeout(IDLE, events.try_next()).await {
                 Err(_) => return ControlFlow::Continue(Ended::Silent),
                 Ok(Ok(None)) => return ControlFlow::Continue(Ended::Closed),
-                Ok(Ok(Some(event))) => event,
+                Ok(Ok(Some(line))) => line,
                 Ok(Err(error)) => return ControlFlow::Continue(failed(error)),
             };
-            let event = match event {
-                Raw::Added(object) | Raw::Modified(object) => {
-                    *version = version_of(&object);
-                    WatchEvent::Apply(trimmed(object))
+            let event = match line {
+                Line::Put(object) => {
+                    version.clone_from(&object.version);
+                    self.put(object)
                 }
-                Raw::Deleted(object) => {
-                    *version = version_of(&object);
-                    WatchEvent::Delete {
-                        key: Key::of(object.meta()),
-                        version: version.clone(),
-                    }
+                Line::Deleted { key, version: at } => {
+                    version.clone_from(&at);
+                    self.unreadable.remove(&key);
+                    WatchEvent::Delete { key, version: at }
                 }
-                Raw::Bookmark(mark) => {
-                    version.clone_from(&mark.metadata.resource_version);
-                    WatchEvent::Progress {
-                        version: mark.metadata.resource_version,
-                    }
+                Line::Bookmark { version: at } => {
+                    version.clone_from(&at);
+                    WatchEvent::Progress { version: at }
                 }
-                Raw::Error(status) => {
+                Line::Error(status) => {
                     return ControlFlow::Continue(failed(kube::Error::Api(status)));
                 }
             };
             *heard = true;
             self.tell(event).await?;
+        }
+    }
+
+    /// What a watch says of an object that came or changed. One that cannot be decoded changes nothing here.
+    fn put(&mut self, object: Object<K>) -> WatchEvent<K> {
+        match object.content {
+            Content::Decoded(decoded) => {
+                self.unreadable.remove(&object.key);
+                WatchEvent::Apply(trimmed(decoded))
+            }
+            Content::Unreadable(why) => {
+                self.unreadable.add(object.key, &why);
+                WatchEvent::Progress {
+                    version: object.version,
+                }
+            }
         }
     }
 
@@ -309,9 +380,14 @@ where
 
 fn failed(error: kube::Error) -> Ended {
     match error {
-        kube::Error::Api(status) if status.code == 410 => Ended::Expired,
+        error if is_expired(&error) => Ended::Expired,
         error => Ended::Failed(error),
     }
+}
+
+/// Whether the API server does not remember the version, or the place in a list.
+fn is_expired(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 410)
 }
 
 /// Whether the API server does not know the kind.
@@ -329,15 +405,9 @@ fn may_be_the_version(error: &kube::Error) -> bool {
     }
 }
 
-fn version_of<K: Resource>(object: &K) -> String {
-    object.meta().resource_version.clone().unwrap_or_default()
-}
-
 /// Without what nobody here reads, and what is most of some objects.
 fn trimmed<K: Resource>(mut object: K) -> K {
-    let meta = object.meta_mut();
-    meta.managed_fields = None;
-    if let Some(annotations) = &mut meta.annotations {
+    if let Some(annotations) = &mut object.meta_mut().annotations {
         annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
     object

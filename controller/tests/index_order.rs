@@ -9,6 +9,7 @@ use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Kind, PodPlacement, Scope};
 use controller::index::names::Key;
 use controller::index::{Index, Input, WatchEvent};
+use controller::position::Coverage;
 use mesh::proto::node::{EnrolmentReport, enrolment_report::State};
 use mesh::xds::Encoded;
 use proptest::prelude::*;
@@ -311,4 +312,61 @@ proptest! {
         prop_assert_eq!(&shuffled.placements, &plain.placements);
         prop_assert_eq!(&shuffled.desired, &plain.desired);
     }
+}
+
+#[test]
+fn a_relist_covers_nothing_before_it_has_told_all() {
+    let mut index = Index::new(settings());
+    let at = |name: &str, version: &str| {
+        let mut pod = pod("shop", name, "10.0.0.1", json!({}));
+        pod["metadata"]["resourceVersion"] = json!(version);
+        pod
+    };
+    let end = |version: &str| WatchEvent::End {
+        version: version.to_owned(),
+    };
+    for (event, coverage) in [
+        (WatchEvent::Begin, Coverage::Unknown),
+        (end("8900"), Coverage::Behind),
+        (WatchEvent::Begin, Coverage::Behind),
+        // Of a newer version than the object that another replica knows, and that is still to come.
+        (WatchEvent::Item(at("a", "9000")), Coverage::Behind),
+        (WatchEvent::Item(at("z", "8950")), Coverage::Behind),
+        (end("9001"), Coverage::Covered),
+    ] {
+        let happened = format!("{event:?}");
+        index.apply(told(Kind::Pod, event));
+        assert_eq!(
+            index.positions().covers("v1;pods=8990"),
+            coverage,
+            "{happened}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_read_in_a_relist_stays_as_it_was_and_what_is_gone_goes() {
+    let mut index = Index::new(settings());
+    let end = || WatchEvent::End {
+        version: "9".to_owned(),
+    };
+    let key = |name: &str| Key::new("shop", name);
+    let pods = |index: &Index| index.summary()["objects"]["pods"].clone();
+    for name in ["a", "b"] {
+        let pod = pod("shop", name, "10.0.0.1", json!({}));
+        index.apply(told(Kind::Pod, WatchEvent::Apply(pod)));
+    }
+    for event in [
+        WatchEvent::Begin,
+        WatchEvent::Kept { key: key("a") },
+        WatchEvent::Kept { key: key("new") },
+        end(),
+    ] {
+        index.apply(told(Kind::Pod, event));
+    }
+    assert_eq!(pods(&index), 1);
+    for event in [WatchEvent::Begin, end()] {
+        index.apply(told(Kind::Pod, event));
+    }
+    assert_eq!(pods(&index), 0);
 }

@@ -105,3 +105,26 @@ async fn roots_are_seen_by_their_name_wherever_they_are() {
     cluster.remove("configmaps", "shop", "ambit-ca-root-cert");
     assert_eq!(all(&mut happened).await, roots);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_while_nobody_watched_is_seen_by_the_next_list() {
+    let cluster = Cluster::new();
+    let (to, mut happened) = mpsc::channel(64);
+    let mut tasks = Supervisor::new();
+    for name in ["gate", "stays"] {
+        cluster.put(made(
+            "apps/v1",
+            "Deployment",
+            name,
+            "ambit.mesh-waypoint-controller",
+        ));
+    }
+    seen::all(&cluster.client(), &to, &mut tasks);
+    let seen_of = |name: &str| Seen::Child(Key::new("shop", name));
+    assert_eq!(all(&mut happened).await, ["gate", "stays"].map(seen_of));
+    cluster.cut();
+    cluster.remove("deployments", "shop", "gate");
+    cluster.pass();
+    cluster.compact();
+    assert_eq!(all(&mut happened).await, [seen_of("gate")]);
+}

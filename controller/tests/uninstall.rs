@@ -283,3 +283,42 @@ async fn an_api_server_that_hangs_does_not_hold_the_uninstaller_for_ever() {
         .expect("it lives");
     assert!(cluster.get("services", "tenant8", "gate").is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_passes_is_no_sign_that_the_account_was_let_go() {
+    const ACCOUNT: &str = "*/serviceaccounts/ambit-controller";
+    let poll = Duration::from_secs(1);
+    let waits = |times: usize, fault: Fault| async move {
+        let cluster = Cluster::new();
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ambit-system"}});
+        cluster.put(namespace);
+        put_account(&cluster);
+        cluster.spoil_times(times, "GET", ACCOUNT, fault);
+        let installation = Installation::new(client(&cluster), "ambit-system", "ambit-controller");
+        let released = installation.released(poll);
+        let waited = tokio::time::timeout(Duration::from_secs(60), released).await;
+        waited.is_err()
+    };
+    assert!(waits(0, Fault::Cut).await, "it is held");
+    for times in [1, 2] {
+        assert!(waits(times, Fault::Refuse(401, "Unauthorized")).await);
+    }
+    assert!(!waits(3, Fault::Refuse(401, "Unauthorized")).await, "gone");
+    assert!(waits(20, Fault::Refuse(403, "Forbidden")).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_without_rights_is_gone_with_its_namespace() {
+    let cluster = Cluster::new();
+    put_account(&cluster);
+    cluster.spoil(
+        "GET",
+        "*/serviceaccounts/*",
+        Fault::Refuse(403, "Forbidden"),
+    );
+    let installation = Installation::new(client(&cluster), "ambit-system", "ambit-controller");
+    let released = installation.released(Duration::from_secs(1));
+    let waited = tokio::time::timeout(Duration::from_secs(60), released).await;
+    assert!(waited.is_ok());
+}

@@ -23,7 +23,7 @@ use self::kubernetes::{Cluster, End, Fault};
 
 const PODS: &str = "/api/v1/pods";
 
-/// What a watch says, in short: `begin`, `=a` an item, `end`, `+a`, `-a`, `@` for progress, `absent`.
+/// What a watch says, in short: `begin`, `=a` an item, `?a` one that cannot be read, `end`, `+a`, `-a`, `@` for progress, `absent`.
 struct Heard {
     said: mpsc::UnboundedReceiver<String>,
     task: AbortHandle,
@@ -75,6 +75,21 @@ impl Heard {
         }
     }
 
+    /// The version is forgotten, and everything is listed anew.
+    async fn expect_relist(&mut self, cluster: &Cluster, items: &[&str]) {
+        self.expect_relist_begins(cluster).await;
+        self.expect(items).await;
+        self.expect(&["end"]).await;
+    }
+
+    async fn expect_relist_begins(&mut self, cluster: &Cluster) {
+        cluster.silence();
+        cluster.pass();
+        cluster.compact();
+        cluster.cut();
+        self.expect(&["begin"]).await;
+    }
+
     /// Nothing but progress for so long.
     async fn quiet(&mut self, time: Duration) {
         let wait = tokio::time::timeout(time, self.next()).await;
@@ -87,6 +102,7 @@ fn short<K: Resource>(event: &WatchEvent<K>) -> String {
     match event {
         WatchEvent::Begin => "begin".to_owned(),
         WatchEvent::Item(object) => format!("={}", name(object)),
+        WatchEvent::Kept { key } => format!("?{}", key.name),
         WatchEvent::End { .. } => "end".to_owned(),
         WatchEvent::Apply(object) => format!("+{}", name(object)),
         WatchEvent::Delete { key, .. } => format!("-{}", key.name),
@@ -123,6 +139,15 @@ async fn watched() -> (Cluster, Heard) {
 
 fn count(cluster: &Cluster, verb: &str) -> usize {
     cluster.called(verb, PODS).len()
+}
+
+/// How large the pages were that were asked for.
+fn limits(cluster: &Cluster) -> Vec<String> {
+    let limits = cluster.called("LIST", PODS).into_iter().map(|call| {
+        let limit = call.query.into_iter().find(|(name, _)| name == "limit");
+        limit.expect("a limit").1
+    });
+    limits.collect()
 }
 
 // --- the client ---
@@ -424,14 +449,42 @@ async fn pages_that_come_too_late_become_smaller() {
         assert_eq!(heard.next().await, format!("=p{number:04}"));
     }
     assert_eq!(heard.next().await, "end");
-    let limits = cluster.called("LIST", PODS).into_iter().map(|call| {
-        let limit = call.query.into_iter().find(|(name, _)| name == "limit");
-        limit.expect("a limit").1
-    });
-    assert_eq!(
-        limits.collect::<Vec<_>>(),
-        ["500", "250", "125", "125", "125"]
-    );
+    assert_eq!(limits(&cluster), ["500", "250", "125", "125", "125"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_page_is_smaller_than_the_smallest() {
+    let cluster = Cluster::new();
+    cluster.put(pod("a"));
+    cluster.spoil_times(4, "LIST", PODS, Fault::Delay(CALL_DEADLINE * 2));
+    let mut heard = Heard::pods(&cluster);
+    heard.expect(&["begin", "=a", "end"]).await;
+    assert_eq!(limits(&cluster), ["500", "250", "125", "62", "60"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_the_server_forgets_meanwhile_is_asked_for_in_larger_pages() {
+    let cluster = Cluster::new();
+    for number in 0..1001 {
+        cluster.put(pod(&format!("p{number:04}")));
+    }
+    cluster.spoil_times(2, "LIST", PODS, Fault::Refuse(410, "Expired"));
+    let mut heard = Heard::pods(&cluster);
+    while heard.next().await != "end" {}
+    assert_eq!(limits(&cluster), ["500", "1000", "2000"]);
+    heard.expect_relist_begins(&cluster).await;
+    while heard.next().await != "end" {}
+    assert_eq!(limits(&cluster)[3..], ["2000"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_forgets_what_it_has_just_listed_is_not_listed_in_a_circle() {
+    let (cluster, _heard) = watched().await;
+    cluster.spoil("WATCH", PODS, Fault::Refuse(410, "Expired"));
+    cluster.cut();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let lists = count(&cluster, "LIST");
+    assert!((30..100).contains(&lists), "{lists}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -462,6 +515,56 @@ async fn a_list_that_breaks_off_begins_again() {
         assert_eq!(heard.next().await, format!("=p{number:04}"));
     }
     assert_eq!(heard.next().await, "end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_tenant_writes_into_managed_fields_is_not_even_read() {
+    let deep = (0..200).fold(json!({}), |inner, _| json!({"f:x": inner}));
+    for hostile in [
+        json!({"manager": "x", "time": "9999-12-31T23:59:59Z"}),
+        json!({"manager": "x", "time": {"no": "time"}}),
+        json!({"manager": "x", "fieldsV1": deep}),
+    ] {
+        let (cluster, mut heard) = watched().await;
+        let spoilt = |pod: &mut Value| pod["metadata"]["managedFields"] = json!([hostile]);
+        cluster.edit("pods", "shop", "a", spoilt);
+        cluster.put(pod("b"));
+        heard.expect(&["+a", "+b"]).await;
+        heard.expect_relist(&cluster, &["=a", "=b"]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_stops_no_other() {
+    let cluster = Cluster::new();
+    for name in ["a", "b", "c"] {
+        cluster.put(pod(name));
+    }
+    let spoilt = |pod: &mut Value| pod["spec"]["containers"] = json!("none");
+    cluster.edit("pods", "shop", "b", spoilt);
+    let watched = Watched::all("pods");
+    let unreadable = watched.unreadable.clone();
+    let mut heard = Heard::of(Api::<Pod>::all(client(&cluster)), watched);
+    heard.expect(&["begin", "=a", "?b", "=c", "end"]).await;
+    assert_eq!(unreadable.get(), 1);
+    cluster
+        .until("it is watched", |cluster| count(cluster, "WATCH") == 1)
+        .await;
+    cluster.edit("pods", "shop", "c", spoilt);
+    cluster.put(pod("d"));
+    // Nothing is said of the one that cannot be read, and the watch goes on.
+    heard.expect(&["+d"]).await;
+    assert_eq!(unreadable.get(), 2);
+    cluster.edit("pods", "shop", "b", |pod| pod["spec"] = json!({}));
+    heard.expect(&["+b"]).await;
+    assert_eq!(unreadable.get(), 1);
+    heard
+        .expect_relist(&cluster, &["=a", "=b", "?c", "=d"])
+        .await;
+    assert_eq!(count(&cluster, "LIST"), 2);
+    cluster.remove("pods", "shop", "c");
+    heard.expect(&["-c"]).await;
+    assert_eq!(unreadable.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]

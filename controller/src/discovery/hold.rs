@@ -8,14 +8,20 @@ use mesh::xds::session::{ControllerSession, Hold};
 use tokio::time::Instant;
 
 use crate::position::{Coverage, Positions};
+use crate::watch::{IDLE, SILENT_BEFORE_RELIST};
 
-/// A replica that is behind has caught up by now, unless one of its watches is broken. From then on what it knows of
-/// other kinds is of more use to the proxy than what it does not know is a danger.
-const CATCH_UP: Duration = Duration::from_secs(30);
+/// A replica that is behind has caught up by now, although its watch was dead: it has noticed that and listed anew. From
+/// then on what it knows of other kinds is of more use to the proxy than what it does not know is a danger.
+const CATCH_UP: Duration = DEAD_WATCH.saturating_add(LISTED_ANEW);
+/// How long a watch that is dead may seem to be alive.
+const DEAD_WATCH: Duration = IDLE.saturating_mul(SILENT_BEFORE_RELIST);
+/// How long listing anew takes, with some pages that are asked for twice.
+const LISTED_ANEW: Duration = Duration::from_secs(60);
 /// How long nothing is taken from a proxy that does not say what it was told.
 const GRACE: Duration = Duration::from_secs(60);
 /// Longer than any watch is broken without an alarm. The cluster was restored from a backup, and versions began anew.
 const BEHIND_FOR_EVER: Duration = Duration::from_secs(600);
+const _: () = assert!(CATCH_UP.as_secs() < BEHIND_FOR_EVER.as_secs());
 
 /// The holds of one stream, by type.
 #[derive(Debug)]
@@ -67,7 +73,7 @@ impl Holds {
 
     /// When time alone may end a hold next.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        [CATCH_UP, GRACE, BEHIND_FOR_EVER]
+        [GRACE, CATCH_UP, BEHIND_FOR_EVER]
             .into_iter()
             .map(|after| self.opened + after)
             .find(|at| *at > now)
@@ -113,8 +119,9 @@ mod tests {
         for (coverage, seconds, hold) in [
             (Covered, 0, Hold::Nothing),
             (Behind, 0, Hold::Known),
-            (Behind, 29, Hold::Known),
-            (Behind, 30, Hold::Unseen),
+            (Behind, DEAD_WATCH.as_secs(), Hold::Known),
+            (Behind, 509, Hold::Known),
+            (Behind, 510, Hold::Unseen),
             (Behind, 599, Hold::Unseen),
             (Behind, 600, Hold::Nothing),
             (Unknown, 0, Hold::Unseen),
@@ -152,9 +159,9 @@ mod tests {
         let opened = Instant::now();
         let holds = Holds::new(opened);
         let after = |seconds| opened + Duration::from_secs(seconds);
-        assert_eq!(holds.next(opened), Some(after(30)));
-        assert_eq!(holds.next(after(30)), Some(after(60)));
-        assert_eq!(holds.next(after(61)), Some(after(600)));
+        assert_eq!(holds.next(opened), Some(after(60)));
+        assert_eq!(holds.next(after(60)), Some(after(510)));
+        assert_eq!(holds.next(after(511)), Some(after(600)));
         assert_eq!(holds.next(after(600)), None);
     }
 }

@@ -17,6 +17,11 @@ pub enum WatchEvent<O> {
     Begin,
     /// One that is there.
     Item(O),
+    /// One that is there and cannot be decoded: what is known of it stays.
+    Kept {
+        /// Which.
+        key: Key,
+    },
     /// Those were all: what was not among them since the last [`Self::Begin`] is gone.
     End {
         /// As of this version.
@@ -95,6 +100,7 @@ impl ObjectEvent {
         let parsed: WatchEvent<Parsed<T>> = match event {
             WatchEvent::Begin => WatchEvent::Begin,
             WatchEvent::Item(object) => WatchEvent::Item(parse(object)),
+            WatchEvent::Kept { key } => WatchEvent::Kept { key },
             WatchEvent::End { version } => WatchEvent::End { version },
             WatchEvent::Apply(object) => WatchEvent::Apply(parse(object)),
             WatchEvent::Delete { key, version } => WatchEvent::Delete { key, version },
@@ -159,6 +165,7 @@ impl<O> WatchEvent<O> {
         Ok(match self {
             Self::Begin => WatchEvent::Begin,
             Self::Item(object) => WatchEvent::Item(read(object)?),
+            Self::Kept { key } => WatchEvent::Kept { key },
             Self::End { version } => WatchEvent::End { version },
             Self::Apply(object) => WatchEvent::Apply(read(object)?),
             Self::Delete { key, version } => WatchEvent::Delete { key, version },
@@ -177,7 +184,12 @@ impl<T: Watched> Apply for WatchEvent<Parsed<T>> {
         let kind = T::API.plural;
         match *self {
             Self::Begin => T::table_mut(state).begin(),
-            Self::Item(parsed) | Self::Apply(parsed) => {
+            Self::Item(parsed) => {
+                state.positions.listed(kind, &parsed.version);
+                state.put(&parsed.key, parsed.object);
+            }
+            Self::Kept { key } => T::table_mut(state).see(&key),
+            Self::Apply(parsed) => {
                 state.positions.changed(kind, &parsed.version);
                 state.put(&parsed.key, parsed.object);
             }

@@ -26,6 +26,21 @@ pub enum Seen {
     Roots(Arc<str>),
 }
 
+/// What is known of the objects of one watch.
+#[derive(Debug, Default)]
+struct Known {
+    objects: HashMap<Key, Held>,
+    /// Of the last list that began.
+    list: u32,
+}
+
+/// What an object was when it was last told of, and the last list that had begun by then.
+#[derive(Debug)]
+struct Held {
+    fingerprint: u64,
+    list: u32,
+}
+
 /// Starts every watch. Each must live.
 pub fn all(client: &Client, to: &mpsc::Sender<Seen>, tasks: &mut Supervisor) {
     let labels = format!("{MANAGED}={MANAGED_BY_US}");
@@ -66,36 +81,67 @@ where
 {
     let api: Api<PartialObjectMeta<K>> = Api::all(client.clone());
     let to = to.clone();
-    let mut known: HashMap<Key, u64> = HashMap::new();
+    let mut known = Known::default();
     watch(
         watched,
         api,
         move |event: WatchEvent<PartialObjectMeta<K>>| {
-            let changed = match event {
-                WatchEvent::Item(object) | WatchEvent::Apply(object) => {
-                    let key = Key::of(&object.metadata);
-                    let now = fingerprint(&object.metadata);
-                    (known.insert(key.clone(), now) != Some(now)).then_some(key)
-                }
-                WatchEvent::Delete { key, .. } => {
-                    known.remove(&key);
-                    Some(key)
-                }
-                // What a new list no longer has is found when it is looked at next.
-                _ => None,
-            };
+            let changed = known.take(event);
             let to = to.clone();
             async move {
-                if let Some(key) = changed
-                    && to.send(seen(key)).await.is_err()
-                {
-                    return ControlFlow::Break(());
+                for key in changed {
+                    if to.send(seen(key)).await.is_err() {
+                        return ControlFlow::Break(());
+                    }
                 }
                 ControlFlow::Continue(())
             }
         },
     )
 }
+
+// === impl Known ===
+
+impl Known {
+    /// Takes in what the watch says, and gives what came, changed or went by it.
+    fn take<K>(&mut self, event: WatchEvent<PartialObjectMeta<K>>) -> Vec<Key> {
+        match event {
+            WatchEvent::Begin => self.list = self.list.wrapping_add(1),
+            WatchEvent::Item(object) | WatchEvent::Apply(object) => {
+                return self.put(&object.metadata).into_iter().collect();
+            }
+            WatchEvent::Kept { key } => {
+                if let Some(held) = self.objects.get_mut(&key) {
+                    held.list = self.list;
+                }
+            }
+            WatchEvent::Delete { key, .. } => {
+                self.objects.remove(&key);
+                return vec![key];
+            }
+            WatchEvent::End { .. } => return self.sweep(),
+            WatchEvent::Progress { .. } | WatchEvent::Absent => {}
+        }
+        Vec::new()
+    }
+
+    fn put(&mut self, meta: &ObjectMeta) -> Option<Key> {
+        let (key, fingerprint) = (Key::of(meta), fingerprint(meta));
+        let list = self.list;
+        let before = self.objects.insert(key.clone(), Held { fingerprint, list });
+        let same = before.is_some_and(|before| before.fingerprint == fingerprint);
+        (!same).then_some(key)
+    }
+
+    /// What the list that has ended does not have any more: it went while nobody watched.
+    fn sweep(&mut self) -> Vec<Key> {
+        let list = self.list;
+        let gone = self.objects.extract_if(|_, held| held.list != list);
+        gone.map(|(key, _)| key).collect()
+    }
+}
+
+// === free ===
 
 /// What is different when something else than the status is. Kinds without a generation have no status.
 fn fingerprint(meta: &ObjectMeta) -> u64 {

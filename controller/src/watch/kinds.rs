@@ -11,16 +11,29 @@ use super::Watched;
 use crate::index::event::{ObjectEvent, WatchEvent};
 use crate::index::kinds::{self, ApiObject, ApiType, Kind, KindVisitor, WatchScope};
 use crate::index::{Input, Settings};
+use crate::metrics::Metrics;
 
 /// Starts every watch. Each must live.
-pub fn all(client: &Client, settings: &Settings, to: &Sender<Input>, tasks: &mut Supervisor) {
-    let mut starter = Starter { client, to, tasks };
+pub fn all(
+    client: &Client,
+    settings: &Settings,
+    to: &Sender<Input>,
+    metrics: &Metrics,
+    tasks: &mut Supervisor,
+) {
+    let mut starter = Starter {
+        client,
+        to,
+        metrics,
+        tasks,
+    };
     kinds::visit(settings, &mut starter);
 }
 
 struct Starter<'a> {
     client: &'a Client,
     to: &'a Sender<Input>,
+    metrics: &'a Metrics,
     tasks: &'a mut Supervisor,
 }
 
@@ -36,6 +49,7 @@ impl KindVisitor for Starter<'_> {
             kind: api.plural,
             labels: scope.labels,
             fields: scope.fields,
+            unreadable: self.metrics.unreadable(api.plural),
         };
         let to = self.to.clone();
         let on = move |event| {

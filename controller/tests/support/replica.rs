@@ -54,7 +54,13 @@ impl Replica {
         tasks.must_live("lease", candidate.run(stopped));
 
         let (told, inputs) = mpsc::channel(1024);
-        watch::all(&client, &index_settings(), &told, &mut tasks);
+        watch::all(
+            &client,
+            &index_settings(),
+            &told,
+            &Metrics::default(),
+            &mut tasks,
+        );
         let desired = channel::Sender::new(DesiredState::default());
         let wanted = desired.subscribe();
         let out = Outputs {
