@@ -53,6 +53,11 @@ struct Channels {
     state: watch::Receiver<IndexState>,
 }
 
+/// The signing key, once it is there. Without one nothing is served and nothing is written; but this replica ends when it
+/// is told to, leads, and takes everything back when the mesh is deleted.
+#[derive(Clone)]
+struct Key(watch::Receiver<Option<Arc<Authority>>>);
+
 /// Where the index says how far it is.
 struct Progress {
     pending: mesh::process::readiness::Pending,
@@ -98,16 +103,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         admin::serve(listen(config.ready_listen)?, admin),
     );
 
-    let authority = Arc::new(
-        Store::new(
-            client.clone(),
-            &config.namespace,
-            config.trust_domain.as_str(),
-            &config.pod_name,
-        )
-        .wait()
-        .await,
-    );
+    let key = find_key(&client, &config, &mut tasks);
     let state = watch::Sender::new(IndexState::default());
     let leadership = lead(&client, &config, state.subscribe(), &metrics, &mut tasks);
     let progress = Progress {
@@ -116,14 +112,15 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         summary,
     };
     let channels = join(&client, &config, progress, &metrics, &mut tasks);
+    // The roots are known with the key.
     let settings = reconcile::Settings {
         client: client.clone(),
         instance: config.pod_name.clone(),
         namespace: config.namespace.clone(),
         mesh: waypoints(&config),
-        roots: authority.roots().to_owned(),
+        roots: String::new(),
     };
-    bring_about(settings, &metrics, &channels, &leadership, &mut tasks);
+    bring_about(settings, &key, &metrics, &channels, &leadership, &mut tasks);
 
     let installation = config
         .installed_as
@@ -143,7 +140,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     tasks.must_live("uninstaller", uninstaller.run());
     tasks.must_live(
         "server",
-        serve(config, client, authority, metrics, &channels, serving).await?,
+        serve(config, client, key, metrics, &channels, serving)?,
     );
     let told = channels.told.clone();
     let drain = async move {
@@ -211,9 +208,27 @@ fn join(
     channels
 }
 
-/// Brings the cluster to what the index wants.
+/// Looks for the signing key, for as long as it takes.
+fn find_key(client: &Client, config: &Config, tasks: &mut Supervisor) -> Key {
+    let (found, key) = watch::channel(None);
+    let store = Store::new(
+        client.clone(),
+        &config.namespace,
+        config.trust_domain.as_str(),
+        &config.pod_name,
+    );
+    tasks.must_live("signing key", async move {
+        found.send_replace(Some(Arc::new(store.wait().await)));
+        // It must live.
+        std::future::pending::<()>().await;
+    });
+    Key(key)
+}
+
+/// Brings the cluster to what the index wants, once there are roots to publish.
 fn bring_about(
     settings: reconcile::Settings,
+    key: &Key,
     metrics: &Metrics,
     channels: &Channels,
     leadership: &Leadership,
@@ -226,8 +241,17 @@ fn bring_about(
         term: leadership.term.clone(),
         seen: happened,
     };
-    let reconciler = Reconciler::new(settings, leadership.term.clone(), metrics.clone());
-    tasks.must_live("reconciler", reconciler.run(inputs));
+    let (key, term, metrics) = (key.clone(), leadership.term.clone(), metrics.clone());
+    tasks.must_live("reconciler", async move {
+        let Some(authority) = key.found().await else {
+            return;
+        };
+        let settings = reconcile::Settings {
+            roots: authority.roots().to_owned(),
+            ..settings
+        };
+        Reconciler::new(settings, term, metrics).run(inputs).await;
+    });
 }
 
 /// What waypoints have in common.
@@ -245,10 +269,10 @@ fn waypoints(config: &Config) -> Mesh {
 }
 
 /// Serves as soon as there is something whole to serve: a proxy must never be told that the mesh is empty.
-async fn serve(
+fn serve(
     config: Config,
     client: Client,
-    authority: Arc<Authority>,
+    key: Key,
     metrics: Metrics,
     channels: &Channels,
     serving: mesh::process::readiness::Pending,
@@ -269,19 +293,23 @@ async fn serve(
         trust_domain: config.trust_domain.clone(),
         allow_self_issue: config.allow_self_issue,
     };
-    let certificates = Certificates {
-        authenticate,
-        rules: Arc::new(rules),
-        snapshots: channels.snapshots.clone(),
-        authority: authority.clone(),
-        refusals,
-        metrics,
-    };
+    let snapshots = channels.snapshots.clone();
     let mut state = channels.state.clone();
     Ok(async move {
         if state.wait_for(|state| state.synced).await.is_err() {
             return Ok(());
         }
+        let Some(authority) = key.found().await else {
+            return Ok(());
+        };
+        let certificates = Certificates {
+            authenticate,
+            rules: Arc::new(rules),
+            snapshots,
+            authority: authority.clone(),
+            refusals,
+            metrics,
+        };
         drop(serving);
         server::serve(
             listener,
@@ -311,6 +339,16 @@ async fn uninstalled(
     let finished = async { done.wait_for(|done| *done).await.is_ok() };
     if tokio::time::timeout(UNINSTALL, finished).await != Ok(true) {
         tracing::error!("the mesh could not be withdrawn in time");
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    /// Waits for it; `None` when the process ends without.
+    async fn found(mut self) -> Option<Arc<Authority>> {
+        let found = self.0.wait_for(Option::is_some).await.ok()?;
+        found.clone()
     }
 }
 

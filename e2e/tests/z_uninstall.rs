@@ -5,11 +5,14 @@ mod shop;
 use anyhow::{Context as _, Result, ensure};
 use e2e::apps::{EchoClient, Namespace, dynamic};
 use e2e::cluster::Cluster;
+use e2e::mesh::SYSTEM_NAMESPACE;
 use e2e::probe::{PodRef, conditions, eventually, wait_gone};
+use e2e::replicas;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
-use kube::ResourceExt as _;
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use kube::api::{Api, DeleteParams, ListParams, LogParams};
+use kube::{Client, ResourceExt as _};
+use tokio::time::Instant;
 
 use shop::{AMBIENT, GATEWAY_API, SOON, START, WAYPOINT_PODS};
 
@@ -74,7 +77,7 @@ async fn nodes_and_pods_are_given_back_as_they_were() -> Result<()> {
                 "{told:?}"
             );
         }
-        no_classes(ns).await?;
+        no_classes(ns.client()).await?;
         ensure!(before == containers(&pods).await?, "a pod was restarted");
         // A new pod needs nothing of the mesh.
         ns.run(&EchoClient::new("late"), START).await?;
@@ -91,6 +94,37 @@ async fn nodes_and_pods_are_given_back_as_they_were() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Controllers that were restarted and find no signing key serve nobody, but hold nothing up.
+#[tokio::test]
+#[ignore = "needs the cluster: make e2e"]
+async fn without_a_signing_key_the_mesh_still_goes() -> Result<()> {
+    let (cluster, client) = e2e::mesh::installed().await?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let before = replicas::ready(&client).await?;
+    secrets.delete("ambit-ca", &DeleteParams::default()).await?;
+    for replica in &before {
+        replica.delete(true).await?;
+    }
+    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let which = ListParams::default().labels("app.kubernetes.io/name=ambit-controller");
+    eventually("controllers look for the key", START, async || {
+        for pod in pods.list(&which).await? {
+            let old = before
+                .iter()
+                .any(|replica| replica.pod.name() == pod.name_any());
+            ensure!(!old, "still {}", pod.name_any());
+            let log = pods.logs(&pod.name_any(), &LogParams::default()).await?;
+            ensure!(log.contains("no signing key"), "{log}");
+        }
+        Ok(())
+    })
+    .await?;
+    let began = Instant::now();
+    e2e::mesh::uninstall(&cluster).await?;
+    println!("gone after {:.1} s", began.elapsed().as_secs_f32());
+    no_classes(&client).await
 }
 
 fn found(cluster: &Cluster, node: &str, script: &str) -> Result<String> {
@@ -144,8 +178,8 @@ async fn no_waypoint(ns: &Namespace) -> Result<()> {
     Ok(())
 }
 
-async fn no_classes(ns: &Namespace) -> Result<()> {
-    let classes = dynamic(ns.client(), GATEWAY_API, "GatewayClass", None).await?;
+async fn no_classes(client: &Client) -> Result<()> {
+    let classes = dynamic(client, GATEWAY_API, "GatewayClass", None).await?;
     let left = classes.list(&ListParams::default()).await?.items;
     let left: Vec<_> = left.into_iter().filter_map(|c| c.metadata.name).collect();
     ensure!(
