@@ -2,15 +2,13 @@
 
 mod support;
 
-use controller::desired::{Item, Wanted};
 use controller::index::changes::{Changes, Kind, Role};
 use controller::index::names::Key;
 use mesh::proto::workload::{TunnelProtocol, gateway_address::Destination};
 use serde_json::json;
 
 use support::{
-    DesiredChanges, USE, World, bound, class, gateway, namespace, our_class, pod, service, shop,
-    waypoint,
+    DesiredChanges, USE, World, bound, gateway, namespace, our_class, pod, service, shop, waypoint,
 };
 
 fn bound_to(world: &World, service: &str) -> Option<String> {
@@ -233,21 +231,6 @@ fn a_gateway_that_becomes_wrong_says_so_and_keeps_what_it_has() {
 }
 
 #[test]
-fn classes_of_others_are_left_alone() {
-    let mut world = World::new();
-    let changes = world.apply([class("istio-waypoint", "istio.io/mesh-controller")]);
-    assert!(changes.writes().is_empty());
-    let mut theirs = gateway("shop", "gate");
-    theirs["spec"]["gatewayClassName"] = json!("istio-waypoint");
-    let changes = world.apply([theirs]);
-    assert!(changes.writes().is_empty() && changes.waypoints().is_empty());
-    // Ours are made anew when they go.
-    world.apply([our_class()]);
-    let changes = world.delete(Kind::GatewayClass, "", "ambit-waypoint");
-    assert_eq!(changes.missing_classes(), ["ambit-waypoint"]);
-}
-
-#[test]
 fn a_waypoint_is_not_its_own_and_pods_are_told_of_theirs() {
     let mut world = shop();
     let mut gate = waypoint("shop", "gate")[0].clone();
@@ -287,55 +270,6 @@ fn a_gateway_that_was_wrong_when_the_controller_started_still_serves_what_it_ser
         service("shop", "cart", "10.96.0.1", "cart", bound()),
     ]);
     assert!(bound_to(&world, "cart").is_some());
-}
-
-#[test]
-fn what_was_made_for_a_gateway_that_stays_and_is_no_longer_ours_is_unwanted() {
-    let mut world = shop();
-    let item = Item::Waypoint(Key::new("shop", "gate"));
-    assert!(matches!(world.desired[&item].wanted, Wanted::Waypoint(_)));
-    let ours = world.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
-    let mut theirs = ours.clone();
-    theirs["spec"]["gatewayClassName"] = json!("nginx");
-    world.apply([theirs]);
-    let unwanted = Wanted::NoWaypoint {
-        gateway_uid: "gw-gate".into(),
-    };
-    assert_eq!(world.desired[&item].wanted, unwanted);
-    let roots = Item::Roots("shop".into());
-    assert_eq!(world.desired[&roots].wanted, Wanted::NoRoots);
-
-    // Ours again, then gone: Kubernetes collects what it owns.
-    world.apply([ours]);
-    assert!(matches!(world.desired[&item].wanted, Wanted::Waypoint(_)));
-    assert_eq!(world.desired[&roots].wanted, Wanted::Roots);
-    world.delete(Kind::Gateway, "shop", "gate");
-    assert!(!world.desired.contains_key(&item));
-    assert_eq!(world.desired[&roots].wanted, Wanted::NoRoots);
-    world.delete(Kind::Namespace, "", "shop");
-    assert!(!world.desired.contains_key(&roots));
-}
-
-#[test]
-fn a_gateway_that_has_come_to_be_anothers_no_longer_says_what_we_said() {
-    let mut world = shop();
-    let said = |world: &World| world.condition(Kind::Gateway, "shop", "gate", "Programmed");
-    assert_eq!(said(&world), "True Programmed");
-    let mut gateway = world.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
-    // Ours is only missing: it stays as it is.
-    let changes = world.delete(Kind::GatewayClass, "", "ambit-waypoint");
-    world.write(changes);
-    assert_eq!(said(&world), "True Programmed");
-    gateway["spec"]["gatewayClassName"] = json!("nothing-there");
-    let changes = world.apply([gateway]);
-    world.write(changes);
-    assert_eq!(said(&world), "absent");
-    // What another controller says is not ours to take back.
-    let mut gateway = world.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
-    gateway["status"] = json!({"conditions": [
-        {"type": "Programmed", "status": "True", "reason": "Programmed", "message": "theirs"},
-    ]});
-    assert!(world.apply([gateway]).writes().is_empty());
 }
 
 #[test]
@@ -408,61 +342,6 @@ fn role(changes: &Changes) -> Role {
 }
 
 #[test]
-fn a_name_that_cannot_carry_the_objects_is_refused_with_the_reason() {
-    let long = "g".repeat(64);
-    for name in ["my.gateway", "0gate", &*long] {
-        let mut world = World::new();
-        let changes = world.apply([
-            namespace("shop", json!({})),
-            our_class(),
-            gateway("shop", name),
-        ]);
-        assert!(changes.waypoints().is_empty(), "{name}: nothing is run");
-        world.write(changes);
-        assert_eq!(
-            world.condition(Kind::Gateway, "shop", name, "Accepted"),
-            "False Invalid"
-        );
-    }
-    let [service, _, _, deployment] = waypoint("shop", "gate");
-    let account = json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"namespace": "shop", "name": "gate", "uid": "sa"}});
-    for mut taken in [service, deployment, account] {
-        taken["metadata"]["ownerReferences"] = json!([]);
-        let kind = taken["kind"].as_str().expect("a kind").to_owned();
-        let mut world = World::new();
-        let changes = world.apply([
-            namespace("shop", json!({})),
-            our_class(),
-            taken.clone(),
-            gateway("shop", "gate"),
-            support::service("shop", "cart", "10.96.0.1", "cart", bound()),
-        ]);
-        assert!(changes.waypoints().is_empty(), "{kind}");
-        let told = world.write(changes);
-        assert!(
-            told.iter()
-                .any(|note| note.contains(&format!("a {kind} shop/gate is there"))),
-            "{told:?}"
-        );
-        assert_eq!(
-            world.condition(Kind::Gateway, "shop", "gate", "Accepted"),
-            "False Invalid"
-        );
-        assert_eq!(
-            world.condition(Kind::Service, "shop", "cart", "istio.io/WaypointBound"),
-            "False WaypointIsNotReady"
-        );
-        let changes = world.delete(support::kind(&taken), "shop", "gate");
-        assert_eq!(changes.waypoints().len(), 1, "{kind}: the name is free");
-        world.write(changes);
-        assert_eq!(
-            world.condition(Kind::Gateway, "shop", "gate", "Accepted"),
-            "True Accepted"
-        );
-    }
-}
-
-#[test]
 fn a_service_without_an_address_is_not_bound_to_a_service_waypoint() {
     let mut world = shop();
     let mut headless = service("shop", "db", "None", "db", bound());
@@ -478,54 +357,4 @@ fn a_service_without_an_address_is_not_bound_to_a_service_waypoint() {
         "{told:?}"
     );
     assert_eq!(bound_to(&world, "db"), None);
-}
-
-#[test]
-fn a_gateway_passes_on_only_what_nobody_acts_on() {
-    let mut world = shop();
-    let mut gate = world.objects[&(Kind::Gateway, Key::new("shop", "gate"))].clone();
-    gate["spec"]["infrastructure"] = json!({
-        "labels": {"team": "red", "istio.io/dataplane-mode": "ambient"},
-        "annotations": {"note": "hello", "eks.amazonaws.com/role-arn": "admin", "sidecar.istio.io/inject": "true"},
-    });
-    let changes = world.apply([gate]);
-    let plans = changes.waypoints();
-    let plan = plans[0].1.as_ref().expect("it runs on");
-    assert_eq!(plan.labels.keys().collect::<Vec<_>>(), ["team"]);
-    assert_eq!(plan.annotations.keys().collect::<Vec<_>>(), ["note"]);
-    world.write(changes);
-    let status = &world.objects[&(Kind::Gateway, Key::new("shop", "gate"))]["status"];
-    let message = status["conditions"][0]["message"]
-        .as_str()
-        .expect("a message");
-    for dropped in [
-        "label istio.io/dataplane-mode",
-        "annotation eks.amazonaws.com/role-arn",
-    ] {
-        assert!(message.contains(dropped), "{message}");
-    }
-}
-
-#[test]
-fn a_field_that_would_not_happen_refuses_a_gateway_and_names_it() {
-    for (field, value, wanted) in [
-        ("newThing", json!(1), "newThing is not known"),
-        ("tls", json!({"backend": {}}), "spec.tls is not supported"),
-        (
-            "listeners",
-            json!([{"name": "mesh", "port": 15008, "protocol": "HBONE", "filters": {}}]),
-            "listener",
-        ),
-    ] {
-        let mut one = gateway("shop", "gate");
-        one["spec"][field] = value;
-        let mut world = World::new();
-        let changes = world.apply([namespace("shop", json!({})), our_class(), one]);
-        assert!(changes.waypoints().is_empty(), "{field}");
-        let told = world.write(changes);
-        assert!(
-            told.iter().any(|note| note.contains(wanted)),
-            "{field}: {told:?}"
-        );
-    }
 }
