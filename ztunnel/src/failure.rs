@@ -95,8 +95,12 @@ impl Failure {
     }
 
     /// Whether another endpoint may be tried without repeating anything.
+    ///
+    /// Of what the application says nothing is sent before a tunnel is open: a peer that went meanwhile, with its pod
+    /// maybe, has seen none of it.
     pub(crate) fn may_try_another(&self) -> bool {
         match self {
+            Self::Tunnel(hbone::Error::Reset { .. } | hbone::Error::ConnectionLost { .. }) => true,
             Self::Tunnel(error) => error.retryable() && !error.anything_sent(),
             Self::Dial { .. } | Self::DialTimeout(_) => true,
             _ => false,

@@ -258,15 +258,17 @@ impl Pods {
         }
     }
 
-    /// The container runtime takes a sandbox down.
-    pub(crate) fn sandbox_gone(&self, gone: &protocol::Sandbox) {
+    /// The container runtime takes a sandbox down. Returns when nothing of it is served any more.
+    pub(crate) async fn sandbox_gone(&self, gone: &protocol::Sandbox) {
+        if let Some(mut status) = self.let_go(gone) {
+            // Or the task has ended, and all with it.
+            let _ = status.wait_for(|status| *status == Status::Out).await;
+        }
+    }
+
+    fn let_go(&self, gone: &protocol::Sandbox) -> Option<watch::Receiver<Status>> {
         let mut known = self.known.borrow_mut();
-        let Some(uid) = gone.uid.as_deref().map(PodUid::from) else {
-            return;
-        };
-        let Some(handle) = known.get_mut(&uid) else {
-            return;
-        };
+        let handle = known.get_mut(&gone.uid.as_deref().map(PodUid::from)?)?;
         let same = match (&handle.sandbox, PodNetns::open(&gone.netns)) {
             // An earlier sandbox of a pod that has a new one already.
             (Some(sandbox), Ok(netns)) => sandbox.netns.id() == netns.id(),
@@ -274,7 +276,7 @@ impl Pods {
             (None, _) => true,
         };
         if !same {
-            return;
+            return None;
         }
         handle.sandbox = None;
         handle.sandbox_gone = true;
@@ -283,6 +285,7 @@ impl Pods {
         } else {
             handle.desired.send_replace(DesiredState::SandboxGone);
         }
+        Some(handle.status.clone())
     }
 
     /// This ztunnel goes within `time`. For good: takes every pod out of the mesh first. Otherwise each is served

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mesh::enrolment::Enrolment;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Pods;
 use crate::cni::{
@@ -13,6 +13,9 @@ use crate::cni::{
 
 /// Shorter than the plugin's patience, so that the reason is ours to give.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a sandbox's end waits for its connections' end; shorter than the plugin's patience.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// How long the control plane may take to announce a pod of a mesh namespace: the kubelet often knows it first.
 const ANNOUNCEMENT: Duration = Duration::from_secs(10);
@@ -38,7 +41,9 @@ impl Pods {
                 answer
             }
             Request::Del(sandbox) => {
-                self.sandbox_gone(&sandbox);
+                let let_go = self.sandbox_gone(&sandbox);
+                // The pod's network goes next, and with it every word to those who are connected.
+                let _ = timeout(LETTING_GO, let_go).await;
                 Answer::Proceed
             }
         }
