@@ -32,8 +32,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// So many looks at the account in a row say that this replica's token is nobody's: then the account is gone. Fewer may be
 /// an API server that starts.
 const NOBODYS: usize = 3;
-/// How often identity and rights are looked after.
-const RESYNC: Duration = Duration::from_secs(60);
+/// How often identity and rights are looked after: so long after somebody took them away an uninstallation may hang.
+const RESYNC: Duration = Duration::from_secs(15);
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 /// The controller's own objects.

@@ -11,7 +11,8 @@ use e2e::echo::LoadSummary;
 use e2e::mesh::kubectl;
 use e2e::probe::{PodRef, Run, eventually, has_condition};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use kube::api::{Api, DeleteParams};
 
 use callers::ztunnel_of;
 use shop::{AMBIENT, SOON, START};
@@ -34,8 +35,14 @@ async fn rights_that_go_and_force_leave_a_nodes_pods_in_the_mesh() -> Result<()>
         Ok(())
     })
     .await;
-    // Whatever failed, the tests after this one find the rights.
+    // Whatever failed, the tests after this one find the rights; those to uninstall are the controllers' to restore.
     e2e::mesh::install(&cluster).await?;
+    let bindings: Api<ClusterRoleBinding> = Api::all(client);
+    eventually("the rights to uninstall", START, async || {
+        let there = bindings.get_opt("ambit-controller-uninstall").await?;
+        there.map(drop).context("nobody has them")
+    })
+    .await?;
     worked
 }
 
