@@ -107,3 +107,31 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn an_opening_that_was_cut_off_is_tried_elsewhere_and_what_may_be_under_way_is_not() {
+        let reason = || Arc::from("CANCEL");
+        let cut_off = [
+            hbone::Error::Reset {
+                reason: reason(),
+                processed: true,
+            },
+            hbone::Error::ConnectionLost {
+                reason: reason(),
+                sent: true,
+            },
+        ];
+        for error in cut_off {
+            assert!(Failure::Tunnel(error).may_try_another());
+        }
+        // A peer that may still be working on it, and one that said no.
+        assert!(!Failure::Tunnel(hbone::Error::ResponseTimeout).may_try_another());
+        assert!(!Failure::Ended.may_try_another());
+    }
+}

@@ -45,8 +45,8 @@ pub(crate) enum Status {
 /// How long a pod that is in the mesh stays there after the control plane has ceased to mention it.
 ///
 /// A pod that shall leave the mesh is mentioned, as one to leave alone; one that is gone loses its sandbox, which the
-/// node sees by itself. What is left is a control plane that knows less than it did: a replica that lags behind the
-/// one before it holds removals for this long itself.
+/// node sees by itself. What is left is a control plane that knows less than it did, and cannot tell: a replica that
+/// knows that it lags behind the one before it removes nothing until it has caught up.
 pub(crate) const UNMENTIONED_GRACE: Duration = Duration::from_secs(60);
 
 impl DesiredState {
