@@ -20,6 +20,9 @@ use crate::index::{Index, Input, Settings};
 /// Inputs that are taken in before anything is published, so that a flood does not silence the index.
 const MAX_BATCH: usize = 10_000;
 
+/// A turn of the index, in which it waits for what one watch tells later than another: see [`Input::Turn`].
+const TURN: Duration = Duration::from_millis(100);
+
 /// How far the watches are is published with what they changed; when that is nothing, after this time. Every stream wakes.
 const POSITIONS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,8 @@ pub struct Hub {
     desired: DesiredState,
     /// When it is published how far the watches are, though nothing else has changed.
     positions_due: Option<Instant>,
+    /// When the turn ends, while the index waits.
+    turn_due: Option<Instant>,
     out: Outputs,
 }
 
@@ -69,6 +74,7 @@ impl Hub {
             snapshot: Snapshot::default(),
             desired: DesiredState::default(),
             positions_due: None,
+            turn_due: None,
             out,
         }
     }
@@ -88,22 +94,43 @@ impl Hub {
             if !self.index.synced() {
                 continue;
             }
+            self.turn_if_due();
             let changes = self.index.settle();
             self.publish(changes);
+            self.plan_turn();
             pace.published(Instant::now());
         }
     }
 
     /// The next input. Meanwhile streams learn how far the watches are, should some of them wait for that alone.
     async fn next(&mut self, inputs: &mut mpsc::Receiver<Input>) -> Option<Input> {
-        let Some(due) = self.positions_due else {
-            return inputs.recv().await;
-        };
-        if let Ok(next) = timeout_at(due, inputs.recv()).await {
-            return next;
+        loop {
+            let dues = self.positions_due.into_iter().chain(self.turn_due);
+            let Some(due) = dues.min() else {
+                return inputs.recv().await;
+            };
+            if let Ok(next) = timeout_at(due, inputs.recv()).await {
+                return next;
+            }
+            if self.turn_due.take_if(|turn| *turn <= due).is_some() {
+                return Some(Input::Turn);
+            }
+            self.publish_snapshot();
         }
-        self.publish_snapshot();
-        inputs.recv().await
+    }
+
+    /// Ends the index's turn though there is always a next input.
+    fn turn_if_due(&mut self) {
+        let now = Instant::now();
+        if self.turn_due.take_if(|turn| *turn <= now).is_some() {
+            self.index.apply(Input::Turn);
+        }
+    }
+
+    /// The next turn begins while the index waits, and only then.
+    fn plan_turn(&mut self) {
+        let planned = self.turn_due.unwrap_or_else(|| Instant::now() + TURN);
+        self.turn_due = self.index.waits().then_some(planned);
     }
 
     fn publish_snapshot(&mut self) {

@@ -18,6 +18,7 @@
 
 pub mod accepted;
 mod addresses;
+mod ahead;
 mod binding;
 pub mod changes;
 pub mod cluster;
@@ -156,6 +157,7 @@ impl Index {
             Input::Object(event) => event.apply(state),
             Input::Report { node, report } => state.report(&node, &report),
             Input::NodeGone { node } => state.node_gone(&node),
+            Input::Turn => state.turn_all(),
             Input::Leave => state.leave(),
         }
     }
@@ -163,6 +165,11 @@ impl Index {
     /// Whether every kind has listed all of its objects once.
     pub fn synced(&self) -> bool {
         self.state.tables.listed()
+    }
+
+    /// Whether changes are set aside: see [`Input::Turn`].
+    pub fn waits(&self) -> bool {
+        self.state.tables.wait()
     }
 
     /// How far the watches are.
@@ -197,8 +204,14 @@ impl Index {
 
     /// Computes what is marked.
     pub fn settle(&mut self) -> Changes {
+        self.state.settle_all_ahead();
         self.state.settle_unseen();
         self.settle_kinds();
+        if self.waits() {
+            // What no route names since a moment ago.
+            self.state.settle_all_ahead();
+            self.settle_kinds();
+        }
         self.settle_roots();
         self.output.take_changes()
     }
@@ -240,14 +253,8 @@ impl Index {
 
 impl State {
     /// Takes one object in, there or gone: the same again is nothing.
-    fn put<T: Watched>(&mut self, key: &Key, object: Option<T>) {
+    fn take_in<T: Watched>(&mut self, key: &Key, now: Option<T>) {
         let before = T::table(self).get(key).cloned();
-        let now = object.map(|mut now| {
-            if let Some(before) = &before {
-                now.inherit(before);
-            }
-            now
-        });
         if before.as_deref() == now.as_ref() {
             T::table_mut(self).see(key);
             return;

@@ -41,6 +41,8 @@ pub enum Coverage {
 struct Position {
     changed: Version,
     seen: Version,
+    /// The oldest version that was told and has not been taken in yet.
+    waits: Option<u64>,
     /// The API server did not know the kind when it was last asked.
     absent: bool,
 }
@@ -80,6 +82,19 @@ impl Positions {
         self.kinds.entry(kind).or_default().see(version);
     }
 
+    /// What was told of at `version` is set aside: it counts as not seen.
+    pub fn waits(&mut self, kind: &'static str, version: &str) {
+        let position = self.kinds.entry(kind).or_default();
+        // Where versions are no numbers nothing is ever known to be behind, and so nothing is set aside for long.
+        let version = version.parse().ok();
+        position.waits = position.waits.into_iter().chain(version).min();
+    }
+
+    /// Nothing of a kind is set aside any more.
+    pub fn none_waits(&mut self, kind: &'static str) {
+        self.kinds.entry(kind).or_default().waits = None;
+    }
+
     /// The API server does not know the kind: until it does there is nothing to see, and so nothing that is not seen.
     pub fn absent(&mut self, kind: &'static str) {
         self.kinds.entry(kind).or_default().absent = true;
@@ -110,6 +125,15 @@ impl Positions {
         !told || self.covers_entry(&format!("{kind}={version}")) == Coverage::Behind
     }
 
+    /// Whether a kind may have changed since the version up to which it was seen, because another kind has changed since.
+    pub fn lags(&self, kind: &str, other: &str) -> bool {
+        let numbers = |kind| self.kinds.get(kind);
+        let (Some(of), Some(other)) = (numbers(kind), numbers(other)) else {
+            return false;
+        };
+        matches!((of.seen, other.changed), (Version::At(seen), Version::At(changed)) if seen < changed)
+    }
+
     /// Whether what we have seen is at least as new as `token`, which another replica (or we, earlier) gave.
     pub fn covers(&self, token: &str) -> Coverage {
         let Some(entries) = entries(token) else {
@@ -137,6 +161,7 @@ impl Positions {
         };
         match position.seen {
             _ if position.absent => Coverage::Covered,
+            _ if position.waits.is_some_and(|waits| waits <= version) => Coverage::Behind,
             Version::At(seen) if seen >= version => Coverage::Covered,
             Version::At(_) | Version::None => Coverage::Behind,
             Version::Opaque => Coverage::Unknown,

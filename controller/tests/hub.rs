@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use controller::desired::DesiredState;
+use controller::desired::{DesiredState, Item};
 use controller::discovery::snapshot::{Snapshot, Viewer};
 use controller::hub::{Hub, IndexState, Outputs};
 use controller::index::event::ObjectEvent;
@@ -221,4 +221,39 @@ async fn how_far_the_watches_are_reaches_the_streams_though_nothing_else_changes
     let newest = |snapshot: &Arc<Snapshot>| covers(snapshot, 199);
     let last = tokio::time::timeout(Duration::from_secs(2), hub.snapshots.wait_for(newest));
     assert!(last.await.is_ok(), "the last one too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_to_a_service_that_does_not_exist_waits_a_moment_and_no_longer() {
+    for busy in [false, true] {
+        let mut hub = Running::start().await;
+        let version = "10".to_owned();
+        let progress = ObjectEvent::from_json(Kind::Service, WatchEvent::Progress { version });
+        hub.tell(Input::Object(progress.expect("an event"))).await;
+        let route = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"namespace": "shop", "name": "r", "uid": "r", "generation": 1, "resourceVersion": "21"},
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "ghost"}]},
+        });
+        hub.tell(apply(Kind::HttpRoute, route)).await;
+        hub.tell(pod("a", "10.0.0.1")).await;
+        hub.addresses(1).await;
+        let said = |desired: &DesiredState| {
+            let mut items = desired.iter().map(|(item, _)| item);
+            items.any(|item| matches!(item, Item::Status(target) if target.kind == Kind::HttpRoute))
+        };
+        assert!(!said(&hub.desired.borrow()), "it waits");
+        let begun = tokio::time::Instant::now();
+        // Whether or not there is always something else to take in.
+        while busy && !said(&hub.desired.borrow()) && begun.elapsed() < Duration::from_secs(1) {
+            hub.tell(pod("a", "10.0.0.1")).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let told = hub.desired.wait_for(said);
+        let told = tokio::time::timeout(Duration::from_secs(1), told).await;
+        told.expect("in time").expect("the hub lives");
+        let waited = begun.elapsed();
+        assert!(waited <= Duration::from_millis(250), "{waited:?}");
+    }
 }

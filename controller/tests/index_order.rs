@@ -36,6 +36,8 @@ enum Step {
     List(usize),
     /// What is marked is computed.
     Settle,
+    /// Time passes.
+    Turn,
     /// The node says what it says about its pod.
     Report,
 }
@@ -80,6 +82,7 @@ impl Run {
             }
             Step::List(number) => self.list(Kind::ALL[number % Kind::ALL.len()]),
             Step::Settle => self.settle(),
+            Step::Turn => self.index.apply(Input::Turn),
             Step::Report => self.report(),
         }
     }
@@ -184,6 +187,11 @@ impl Run {
             self.list(*kind);
         }
         self.report();
+        // Until nothing waits for another watch any more.
+        while self.index.waits() {
+            self.step(&Step::Turn);
+            self.settle();
+        }
         self.settle();
         // Only who has seen a waypoint there knows that its namespace once had the roots.
         self.outcome
@@ -292,6 +300,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => any::<usize>().prop_map(Step::Tell),
         2 => any::<usize>().prop_map(Step::List),
         3 => Just(Step::Settle),
+        1 => Just(Step::Turn),
         1 => Just(Step::Report),
     ];
     prop::collection::vec(step, 0..80)

@@ -62,6 +62,8 @@ pub enum Input {
         /// Whose ztunnel it was.
         node: Arc<str>,
     },
+    /// A turn has passed: told ten times a second while [`super::Index::waits`], because the index has no clock.
+    Turn,
     /// The mesh is being uninstalled: everything is to be as if it had never been.
     Leave,
 }
@@ -186,12 +188,12 @@ impl<T: Watched> Apply for WatchEvent<Parsed<T>> {
             Self::Begin => T::table_mut(state).begin(),
             Self::Item(parsed) => {
                 state.positions.listed(kind, &parsed.version);
-                state.put(&parsed.key, parsed.object);
+                state.put(&parsed.key, &parsed.version, parsed.object);
             }
             Self::Kept { key } => T::table_mut(state).see(&key),
             Self::Apply(parsed) => {
                 state.positions.changed(kind, &parsed.version);
-                state.put(&parsed.key, parsed.object);
+                state.put(&parsed.key, &parsed.version, parsed.object);
             }
             Self::End { version } => {
                 let gone = T::table_mut(state).end();
@@ -200,12 +202,12 @@ impl<T: Watched> Apply for WatchEvent<Parsed<T>> {
                 }
                 state.positions.seen(kind, &version);
                 for key in gone {
-                    state.put::<T>(&key, None);
+                    state.put::<T>(&key, &version, None);
                 }
             }
             Self::Delete { key, version } => {
                 state.positions.changed(kind, &version);
-                state.put::<T>(&key, None);
+                state.put::<T>(&key, &version, None);
             }
             Self::Progress { version } => state.positions.seen(kind, &version),
             Self::Absent => {

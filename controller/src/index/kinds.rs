@@ -85,6 +85,12 @@ pub(super) trait Watched: Stored {
         WatchScope::default()
     }
 
+    /// The kinds whose watches must be as far as this change before it counts: something that it names, or that names it,
+    /// may be on its way there. The table still holds what was before.
+    fn waits_for(_state: &State, _key: &Key, _now: Option<&Self>) -> &'static [Kind] {
+        &[]
+    }
+
     /// Takes over what only the former version of the same object knows.
     fn inherit(&mut self, _before: &Self) {}
 
@@ -183,6 +189,11 @@ macro_rules! kinds {
                 $(self.$table.listed() &&)* true
             }
 
+            /// Whether changes are set aside.
+            pub(super) fn wait(&self) -> bool {
+                $(!self.$table.ahead.is_empty() ||)* false
+            }
+
             /// Everything is to be looked at again.
             pub(super) fn mark_all(&mut self) {
                 $(self.$table.mark_all();)*
@@ -193,6 +204,18 @@ macro_rules! kinds {
                 let mut all = serde_json::Map::new();
                 $(all.insert(Kind::$kind.api().plural.to_owned(), self.$table.len().into());)*
                 all
+            }
+        }
+
+        impl State {
+            /// Takes in what has waited long enough, of every kind.
+            pub(super) fn settle_all_ahead(&mut self) {
+                $(self.settle_ahead::<$type>();)*
+            }
+
+            /// A turn has passed.
+            pub(super) fn turn_all(&mut self) {
+                $(self.turn::<$type>();)*
             }
         }
 

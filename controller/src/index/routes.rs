@@ -13,8 +13,15 @@ use serde_json::Value;
 
 use super::State;
 use super::accepted::Accepted;
+use super::kinds::Kind;
 use super::names::Key;
 use crate::gateway_api::ParentRef;
+
+/// The kinds of route.
+pub(super) const ROUTE_KINDS: &[Kind] = &[Kind::HttpRoute];
+
+/// Reason of a backend that names a Service, or a port of one, that is not there.
+const BACKEND_NOT_FOUND: &str = "BackendNotFound";
 
 /// What every route has.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,9 +115,22 @@ impl<T> InForce<T> {
     }
 }
 
+// === impl Unresolved ===
+
+impl Unresolved {
+    fn is_missing(&self) -> bool {
+        self.reason == BACKEND_NOT_FOUND
+    }
+}
+
 // === impl State ===
 
 impl State {
+    /// Whether a route that is known names a Service.
+    pub(super) fn is_named_by_routes(&self, service: &Key) -> bool {
+        self.http_route_services.naming(service).next().is_some()
+    }
+
     /// Marks the routes that name a Service.
     pub(super) fn touch_routes_of(&mut self, service: &Key) {
         let routes = self.http_route_services.naming(service).cloned();

@@ -25,6 +25,7 @@ use super::lookup::Says;
 use super::names::{Key, MANAGED, MANAGED_BY_US, WAYPOINT_BOUND};
 use super::output::Output;
 use super::owners::Controller;
+use super::routes::ROUTE_KINDS;
 use super::vips::FurtherVips;
 
 /// What matters of a Service.
@@ -103,6 +104,17 @@ impl Watched for Service {
         })
     }
 
+    /// While the last change of a route that named it, or one of its ports, may be on its way.
+    fn waits_for(state: &State, key: &Key, now: Option<&Self>) -> &'static [Kind] {
+        let offers = |port: &ServicePort| now.is_some_and(|now| now.offers(port.port));
+        let before = state.tables.services.get(key);
+        let goes = before.is_some_and(|before| !before.alias && !before.ports.iter().all(offers));
+        match goes && state.is_named_by_routes(key) {
+            true => ROUTE_KINDS,
+            false => &[],
+        }
+    }
+
     fn share(&mut self, common: &mut Common) {
         self.labels.share(common);
         if let Some(selector) = &mut self.selector {
@@ -146,6 +158,11 @@ impl Service {
     /// A waypoint's own, by its label.
     pub(super) fn made_by_us(&self) -> bool {
         self.labels.says(MANAGED, MANAGED_BY_US)
+    }
+
+    /// Whether a route may name the port.
+    fn offers(&self, port: u16) -> bool {
+        !self.alias && self.port(port).is_some()
     }
 
     pub(super) fn port(&self, number: u16) -> Option<&ServicePort> {

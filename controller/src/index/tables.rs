@@ -5,12 +5,15 @@ use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::ahead::Ahead;
 use super::names::{Key, Named};
 
 /// Objects of one kind.
 #[derive(Debug)]
 pub(super) struct Table<T: super::kinds::Stored> {
     objects: BTreeMap<Key, Held<T>>,
+    /// Changes that the objects do not show yet.
+    pub(super) ahead: Ahead<T>,
     dirty: BTreeSet<Key>,
     lookup: T::Lookup,
     /// Of the last list that began.
@@ -40,6 +43,7 @@ impl<T: super::kinds::Stored> Default for Table<T> {
     fn default() -> Self {
         Self {
             objects: BTreeMap::new(),
+            ahead: Ahead::default(),
             dirty: BTreeSet::new(),
             lookup: T::Lookup::default(),
             list: 0,

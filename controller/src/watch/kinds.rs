@@ -1,25 +1,17 @@
 //! What Kubernetes says goes into the index: one watch for each kind of the registry.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use kube::Client;
 use kube::api::Api;
 use mesh::process::shutdown::Supervisor;
-use tokio::sync::mpsc::{self, Sender};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::mpsc::Sender;
 
 use super::Watched;
 use crate::index::event::{ObjectEvent, WatchEvent};
 use crate::index::kinds::{self, ApiObject, ApiType, Kind, KindVisitor, WatchScope};
 use crate::index::{Input, Settings};
 use crate::metrics::Metrics;
-
-/// Routes name Services, and each kind comes on a watch of its own, of which one may be late: a route waits so long for the
-/// Service that was made before it. Until then the generation before it stays in force.
-const ROUTES_WAIT: Duration = Duration::from_millis(100);
-/// Events of routes that wait.
-const WAITING: usize = 1024;
 
 /// Starts every watch. Each must live.
 pub fn all(
@@ -45,24 +37,6 @@ struct Starter<'a> {
     tasks: &'a mut Supervisor,
 }
 
-impl Starter<'_> {
-    /// Hands events on when they are due, in the order in which they came.
-    fn when_due(&mut self, kind: &'static str) -> Sender<(Instant, Input)> {
-        let (wait, mut waiting) = mpsc::channel::<(Instant, Input)>(WAITING);
-        let to = self.to.clone();
-        self.tasks
-            .must_live(format!("{kind} in order"), async move {
-                while let Some((due, input)) = waiting.recv().await {
-                    sleep_until(due).await;
-                    if to.send(input).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        wait
-    }
-}
-
 impl KindVisitor for Starter<'_> {
     fn visit<O: ApiObject>(
         &mut self,
@@ -78,21 +52,13 @@ impl KindVisitor for Starter<'_> {
             unreadable: self.metrics.unreadable(api.plural),
         };
         let to = self.to.clone();
-        let waits = (kind == Kind::HttpRoute).then(|| self.when_due(api.plural));
         let on = move |event| {
             let input = Input::Object(observe(event));
-            let (to, waits) = (to.clone(), waits.clone());
+            let to = to.clone();
             async move {
-                let sent = match waits {
-                    Some(waits) => waits
-                        .send((Instant::now() + ROUTES_WAIT, input))
-                        .await
-                        .is_ok(),
-                    None => to.send(input).await.is_ok(),
-                };
-                match sent {
-                    true => ControlFlow::Continue(()),
-                    false => ControlFlow::Break(()),
+                match to.send(input).await {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
                 }
             }
         };

@@ -28,7 +28,7 @@ pub use self::objects::*;
 
 /// An index, and what the proxies would have by now.
 pub struct World {
-    index: Index,
+    pub index: Index,
     pub resources: BTreeMap<(Scope, String), Encoded>,
     pub objects: BTreeMap<(Kind, Key), Value>,
     pub desired: BTreeMap<Item, Arc<Entry>>,

@@ -8,6 +8,9 @@ use super::super::names::Key;
 use super::super::services::Service;
 use crate::gateway_api::{GROUP, ParentRef};
 
+/// Reason of a parent that names a Service, or a port of one, that is not there.
+const NO_MATCHING_PARENT: &str = "NoMatchingParent";
+
 /// One parent, looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Attachment {
@@ -47,6 +50,15 @@ pub(super) struct RouteKind {
     pub(super) carried_by: fn(AppProtocol) -> bool,
 }
 
+// === impl Attachment ===
+
+impl Attachment {
+    /// Whether the Service, or the port, may come.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. } if *reason == NO_MATCHING_PARENT)
+    }
+}
+
 // === impl State ===
 
 impl State {
@@ -74,7 +86,7 @@ impl State {
 
     fn attach_to_service(&self, kind: RouteKind, key: &Key, parent: &ParentRef) -> Attachment {
         let refused = |message| Attachment::Refused {
-            reason: "NoMatchingParent",
+            reason: NO_MATCHING_PARENT,
             message,
         };
         let Some(service) = self.tables.services.get(key) else {

@@ -3,6 +3,7 @@
 mod compile;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kube::core::DynamicObject;
 use mesh::proto::waypoint::{
@@ -20,7 +21,7 @@ use super::super::names::Key;
 use super::super::output::Output;
 use super::attach::{Attachment, RouteKind, parent_key};
 use super::status::Verdict;
-use super::{InForce, RouteHead, Unresolved};
+use super::{BACKEND_NOT_FOUND, InForce, RouteHead, Unresolved};
 use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api::{self, HttpBackendRef, HttpRouteSpec};
 
@@ -58,6 +59,15 @@ impl Watched for HttpRoute {
             refused,
             seen,
         })
+    }
+
+    /// While a Service that a new generation names may be on its way.
+    fn waits_for(state: &State, key: &Key, now: Option<&Self>) -> &'static [Kind] {
+        let before = state.tables.http_routes.get(key);
+        match now.is_some_and(|now| now.is_news(before) && state.lacks_services(key, now)) {
+            true => &[Kind::Service],
+            false => &[],
+        }
     }
 
     /// The last accepted generation stays in force.
@@ -117,13 +127,24 @@ impl Watched for HttpRoute {
     }
 }
 
+impl HttpRoute {
+    /// Whether its accepted generation is another.
+    fn is_news(&self, before: Option<&Arc<Self>>) -> bool {
+        let accepted = |route: &Self| {
+            let seen = route.seen.as_ref();
+            seen.map(|seen| (route.head.uid.clone(), seen.generation))
+        };
+        accepted(self) != before.and_then(|before| accepted(before))
+    }
+}
+
 /// The spec, if a waypoint could do all that it asks for.
 fn read(raw: &Value) -> Result<HttpRouteSpec, String> {
     let spec: HttpRouteSpec =
         gateway_api::read(raw).map_err(|error| format!("spec cannot be read: {error}"))?;
     let anywhere = |_: &HttpBackendRef| {
         Err(Unresolved {
-            reason: "BackendNotFound",
+            reason: BACKEND_NOT_FOUND,
             message: String::new(),
         })
     };
@@ -239,7 +260,7 @@ impl State {
         }
         // Routes of the mesh need no ReferenceGrant (GEP-1294).
         let key = backend_key(route, backend);
-        let missing = |message| refuse("BackendNotFound", message);
+        let missing = |message| refuse(BACKEND_NOT_FOUND, message);
         let service = self.tables.services.get(&key);
         let Some(service) = service.filter(|service| !service.alias) else {
             return missing(format!("backend Service {key} does not exist"));
@@ -258,6 +279,17 @@ impl State {
             hostname: self.hostname(&key),
             port: port.port.into(),
         })
+    }
+
+    /// Whether the accepted generation names a Service, or a port of one, that is not known.
+    fn lacks_services(&self, key: &Key, route: &HttpRoute) -> bool {
+        let Some(accepted) = &route.seen else {
+            return false;
+        };
+        let mut parents = accepted.spec.parent_refs.iter();
+        let (_, unresolved) = self.http_rules(key, &accepted.spec);
+        unresolved.iter().any(Unresolved::is_missing)
+            || parents.any(|parent| self.attach(KIND, key, parent).is_missing())
     }
 
     fn http_route_resources(&self, key: &Key) -> Resources {
