@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, Resource as _, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::reconcile::FIELD_MANAGER;
@@ -32,6 +32,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// So many looks at the account in a row say that this replica's token is nobody's: then the account is gone. Fewer may be
 /// an API server that starts.
 const NOBODYS: usize = 3;
+/// So many looks in a row that do not find the namespace say that it is gone, likewise.
+const ABSENT: usize = 3;
+/// So many looks in a row at an account that goes while its namespace stays say that somebody deleted it alone.
+const ALONE: usize = 2;
 /// How often identity and rights are looked after: so long after somebody took them away an uninstallation may hang.
 const RESYNC: Duration = Duration::from_secs(15);
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
@@ -42,6 +46,24 @@ pub struct Installation {
     client: Client,
     namespace: String,
     name: String,
+}
+
+/// What identity and rights are after a look.
+#[derive(Debug, PartialEq, Eq)]
+enum Kept {
+    /// Kept; or the mesh is being deleted.
+    All,
+    /// The account is being deleted, the namespace is not.
+    AccountGoes,
+}
+
+/// What one look at the namespace says.
+#[derive(Debug, PartialEq, Eq)]
+enum Presence {
+    /// It is there; or nothing can be said.
+    There,
+    Going,
+    Absent,
 }
 
 /// What one look at the account says.
@@ -77,11 +99,26 @@ impl Installation {
         Api::all(self.client.clone())
     }
 
-    /// Keeps identity and rights, now and whenever someone takes them away.
+    /// Keeps identity and rights, now and whenever someone takes them away. An account that is deleted alone is let go:
+    /// it could not come again before.
     pub async fn guard(self) {
+        let mut alone = 0;
         loop {
-            let pause = match self.keep().await {
-                Ok(()) => RESYNC,
+            let kept = self.keep().await;
+            alone = match kept {
+                Ok(Kept::AccountGoes) => alone + 1,
+                _ => 0,
+            };
+            if alone == ALONE {
+                tracing::error!(
+                    "ServiceAccount {}/{} was deleted and the mesh was not: apply the manifests again, then restart the controller",
+                    self.namespace,
+                    self.name
+                );
+                self.release(&self.client).await;
+            }
+            let pause = match kept {
+                Ok(_) => RESYNC,
                 Err(error) => {
                     tracing::warn!(%error, "uninstalling would leave traces: identity and rights are not kept");
                     RETRY
@@ -92,10 +129,10 @@ impl Installation {
     }
 
     /// Rights first: an account that is held back and may do nothing could never be let go.
-    async fn keep(&self) -> kube::Result<()> {
+    async fn keep(&self) -> kube::Result<Kept> {
         let namespace = self.namespaces().get(&self.namespace).await?;
         if namespace.meta().deletion_timestamp.is_some() {
-            return Ok(());
+            return Ok(Kept::All);
         }
         let roles: Api<ClusterRole> = Api::all(self.client.clone());
         let bindings: Api<ClusterRoleBinding> = Api::all(self.client.clone());
@@ -109,12 +146,15 @@ impl Installation {
         self.hold().await
     }
 
-    async fn hold(&self) -> kube::Result<()> {
+    async fn hold(&self) -> kube::Result<Kept> {
         let Some(account) = self.accounts().get_metadata_opt(&self.name).await? else {
-            return Ok(());
+            return Ok(Kept::All);
         };
-        if held(&account) || account.meta().deletion_timestamp.is_some() {
-            return Ok(());
+        if account.meta().deletion_timestamp.is_some() {
+            return Ok(Kept::AccountGoes);
+        }
+        if held(&account) {
+            return Ok(Kept::All);
         }
         let all = account
             .finalizers()
@@ -123,18 +163,23 @@ impl Installation {
             .chain([FINALIZER])
             .collect::<Vec<_>>();
         self.set_finalizers(&self.accounts(), &all, account.resource_version())
-            .await
+            .await?;
+        Ok(Kept::All)
     }
 
-    /// Whether the mesh is being deleted, rather than the controller restarted or stopped for a while. What cannot be
-    /// asked says nothing.
+    /// Whether the mesh is being deleted, rather than the controller restarted or stopped for a while: its namespace goes,
+    /// or is not there however often it is looked for. What cannot be asked says nothing; nor does the account, which
+    /// somebody may have deleted alone.
     pub async fn leaving(&self) -> bool {
-        let (namespaces, accounts) = (self.namespaces(), self.accounts());
-        let (namespace, account) = tokio::join!(
-            namespaces.get_opt(&self.namespace),
-            accounts.get_opt(&self.name)
-        );
-        going(namespace) || going(account)
+        for look in 1..=ABSENT {
+            match presence(&self.namespaces().get_opt(&self.namespace).await) {
+                Presence::Going => return true,
+                Presence::There => return false,
+                Presence::Absent if look == ABSENT => return true,
+                Presence::Absent => tokio::time::sleep(RETRY).await,
+            }
+        }
+        false
     }
 
     /// Waits until the account has been let go, by whichever replica.
@@ -255,10 +300,11 @@ fn held(account: &PartialObjectMeta<ServiceAccount>) -> bool {
     account.finalizers().iter().any(|one| one == FINALIZER)
 }
 
-fn going<K: Resource>(object: kube::Result<Option<K>>) -> bool {
-    match object {
-        Ok(None) => true,
-        Ok(Some(object)) => object.meta().deletion_timestamp.is_some(),
-        Err(_) => false,
+/// Decides what the answer says.
+fn presence(namespace: &kube::Result<Option<Namespace>>) -> Presence {
+    match namespace {
+        Ok(None) => Presence::Absent,
+        Ok(Some(namespace)) if namespace.meta().deletion_timestamp.is_some() => Presence::Going,
+        Ok(Some(_)) | Err(_) => Presence::There,
     }
 }

@@ -322,3 +322,82 @@ async fn an_account_without_rights_is_gone_with_its_namespace() {
     let waited = tokio::time::timeout(Duration::from_secs(60), released).await;
     assert!(waited.is_ok());
 }
+
+fn installation(cluster: &Cluster) -> Installation {
+    Installation::new(client(cluster), "ambit-system", "ambit-controller")
+}
+
+/// The mesh's namespace and what it is installed with.
+fn put_home(cluster: &Cluster, finalizers: &[&str]) {
+    for object in [
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ambit-system", "finalizers": finalizers}}),
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "ambit-system", "name": "ambit-controller"}}),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "ambit-controller"}, "rules": []}),
+    ] {
+        cluster.put(object);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_is_stopped_says_only_what_the_namespace_says() {
+    const NAMESPACE: &str = "/api/v1/namespaces/ambit-system";
+    let stays = |spoil: fn(&Cluster)| {
+        let cluster = Cluster::new();
+        put_home(&cluster, &["kubernetes"]);
+        spoil(&cluster);
+        async move { installation(&cluster).leaving().await }
+    };
+    assert!(!stays(|_| {}).await, "a restart");
+    let account_goes: fn(&Cluster) = |cluster| {
+        put_account(cluster);
+    };
+    assert!(!stays(account_goes).await, "only the account goes");
+    let account_gone: fn(&Cluster) =
+        |cluster| cluster.remove("serviceaccounts", "ambit-system", "ambit-controller");
+    assert!(!stays(account_gone).await, "only the account is gone");
+    for fault in [
+        Fault::Refuse(401, "Unauthorized"),
+        Fault::Refuse(403, "Forbidden"),
+        Fault::Refuse(500, "InternalError"),
+        Fault::Hang,
+        Fault::Cut,
+    ] {
+        let cluster = Cluster::new();
+        cluster.spoil("*", "*", fault.clone());
+        assert!(!installation(&cluster).leaving().await, "{fault:?}");
+    }
+    let absent_twice: fn(&Cluster) =
+        |cluster| cluster.spoil_times(2, "GET", NAMESPACE, Fault::Refuse(404, "NotFound"));
+    assert!(!stays(absent_twice).await, "an API server that starts");
+
+    let goes: fn(&Cluster) = |cluster| cluster.remove("namespaces", "", "ambit-system");
+    assert!(stays(goes).await);
+    assert!(installation(&Cluster::new()).leaving().await, "it is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_is_deleted_alone_may_come_again() {
+    let finalizers = |cluster: &Cluster| {
+        let account = cluster.get("serviceaccounts", "ambit-system", "ambit-controller");
+        account.map(|account| account["metadata"]["finalizers"] == json!([FINALIZER]))
+    };
+    for (namespace_goes, left) in [(false, None), (true, Some(true))] {
+        let cluster = Cluster::new();
+        put_home(&cluster, &["kubernetes"]);
+        let guard = tokio::spawn(installation(&cluster).guard());
+        let held = |cluster: &Cluster| finalizers(cluster) == Some(true);
+        cluster.until("the account is held", held).await;
+        if namespace_goes {
+            cluster.remove("namespaces", "", "ambit-system");
+        }
+        cluster.remove("serviceaccounts", "ambit-system", "ambit-controller");
+        assert_eq!(finalizers(&cluster), Some(true), "held back");
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(
+            finalizers(&cluster),
+            left,
+            "namespace goes: {namespace_goes}"
+        );
+        guard.abort();
+    }
+}
