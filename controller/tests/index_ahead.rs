@@ -7,6 +7,7 @@ use controller::index::WatchEvent;
 use controller::index::changes::Kind;
 use controller::index::names::Key;
 use controller::position::Coverage;
+use mesh::proto::node::Capture;
 use mesh::proto::waypoint::backend::To;
 use serde_json::{Value, json};
 
@@ -72,7 +73,7 @@ fn tell(world: &mut World, event: &Event) {
         Delete(at, kind, name) => apply(
             *kind,
             WatchEvent::Delete {
-                key: Key::new("shop", name),
+                key: Key::new(if *kind == Kind::Namespace { "" } else { "shop" }, name),
                 version: version(at),
             },
         ),
@@ -345,4 +346,46 @@ fn what_is_set_aside_is_not_seen() {
     assert_eq!(covers(&world, "v1;httproutes=21"), Coverage::Behind);
     turns(&mut world, ALL_TURNS);
     assert_eq!(covers(&world, "v1;httproutes=40"), Coverage::Covered);
+}
+
+#[test]
+fn a_pod_waits_for_its_namespace_and_a_namespace_for_its_pods() {
+    let ambient = || namespace("shop", json!({"istio.io/dataplane-mode": "ambient"}));
+    let pod = || pod("shop", "a", "10.0.0.1", json!({}));
+    let known = |world: &World| {
+        let enrolment = world.enrolment("n1", "a");
+        (
+            world.workload("Pod/shop/a").is_some(),
+            enrolment.map(|enrolment| enrolment.capture()),
+        )
+    };
+    let mut world = World::new();
+    for kind in [Kind::Namespace, Kind::Pod] {
+        tell(&mut world, &Progress(10, kind));
+    }
+    tell(&mut world, &Apply(21, pod()));
+    assert_eq!(known(&world), (false, None));
+    tell(&mut world, &Apply(20, ambient()));
+    assert_eq!(known(&world), (true, Some(Capture::In)));
+    // Its pods are gone, and their watch is late.
+    tell(&mut world, &Delete(31, Kind::Namespace, "shop"));
+    assert_eq!(known(&world), (true, Some(Capture::In)));
+    tell(&mut world, &Delete(30, Kind::Pod, "a"));
+    assert_eq!(known(&world), (false, None));
+    assert!(!world.index.waits());
+
+    // A namespace that nobody tells of: it is not guessed what its label says.
+    let mut world = World::new();
+    tell(&mut world, &Progress(10, Kind::Namespace));
+    tell(&mut world, &Apply(21, pod()));
+    turns(&mut world, ALL_TURNS);
+    assert_eq!(known(&world), (true, None));
+    let mut says = pod();
+    says["metadata"]["labels"] = json!({"istio.io/dataplane-mode": "ambient"});
+    tell(&mut world, &Apply(22, says));
+    turns(&mut world, ALL_TURNS);
+    assert_eq!(known(&world), (true, Some(Capture::In)));
+    tell(&mut world, &Apply(20, ambient()));
+    tell(&mut world, &Apply(23, pod()));
+    assert_eq!(known(&world), (true, Some(Capture::In)));
 }

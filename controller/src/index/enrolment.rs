@@ -54,6 +54,11 @@ impl State {
         }
     }
 
+    /// Whether the object's namespace has been told of.
+    pub(super) fn knows_namespace(&self, key: &Key) -> bool {
+        self.tables.namespaces.named("", &key.namespace).is_some()
+    }
+
     fn excluded(&self, namespace: &str) -> bool {
         self.settings
             .excluded_namespaces

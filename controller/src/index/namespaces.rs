@@ -82,6 +82,14 @@ impl Watched for Namespace {
         })
     }
 
+    /// Its pods go before it: while the last of them seem to be there.
+    fn waits_for(state: &State, key: &Key, now: Option<&Self>) -> &'static [Kind] {
+        match now.is_none() && state.tables.pods.within(&key.name).next().is_some() {
+            true => &[Kind::Pod],
+            false => &[],
+        }
+    }
+
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
         if before.map(|before| &before.labels) != now.map(|now| &now.labels) {
             state.tables.pods.mark_within(&key.name);

@@ -29,6 +29,7 @@ use super::names::{
     BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, MIRROR, REDIRECTION,
     SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
 };
+use super::namespaces::Mode;
 use super::output::Output;
 use super::owners::Controller;
 use super::services::{Service, ServicePort, TargetPort, octets};
@@ -98,6 +99,14 @@ impl Watched for Pod {
             redirected: annotation(REDIRECTION).is_some_and(|value| value == "enabled"),
             template: Arc::new(Template::parse(object)),
         })
+    }
+
+    /// While its namespace, which says what becomes of it, may be on its way.
+    fn waits_for(state: &State, key: &Key, now: Option<&Self>) -> &'static [Kind] {
+        match now.is_some() && !state.knows_namespace(key) {
+            true => &[Kind::Namespace],
+            false => &[],
+        }
     }
 
     fn share(&mut self, common: &mut Common) {
@@ -221,7 +230,9 @@ impl State {
         let Some(pod) = self.tables.pods.get(key).filter(|pod| !pod.finished) else {
             return out;
         };
-        if !pod.node.is_empty() {
+        // Nothing said of a pod is safer than a guess: its node waits, and leaves as it is what it has.
+        let decided = self.knows_namespace(key) || Mode::of(pod.labels()) != Mode::Unset;
+        if !pod.node.is_empty() && decided {
             let enrolment = Encoded::new(ENROLMENT_TYPE, &self.enrolment(key, pod));
             let uid = pod.uid_on_node().clone();
             out.insert(Scope::Node(pod.node.clone()), uid, enrolment);

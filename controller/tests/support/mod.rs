@@ -128,6 +128,15 @@ impl World {
 
     fn put(&mut self, object: Value) {
         let kind = kind(&object);
+        let home = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        // There is no pod without its namespace.
+        if kind == Kind::Pod
+            && !self
+                .objects
+                .contains_key(&(Kind::Namespace, Key::new("", home)))
+        {
+            self.put(namespace(home, json!({})));
+        }
         self.objects.insert((kind, key(&object)), object.clone());
         self.index.apply(told(kind, WatchEvent::Apply(object)));
     }
