@@ -29,6 +29,7 @@ fn rendered() -> BTreeMap<&'static str, serde_json::Value> {
             ("istio.io/dataplane-mode".to_owned(), "ambient".to_owned()),
         ]),
         annotations: BTreeMap::from([("note".to_owned(), "hello".to_owned())]),
+        unlabelled: Vec::new(),
     };
     let all = all(&mesh, &Key::new("shop", "gate"), &plan);
     let plural = |child: Child| match child {

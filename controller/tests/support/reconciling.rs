@@ -87,6 +87,7 @@ impl Reconciling {
             class: "ambit-waypoint".into(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            unlabelled: Vec::new(),
         };
         let item = Item::Waypoint(Key::new(namespace, name));
         self.want(item, Entry::leader(Wanted::Waypoint(plan)));
