@@ -31,11 +31,13 @@ use crate::refusals::Refusals;
 use crate::server;
 use crate::uninstall::Installation;
 use crate::uninstall::withdraw::{NODES_HEAR, Uninstaller};
-use crate::watch as watches;
+use crate::watch::{self as watches, Reporting};
 use crate::waypoint::render::Mesh;
 
 /// Inputs that wait for the index.
 const TOLD: usize = 16_384;
+/// Objects that cannot be read and shall have an Event: as many as anybody looks at.
+const NOTICES: usize = 256;
 /// What happened to things that were made, and waits for the reconciler. It never waits for a call: they are soon taken.
 const SEEN: usize = 1024;
 /// How long an uninstallation may take before the rest is left to people.
@@ -111,7 +113,12 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         state,
         summary,
     };
-    let channels = join(&client, &config, progress, &metrics, &mut tasks);
+    let (notices, noticed) = mpsc::channel(NOTICES);
+    let reporting = Reporting {
+        metrics: metrics.clone(),
+        notices,
+    };
+    let channels = join(&client, &config, progress, &reporting, &mut tasks);
     // The roots are known with the key.
     let settings = reconcile::Settings {
         client: client.clone(),
@@ -120,7 +127,15 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         mesh: waypoints(&config),
         roots: String::new(),
     };
-    bring_about(settings, &key, &metrics, &channels, &leadership, &mut tasks);
+    let (seen, happened) = mpsc::channel(SEEN);
+    seen::all(&client, &seen, &mut tasks);
+    let inputs = reconcile::Inputs {
+        desired: channels.desired.clone(),
+        term: leadership.term.clone(),
+        seen: happened,
+        notices: noticed,
+    };
+    bring_about(settings, &key, &metrics, inputs, &mut tasks);
 
     let installation = config
         .installed_as
@@ -177,7 +192,7 @@ fn join(
     client: &Client,
     config: &Config,
     progress: Progress,
-    metrics: &Metrics,
+    reporting: &Reporting,
     tasks: &mut Supervisor,
 ) -> Channels {
     let Progress {
@@ -194,7 +209,7 @@ fn join(
         desired: desired.subscribe(),
         state: state.subscribe(),
     };
-    watches::all(client, &config.settings(), &told, metrics, tasks);
+    watches::all(client, &config.settings(), &told, reporting, tasks);
     let out = Outputs {
         snapshots,
         desired,
@@ -230,18 +245,10 @@ fn bring_about(
     settings: reconcile::Settings,
     key: &Key,
     metrics: &Metrics,
-    channels: &Channels,
-    leadership: &Leadership,
+    inputs: reconcile::Inputs,
     tasks: &mut Supervisor,
 ) {
-    let (seen, happened) = mpsc::channel(SEEN);
-    seen::all(&settings.client, &seen, tasks);
-    let inputs = reconcile::Inputs {
-        desired: channels.desired.clone(),
-        term: leadership.term.clone(),
-        seen: happened,
-    };
-    let (key, term, metrics) = (key.clone(), leadership.term.clone(), metrics.clone());
+    let (key, term, metrics) = (key.clone(), inputs.term.clone(), metrics.clone());
     tasks.must_live("reconciler", async move {
         let Some(authority) = key.found().await else {
             return;

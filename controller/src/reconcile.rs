@@ -86,6 +86,8 @@ pub struct Inputs {
     pub term: Term,
     /// What happened to things that were made.
     pub seen: mpsc::Receiver<Seen>,
+    /// What people are to be told beside the table: it holds, and whoever tells it again tells nothing new.
+    pub notices: mpsc::Receiver<Notice>,
 }
 
 /// Reconciles.
@@ -158,6 +160,7 @@ impl Reconciler {
                 Some(ended) = self.tries.join_next_with_id() => self.ended(ended),
                 () = inputs.term.changed() => {}
                 Some(seen) = inputs.seen.recv() => self.nudge(seen),
+                Some(notice) = inputs.notices.recv() => self.publish(Told::standing(notice)),
                 () = wait => {}
             }
         }
@@ -393,8 +396,13 @@ impl Reconciler {
     }
 
     fn tell(&mut self, told: Told) {
-        let target = told.notice.target.clone();
         log(&told.notice);
+        self.publish(told);
+    }
+
+    /// As an Event, when its namespace may have one.
+    fn publish(&mut self, told: Told) {
+        let target = told.notice.target.clone();
         if self.backlog.push(told) {
             self.queue.request(Work::Tell(target));
         }

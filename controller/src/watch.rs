@@ -11,7 +11,7 @@
 //! | other refusals, and answers that cannot be read | tried again with back-off; [`REFUSED_BEFORE_RELIST`] watches in a row, and everything is listed anew |
 //! | ends a watch | it is opened again from the last version |
 //! | takes too long for a page | asked for half as many |
-//! | sends an object that cannot be decoded | [`WatchEvent::Kept`]: what was known of it stays, it is counted and logged, and the others are told |
+//! | sends an object that cannot be decoded | [`WatchEvent::Kept`]: what was known of it stays, it is counted and logged and has an Event, and the others are told |
 //!
 //! At most one page is held at a time, and its items are handed on one by one: memory does not follow the cluster's size.
 
@@ -32,15 +32,18 @@ use kube::Resource;
 use kube::api::{Api, ListParams, WatchParams};
 use prometheus_client::metrics::gauge::Gauge;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
 use self::backoff::Backoff;
 pub use self::kinds::all;
 use self::raw::{Content, Line, Object, Page, Source};
 use self::unreadable::Unreadable;
+use crate::index::changes::{Kind, Notice};
 pub use crate::index::event::WatchEvent;
 use crate::index::names::Key;
 use crate::kubernetes::{is_late, retry_after};
+use crate::metrics::Metrics;
 
 /// Objects asked for at once: some megabytes of the largest pods.
 const PAGE: u32 = 500;
@@ -68,6 +71,17 @@ pub struct Watched {
     pub fields: Option<String>,
     /// Where those are counted that cannot be decoded.
     pub unreadable: Gauge,
+    /// As what they are, and where, told to people, if they are.
+    pub notices: Option<(Kind, Sender<Notice>)>,
+}
+
+/// Where watches say how they fare.
+#[derive(Debug, Clone)]
+pub struct Reporting {
+    /// Counts.
+    pub metrics: Metrics,
+    /// What becomes Events. When it is full, nobody has taken any for long: then this is left out.
+    pub notices: Sender<Notice>,
 }
 
 struct Watch<K, On> {
@@ -106,6 +120,7 @@ impl Watched {
             labels: None,
             fields: None,
             unreadable: Gauge::default(),
+            notices: None,
         }
     }
 
@@ -124,6 +139,20 @@ impl Watched {
     }
 }
 
+// === impl Reporting ===
+
+impl Reporting {
+    /// All objects of a kind of the index.
+    fn watched(&self, kind: Kind) -> Watched {
+        let plural = kind.api().plural;
+        Watched {
+            unreadable: self.metrics.unreadable(plural),
+            notices: Some((kind, self.notices.clone())),
+            ..Watched::all(plural)
+        }
+    }
+}
+
 /// Watches until `on` breaks. For metadata alone, `K` is `PartialObjectMeta` of the kind.
 pub async fn watch<K, On, Done>(watched: Watched, api: Api<K>, on: On)
 where
@@ -133,7 +162,7 @@ where
 {
     let mut watch = Watch {
         source: Source::of(api),
-        unreadable: Unreadable::new(watched.kind, watched.unreadable.clone()),
+        unreadable: Unreadable::new(&watched),
         watched,
         on,
         kind: PhantomData,
@@ -255,7 +284,7 @@ where
             }
             Content::Unreadable(why) => {
                 kept.insert(object.key.clone());
-                self.unreadable.add(object.key.clone(), &why);
+                self.unreadable.add(object.key.clone(), &object.uid, &why);
                 self.tell(WatchEvent::Kept { key: object.key }).await
             }
         }
@@ -363,7 +392,7 @@ where
                 WatchEvent::Apply(trimmed(decoded))
             }
             Content::Unreadable(why) => {
-                self.unreadable.add(object.key, &why);
+                self.unreadable.add(object.key, &object.uid, &why);
                 WatchEvent::Progress {
                     version: object.version,
                 }

@@ -171,10 +171,12 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
         roots: "roots".to_owned(),
     };
     let (seen, happened) = mpsc::channel(1);
+    let (_notices, noticed) = mpsc::channel(1);
     let inputs = Inputs {
         desired: hub.desired.clone(),
         term: Term::always(),
         seen: happened,
+        notices: noticed,
     };
     let reconciler = Reconciler::new(settings, Term::always(), Metrics::default());
     let reconciling = tokio::spawn(reconciler.run(inputs));

@@ -9,11 +9,10 @@ use mesh::process::shutdown::Supervisor;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::time::{Instant, sleep_until};
 
-use super::Watched;
+use super::{Reporting, Watched};
 use crate::index::event::{ObjectEvent, WatchEvent};
 use crate::index::kinds::{self, ApiObject, ApiType, Kind, KindVisitor, WatchScope};
 use crate::index::{Input, Settings};
-use crate::metrics::Metrics;
 
 /// Routes name Services, and each kind comes on a watch of its own, of which one may be late: a route waits so long for the
 /// Service that was made before it. Until then the generation before it stays in force.
@@ -26,13 +25,13 @@ pub fn all(
     client: &Client,
     settings: &Settings,
     to: &Sender<Input>,
-    metrics: &Metrics,
+    reporting: &Reporting,
     tasks: &mut Supervisor,
 ) {
     let mut starter = Starter {
         client,
         to,
-        metrics,
+        reporting,
         tasks,
     };
     kinds::visit(settings, &mut starter);
@@ -41,7 +40,7 @@ pub fn all(
 struct Starter<'a> {
     client: &'a Client,
     to: &'a Sender<Input>,
-    metrics: &'a Metrics,
+    reporting: &'a Reporting,
     tasks: &'a mut Supervisor,
 }
 
@@ -72,10 +71,9 @@ impl KindVisitor for Starter<'_> {
     ) {
         let api = kind.api();
         let watched = Watched {
-            kind: api.plural,
             labels: scope.labels,
             fields: scope.fields,
-            unreadable: self.metrics.unreadable(api.plural),
+            ..self.reporting.watched(kind)
         };
         let to = self.to.clone();
         let waits = (kind == Kind::HttpRoute).then(|| self.when_due(api.plural));

@@ -29,6 +29,7 @@ use crate::kubernetes::Cluster;
 pub struct Reconciling {
     pub table: watch::Sender<DesiredState>,
     pub seen: mpsc::Sender<Seen>,
+    pub notices: mpsc::Sender<Notice>,
     pub task: JoinHandle<()>,
 }
 
@@ -60,14 +61,21 @@ impl Reconciling {
         };
         let table = watch::Sender::new(DesiredState::default());
         let (seen, happened) = mpsc::channel(16);
+        let (notices, noticed) = mpsc::channel(16);
         let inputs = Inputs {
             desired: table.subscribe(),
             term: term.clone(),
             seen: happened,
+            notices: noticed,
         };
         let reconciler = Reconciler::new(settings, term, Metrics::default());
         let task = tokio::spawn(reconciler.run(inputs));
-        Self { table, seen, task }
+        Self {
+            table,
+            seen,
+            notices,
+            task,
+        }
     }
 
     pub fn want(&self, item: Item, entry: Entry) {

@@ -15,7 +15,7 @@ use controller::kubernetes::DeadlineLayer;
 use controller::lease::{Candidate, Term};
 use controller::metrics::Metrics;
 use controller::reconcile::{self, Inputs, Reconciler, seen};
-use controller::watch;
+use controller::watch::{self, Reporting};
 use controller::waypoint::render::Mesh;
 use kube::Client;
 use mesh::process::readiness::Readiness;
@@ -54,13 +54,12 @@ impl Replica {
         tasks.must_live("lease", candidate.run(stopped));
 
         let (told, inputs) = mpsc::channel(1024);
-        watch::all(
-            &client,
-            &index_settings(),
-            &told,
-            &Metrics::default(),
-            &mut tasks,
-        );
+        let (notices, noticed) = mpsc::channel(1024);
+        let reporting = Reporting {
+            metrics: Metrics::default(),
+            notices,
+        };
+        watch::all(&client, &index_settings(), &told, &reporting, &mut tasks);
         let desired = channel::Sender::new(DesiredState::default());
         let wanted = desired.subscribe();
         let out = Outputs {
@@ -81,6 +80,7 @@ impl Replica {
             desired: wanted.clone(),
             term: term.clone(),
             seen: happened,
+            notices: noticed,
         };
         let settings = reconcile::Settings {
             client,
