@@ -31,6 +31,7 @@ use crate::refusals::Refusals;
 use crate::server;
 use crate::uninstall::Installation;
 use crate::uninstall::withdraw::{NODES_HEAR, Uninstaller};
+use crate::watch::liveness::Liveness;
 use crate::watch::{self as watches, Reporting};
 use crate::waypoint::render::Mesh;
 
@@ -89,7 +90,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     let summary = Arc::new(ArcSwap::from_pointee(serde_json::Value::Null));
     let admin = Admin {
         registry: Arc::new(registry),
-        ready,
+        ready: ready.clone(),
         filter,
         debug: {
             let summary = summary.clone();
@@ -117,7 +118,10 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     let reporting = Reporting {
         metrics: metrics.clone(),
         notices,
+        liveness: Liveness::default(),
     };
+    let liveness = reporting.liveness.clone();
+    tasks.must_live("liveness", liveness.keep(ready, leadership.term.clone()));
     let channels = join(&client, &config, progress, &reporting, &mut tasks);
     // The roots are known with the key.
     let settings = reconcile::Settings {

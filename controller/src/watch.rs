@@ -17,6 +17,7 @@
 
 mod backoff;
 mod kinds;
+pub mod liveness;
 mod raw;
 mod unreadable;
 
@@ -37,6 +38,7 @@ use tokio::time::timeout;
 
 use self::backoff::Backoff;
 pub use self::kinds::all;
+use self::liveness::Liveness;
 use self::raw::{Content, Line, Object, Page, Source};
 use self::unreadable::Unreadable;
 use crate::index::changes::{Kind, Notice};
@@ -59,6 +61,12 @@ const WATCH_SECONDS: std::ops::RangeInclusive<u32> = 240..=290;
 pub const SILENT_BEFORE_RELIST: u32 = 3;
 /// So many refused watches in a row: perhaps the server does not know this version (it came back from a backup).
 pub const REFUSED_BEFORE_RELIST: u32 = 5;
+/// However dead a watch was, by now it has noticed that and listed anew.
+pub const RECOVERED_WITHIN: Duration = IDLE
+    .saturating_mul(SILENT_BEFORE_RELIST)
+    .saturating_add(LISTED_ANEW);
+/// How long listing anew takes, with some pages that are asked for twice.
+const LISTED_ANEW: Duration = Duration::from_secs(60);
 
 /// What is watched.
 #[derive(Debug, Clone)]
@@ -73,6 +81,8 @@ pub struct Watched {
     pub unreadable: Gauge,
     /// As what they are, and where, told to people, if they are.
     pub notices: Option<(Kind, Sender<Notice>)>,
+    /// Where it is kept when something was heard, if it is.
+    pub liveness: Option<Liveness>,
 }
 
 /// Where watches say how they fare.
@@ -82,6 +92,8 @@ pub struct Reporting {
     pub metrics: Metrics,
     /// What becomes Events. When it is full, nobody has taken any for long: then this is left out.
     pub notices: Sender<Notice>,
+    /// What makes the replica unready.
+    pub liveness: Liveness,
 }
 
 struct Watch<K, On> {
@@ -121,6 +133,7 @@ impl Watched {
             fields: None,
             unreadable: Gauge::default(),
             notices: None,
+            liveness: None,
         }
     }
 
@@ -145,9 +158,11 @@ impl Reporting {
     /// All objects of a kind of the index.
     fn watched(&self, kind: Kind) -> Watched {
         let plural = kind.api().plural;
+        self.liveness.heard(plural);
         Watched {
             unreadable: self.metrics.unreadable(plural),
             notices: Some((kind, self.notices.clone())),
+            liveness: Some(self.liveness.clone()),
             ..Watched::all(plural)
         }
     }
@@ -195,11 +210,18 @@ where
         (self.on)(event).await
     }
 
+    fn heard(&self) {
+        if let Some(liveness) = &self.watched.liveness {
+            liveness.heard(self.watched.kind);
+        }
+    }
+
     /// Lists, as often as it takes; as of which version.
     async fn list(&mut self) -> ControlFlow<(), String> {
         loop {
             match self.pages().await? {
                 Ok(version) => {
+                    self.heard();
                     self.known = true;
                     // Larger ones had a reason, which comes again with the next list.
                     self.page = self.page.max(PAGE);
@@ -209,6 +231,7 @@ where
                     return ControlFlow::Continue(version);
                 }
                 Err(error) if is_absent(&error) && !self.known => {
+                    self.heard();
                     if !std::mem::replace(&mut self.absent, true) {
                         let kind = self.watched.kind;
                         tracing::warn!(
@@ -380,6 +403,7 @@ where
                 }
             };
             *heard = true;
+            self.heard();
             self.tell(event).await?;
         }
     }

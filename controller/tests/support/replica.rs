@@ -15,6 +15,7 @@ use controller::kubernetes::DeadlineLayer;
 use controller::lease::{Candidate, Term};
 use controller::metrics::Metrics;
 use controller::reconcile::{self, Inputs, Reconciler, seen};
+use controller::watch::liveness::Liveness;
 use controller::watch::{self, Reporting};
 use controller::waypoint::render::Mesh;
 use kube::Client;
@@ -30,6 +31,7 @@ use crate::kubernetes::Cluster;
 /// Ends when it is dropped.
 pub struct Replica {
     pub term: Term,
+    pub ready: Readiness,
     pub desired: channel::Receiver<DesiredState>,
     told: mpsc::Sender<Input>,
     stop: channel::Sender<bool>,
@@ -58,7 +60,11 @@ impl Replica {
         let reporting = Reporting {
             metrics: Metrics::default(),
             notices,
+            liveness: Liveness::default(),
         };
+        let ready = Readiness::new();
+        let liveness = reporting.liveness.clone();
+        tasks.must_live("liveness", liveness.keep(ready.clone(), term.clone()));
         watch::all(&client, &index_settings(), &told, &reporting, &mut tasks);
         let desired = channel::Sender::new(DesiredState::default());
         let wanted = desired.subscribe();
@@ -68,7 +74,7 @@ impl Replica {
             state,
             summary: Arc::new(ArcSwap::from_pointee(Value::Null)),
         };
-        let pending = Readiness::new().wait_for("index");
+        let pending = ready.wait_for("index");
         tasks.must_live(
             "index",
             Hub::new(index_settings(), pending, out).run(inputs),
@@ -93,6 +99,7 @@ impl Replica {
         tasks.must_live("reconciler", reconciler.run(inputs));
         Self {
             term,
+            ready,
             desired: wanted,
             told,
             stop,
