@@ -2,6 +2,8 @@
 
 #[path = "support/kubernetes.rs"]
 mod kubernetes;
+#[path = "support/settings.rs"]
+mod settings;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +12,14 @@ use arc_swap::ArcSwap;
 use controller::desired::DesiredState;
 use controller::discovery::snapshot::{Snapshot, Viewer};
 use controller::hub::{Hub, IndexState, Outputs};
+use controller::index::Input;
 use controller::index::event::ObjectEvent;
 use controller::index::kinds::Kind;
-use controller::index::{Input, Settings};
 use controller::lease::Term;
 use controller::metrics::Metrics;
 use controller::position::Coverage;
 use controller::reconcile::{self, Inputs, Reconciler};
 use controller::watch::WatchEvent;
-use controller::waypoint::render::Mesh;
 use mesh::process::readiness::Readiness;
 use mesh::xds::ADDRESS_TYPE;
 use serde_json::{Value, json};
@@ -87,15 +88,8 @@ impl Running {
             state: watch::Sender::new(IndexState::default()),
             summary: Arc::new(ArcSwap::from_pointee(Value::Null)),
         };
-        let settings = Settings {
-            trust_domain: "cluster.local".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            cluster_id: "Kubernetes".into(),
-            system_namespace: "ambit-system".to_owned(),
-            ..Settings::default()
-        };
         let synced = Readiness::new().wait_for("index");
-        tokio::spawn(Hub::new(settings, synced, out).run(told));
+        tokio::spawn(Hub::new(settings::index(), synced, out).run(told));
         for kind in Kind::ALL {
             let absent = ObjectEvent::from_json(*kind, WatchEvent::Absent);
             running.tell(Input::Object(absent.expect("an event"))).await;
@@ -159,15 +153,7 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
         client: cluster.client(),
         instance: "controller-0".to_owned(),
         namespace: "ambit-system".to_owned(),
-        mesh: Mesh {
-            image: "waypoint".to_owned(),
-            pull_policy: "Always".to_owned(),
-            xds_address: "controller:15012".to_owned(),
-            trust_domain: "cluster.local".to_owned(),
-            cluster_id: "Kubernetes".into(),
-            cluster_domain: "cluster.local".to_owned(),
-            log_format: "text".to_owned(),
-        },
+        mesh: settings::waypoints(),
         roots: "roots".to_owned(),
     };
     let (seen, happened) = mpsc::channel(1);

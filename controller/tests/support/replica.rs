@@ -3,21 +3,21 @@
 //! A test file takes it with `#[path = "support/replica.rs"] mod replica;`, beside `mod kubernetes;`.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+mod settings;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use controller::desired::DesiredState;
 use controller::discovery::snapshot::Snapshot;
 use controller::hub::{Hub, IndexState, Outputs};
-use controller::index::placement::NodeProxyRule;
-use controller::index::{Input, Settings};
+use controller::index::Input;
 use controller::kubernetes::DeadlineLayer;
 use controller::lease::{Candidate, Term};
 use controller::metrics::Metrics;
 use controller::reconcile::{self, Inputs, Reconciler, seen};
 use controller::watch::liveness::Liveness;
 use controller::watch::{self, Reporting};
-use controller::waypoint::render::Mesh;
 use kube::Client;
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::Supervisor;
@@ -65,7 +65,7 @@ impl Replica {
         let ready = Readiness::new();
         let liveness = reporting.liveness.clone();
         tasks.must_live("liveness", liveness.keep(ready.clone(), term.clone()));
-        watch::all(&client, &index_settings(), &told, &reporting, &mut tasks);
+        watch::all(&client, &settings::index(), &told, &reporting, &mut tasks);
         let desired = channel::Sender::new(DesiredState::default());
         let wanted = desired.subscribe();
         let out = Outputs {
@@ -77,7 +77,7 @@ impl Replica {
         let pending = ready.wait_for("index");
         tasks.must_live(
             "index",
-            Hub::new(index_settings(), pending, out).run(inputs),
+            Hub::new(settings::index(), pending, out).run(inputs),
         );
 
         let (seen, happened) = mpsc::channel(1024);
@@ -92,7 +92,7 @@ impl Replica {
             client,
             instance: name.to_owned(),
             namespace: "ambit-system".to_owned(),
-            mesh: waypoints(),
+            mesh: settings::waypoints(),
             roots: "the roots".to_owned(),
         };
         let reconciler = Reconciler::new(settings, term.clone(), Metrics::default());
@@ -123,30 +123,5 @@ impl Replica {
         let node = node.into();
         let told = self.told.send(Input::Report { node, report }).await;
         told.expect("the hub lives");
-    }
-}
-
-pub fn index_settings() -> Settings {
-    Settings {
-        trust_domain: "cluster.local".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".into(),
-        excluded_namespaces: vec!["kube-system".to_owned()],
-        system_namespace: "ambit-system".to_owned(),
-        node_proxies: vec![NodeProxyRule::ours("ambit-system")],
-        passed_on_prefixes: Vec::new(),
-        ..Settings::default()
-    }
-}
-
-pub fn waypoints() -> Mesh {
-    Mesh {
-        image: "ambit/waypoint:test".to_owned(),
-        pull_policy: "IfNotPresent".to_owned(),
-        xds_address: "ambit-controller.ambit-system.svc:15012".to_owned(),
-        trust_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        log_format: "text".to_owned(),
     }
 }
