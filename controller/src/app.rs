@@ -36,11 +36,11 @@ use crate::watch::{self as watches, Reporting};
 use crate::waypoint::render::Mesh;
 
 /// Inputs that wait for the index.
-const TOLD: usize = 16_384;
+const INPUT_QUEUE: usize = 16_384;
 /// Objects that cannot be read and shall have an Event: as many as anybody looks at.
-const NOTICES: usize = 256;
+const NOTICE_QUEUE: usize = 256;
 /// What happened to things that were made, and waits for the reconciler. It never waits for a call: they are soon taken.
-const SEEN: usize = 1024;
+const SEEN_QUEUE: usize = 1024;
 /// How long an uninstallation may take before the rest is left to people.
 const UNINSTALL: Duration = Duration::from_secs(45);
 // Or nodes that come back would find nobody.
@@ -50,7 +50,7 @@ const RELEASE: Duration = Duration::from_secs(4);
 
 /// What others are told through.
 struct Channels {
-    told: mpsc::Sender<Input>,
+    inputs: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     desired: watch::Receiver<DesiredState>,
     state: watch::Receiver<IndexState>,
@@ -114,7 +114,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         state,
         summary,
     };
-    let (notices, noticed) = mpsc::channel(NOTICES);
+    let (notices, noticed) = mpsc::channel(NOTICE_QUEUE);
     let reporting = Reporting {
         metrics: metrics.clone(),
         notices,
@@ -131,7 +131,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         mesh: waypoints(&config),
         roots: String::new(),
     };
-    let (seen, happened) = mpsc::channel(SEEN);
+    let (seen, happened) = mpsc::channel(SEEN_QUEUE);
     seen::all(&client, &seen, &mut tasks);
     let inputs = reconcile::Inputs {
         desired: channels.desired.clone(),
@@ -161,9 +161,9 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         "server",
         serve(config, client, key, metrics, &channels, serving)?,
     );
-    let told = channels.told.clone();
+    let inputs = channels.inputs.clone();
     let drain = async move {
-        uninstalled(told, installation, when_done).await;
+        uninstalled(inputs, installation, when_done).await;
         leadership.give_back().await;
     };
     let most = UNINSTALL + RELEASE + Duration::from_secs(1);
@@ -204,16 +204,16 @@ fn join(
         state,
         summary,
     } = progress;
-    let (told, inputs) = mpsc::channel(TOLD);
+    let (inputs, taken) = mpsc::channel(INPUT_QUEUE);
     let snapshots = watch::Sender::new(Arc::new(Snapshot::default()));
     let desired = watch::Sender::new(DesiredState::default());
     let channels = Channels {
-        told: told.clone(),
+        inputs: inputs.clone(),
         snapshots: snapshots.subscribe(),
         desired: desired.subscribe(),
         state: state.subscribe(),
     };
-    watches::all(client, &config.settings(), &told, reporting, tasks);
+    watches::all(client, &config.settings(), &inputs, reporting, tasks);
     let out = Outputs {
         snapshots,
         desired,
@@ -222,7 +222,7 @@ fn join(
     };
     tasks.must_live(
         "index",
-        Hub::new(config.settings(), pending, out).run(inputs),
+        Hub::new(config.settings(), pending, out).run(taken),
     );
     channels
 }
@@ -295,7 +295,7 @@ fn serve(
     let discovery = Discovery {
         authenticate: authenticate.clone(),
         snapshots: channels.snapshots.clone(),
-        index: channels.told.clone(),
+        index: channels.inputs.clone(),
         metrics: metrics.clone(),
         refusals: refusals.clone(),
         streams: Streams::default(),
@@ -335,7 +335,7 @@ fn serve(
 
 /// On a signal: leaves things as they are, unless the mesh is being deleted.
 async fn uninstalled(
-    told: mpsc::Sender<Input>,
+    inputs: mpsc::Sender<Input>,
     installation: Option<Installation>,
     mut done: watch::Receiver<bool>,
 ) {
@@ -346,7 +346,7 @@ async fn uninstalled(
         return;
     }
     // The index may have seen it already; saying it twice does no harm.
-    let _ = told.send(Input::Leave).await;
+    let _ = inputs.send(Input::Leave).await;
     let finished = async { done.wait_for(|done| *done).await.is_ok() };
     if tokio::time::timeout(UNINSTALL, finished).await != Ok(true) {
         tracing::error!("the mesh could not be withdrawn in time");

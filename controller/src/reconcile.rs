@@ -13,7 +13,7 @@ mod accepted;
 mod attempt;
 mod class;
 mod complaints;
-pub(crate) mod events;
+mod events;
 pub mod outcome;
 pub mod queue;
 pub(crate) mod roots;
@@ -38,7 +38,7 @@ pub use self::accepted::name as accepted_name;
 use self::attempt::{Try, attempt};
 pub(crate) use self::class::classes;
 use self::complaints::Complaints;
-use self::events::{Backlog, Budgets, Told, one_line};
+use self::events::{Backlog, Budgets, Told};
 use self::outcome::{Failure, Outcome};
 use self::queue::{Queue, Then, Work as _};
 use self::seen::Seen;
@@ -48,6 +48,7 @@ use crate::desired::{DesiredState, Entry, Item, Wanted, Writer};
 use crate::index::changes::{Kind, Notice, Target, Write};
 use crate::lease::{Term, fenced};
 use crate::metrics::Metrics;
+use crate::text::one_line;
 use crate::waypoint::render::Mesh;
 
 /// Whose fields ours are, in every object we write to.
