@@ -274,6 +274,7 @@ fn waypoints(config: &Config) -> Mesh {
         xds_address: config.xds_address(),
         trust_domain: config.trust_domain.as_str().to_owned(),
         cluster_id: config.cluster_id.clone(),
+        network: config.network.clone(),
         cluster_domain: config.cluster_domain.clone(),
         log_format: if json { "json" } else { "text" }.to_owned(),
     }

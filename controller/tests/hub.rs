@@ -12,9 +12,9 @@ use arc_swap::ArcSwap;
 use controller::desired::DesiredState;
 use controller::discovery::snapshot::{Snapshot, Viewer};
 use controller::hub::{Hub, IndexState, Outputs};
-use controller::index::Input;
 use controller::index::event::ObjectEvent;
 use controller::index::kinds::Kind;
+use controller::index::{Input, Settings};
 use controller::lease::Term;
 use controller::metrics::Metrics;
 use controller::position::Coverage;
@@ -88,8 +88,12 @@ impl Running {
             state: watch::Sender::new(IndexState::default()),
             summary: Arc::new(ArcSwap::from_pointee(Value::Null)),
         };
+        let settings = Settings {
+            network: "east".into(),
+            ..settings::index()
+        };
         let synced = Readiness::new().wait_for("index");
-        tokio::spawn(Hub::new(settings::index(), synced, out).run(told));
+        tokio::spawn(Hub::new(settings, synced, out).run(told));
         for kind in Kind::ALL {
             let absent = ObjectEvent::from_json(*kind, WatchEvent::Absent);
             running.tell(Input::Object(absent.expect("an event"))).await;
@@ -180,6 +184,14 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
             .expect("the reconciler lives");
     }
     reconciling.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_is_of_the_network_in_the_settings() {
+    let mut hub = Running::start().await;
+    hub.tell(pod("a", "10.0.0.1")).await;
+    hub.addresses(1).await;
+    assert_eq!(hub.snapshots.borrow().network().as_str(), "east");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Changes, Kind, Notice, Scope, Target, WaypointPlan, Write};
 use controller::index::event::ObjectEvent;
 use controller::index::names::Key;
-use controller::index::{Index, Input, WatchEvent};
+use controller::index::{Index, Input, Settings, WatchEvent};
 use mesh::proto::node::{Enrolment, EnrolmentReport, enrolment_report::State as Reported};
 use mesh::proto::waypoint::Route;
 use mesh::proto::workload::{Address, Service, Workload, address};
@@ -95,8 +95,17 @@ impl DesiredChanges for Changes {
 impl World {
     /// Nothing in it; what happens at the very start is swallowed.
     pub fn new() -> Self {
+        Self::in_network("")
+    }
+
+    /// The same, whose addresses are of this network.
+    pub fn in_network(network: &str) -> Self {
+        let settings = Settings {
+            network: network.into(),
+            ..settings::index()
+        };
         let mut world = Self {
-            index: Index::new(settings::index()),
+            index: Index::new(settings),
             resources: BTreeMap::new(),
             objects: BTreeMap::new(),
             desired: BTreeMap::new(),

@@ -28,6 +28,7 @@ pub fn waypoints() -> Mesh {
         xds_address: "ambit-controller.ambit-system.svc:15012".to_owned(),
         trust_domain: "cluster.local".to_owned(),
         cluster_id: "Kubernetes".to_owned(),
+        network: "east".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         log_format: "text".to_owned(),
     }
