@@ -31,13 +31,16 @@ use crate::refusals::Refusals;
 use crate::server;
 use crate::uninstall::Installation;
 use crate::uninstall::withdraw::{NODES_HEAR, Uninstaller};
-use crate::watch as watches;
+use crate::watch::liveness::Liveness;
+use crate::watch::{self as watches, Reporting};
 use crate::waypoint::render::Mesh;
 
 /// Inputs that wait for the index.
-const TOLD: usize = 16_384;
+const INPUT_QUEUE: usize = 16_384;
+/// Objects that cannot be read and shall have an Event: as many as anybody looks at.
+const NOTICE_QUEUE: usize = 256;
 /// What happened to things that were made, and waits for the reconciler. It never waits for a call: they are soon taken.
-const SEEN: usize = 1024;
+const SEEN_QUEUE: usize = 1024;
 /// How long an uninstallation may take before the rest is left to people.
 const UNINSTALL: Duration = Duration::from_secs(45);
 // Or nodes that come back would find nobody.
@@ -47,7 +50,7 @@ const RELEASE: Duration = Duration::from_secs(4);
 
 /// What others are told through.
 struct Channels {
-    told: mpsc::Sender<Input>,
+    inputs: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     desired: watch::Receiver<DesiredState>,
     state: watch::Receiver<IndexState>,
@@ -87,7 +90,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     let summary = Arc::new(ArcSwap::from_pointee(serde_json::Value::Null));
     let admin = Admin {
         registry: Arc::new(registry),
-        ready,
+        ready: ready.clone(),
         filter,
         debug: {
             let summary = summary.clone();
@@ -111,7 +114,15 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         state,
         summary,
     };
-    let channels = join(&client, &config, progress, &metrics, &mut tasks);
+    let (notices, noticed) = mpsc::channel(NOTICE_QUEUE);
+    let reporting = Reporting {
+        metrics: metrics.clone(),
+        notices,
+        liveness: Liveness::default(),
+    };
+    let liveness = reporting.liveness.clone();
+    tasks.must_live("liveness", liveness.keep(ready, leadership.term.clone()));
+    let channels = join(&client, &config, progress, &reporting, &mut tasks);
     // The roots are known with the key.
     let settings = reconcile::Settings {
         client: client.clone(),
@@ -120,7 +131,15 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         mesh: waypoints(&config),
         roots: String::new(),
     };
-    bring_about(settings, &key, &metrics, &channels, &leadership, &mut tasks);
+    let (seen, happened) = mpsc::channel(SEEN_QUEUE);
+    seen::all(&client, &seen, &mut tasks);
+    let inputs = reconcile::Inputs {
+        desired: channels.desired.clone(),
+        term: leadership.term.clone(),
+        seen: happened,
+        notices: noticed,
+    };
+    bring_about(settings, &key, &metrics, inputs, &mut tasks);
 
     let installation = config
         .installed_as
@@ -142,9 +161,9 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         "server",
         serve(config, client, key, metrics, &channels, serving)?,
     );
-    let told = channels.told.clone();
+    let inputs = channels.inputs.clone();
     let drain = async move {
-        uninstalled(told, installation, when_done).await;
+        uninstalled(inputs, installation, when_done).await;
         leadership.give_back().await;
     };
     let most = UNINSTALL + RELEASE + Duration::from_secs(1);
@@ -177,7 +196,7 @@ fn join(
     client: &Client,
     config: &Config,
     progress: Progress,
-    metrics: &Metrics,
+    reporting: &Reporting,
     tasks: &mut Supervisor,
 ) -> Channels {
     let Progress {
@@ -185,16 +204,16 @@ fn join(
         state,
         summary,
     } = progress;
-    let (told, inputs) = mpsc::channel(TOLD);
+    let (inputs, taken) = mpsc::channel(INPUT_QUEUE);
     let snapshots = watch::Sender::new(Arc::new(Snapshot::default()));
     let desired = watch::Sender::new(DesiredState::default());
     let channels = Channels {
-        told: told.clone(),
+        inputs: inputs.clone(),
         snapshots: snapshots.subscribe(),
         desired: desired.subscribe(),
         state: state.subscribe(),
     };
-    watches::all(client, &config.settings(), &told, metrics, tasks);
+    watches::all(client, &config.settings(), &inputs, reporting, tasks);
     let out = Outputs {
         snapshots,
         desired,
@@ -203,7 +222,7 @@ fn join(
     };
     tasks.must_live(
         "index",
-        Hub::new(config.settings(), pending, out).run(inputs),
+        Hub::new(config.settings(), pending, out).run(taken),
     );
     channels
 }
@@ -230,18 +249,10 @@ fn bring_about(
     settings: reconcile::Settings,
     key: &Key,
     metrics: &Metrics,
-    channels: &Channels,
-    leadership: &Leadership,
+    inputs: reconcile::Inputs,
     tasks: &mut Supervisor,
 ) {
-    let (seen, happened) = mpsc::channel(SEEN);
-    seen::all(&settings.client, &seen, tasks);
-    let inputs = reconcile::Inputs {
-        desired: channels.desired.clone(),
-        term: leadership.term.clone(),
-        seen: happened,
-    };
-    let (key, term, metrics) = (key.clone(), leadership.term.clone(), metrics.clone());
+    let (key, term, metrics) = (key.clone(), inputs.term.clone(), metrics.clone());
     tasks.must_live("reconciler", async move {
         let Some(authority) = key.found().await else {
             return;
@@ -263,6 +274,7 @@ fn waypoints(config: &Config) -> Mesh {
         xds_address: config.xds_address(),
         trust_domain: config.trust_domain.as_str().to_owned(),
         cluster_id: config.cluster_id.clone(),
+        network: config.network.clone(),
         cluster_domain: config.cluster_domain.clone(),
         log_format: if json { "json" } else { "text" }.to_owned(),
     }
@@ -284,7 +296,7 @@ fn serve(
     let discovery = Discovery {
         authenticate: authenticate.clone(),
         snapshots: channels.snapshots.clone(),
-        index: channels.told.clone(),
+        index: channels.inputs.clone(),
         metrics: metrics.clone(),
         refusals: refusals.clone(),
         streams: Streams::default(),
@@ -324,7 +336,7 @@ fn serve(
 
 /// On a signal: leaves things as they are, unless the mesh is being deleted.
 async fn uninstalled(
-    told: mpsc::Sender<Input>,
+    inputs: mpsc::Sender<Input>,
     installation: Option<Installation>,
     mut done: watch::Receiver<bool>,
 ) {
@@ -335,7 +347,7 @@ async fn uninstalled(
         return;
     }
     // The index may have seen it already; saying it twice does no harm.
-    let _ = told.send(Input::Leave).await;
+    let _ = inputs.send(Input::Leave).await;
     let finished = async { done.wait_for(|done| *done).await.is_ok() };
     if tokio::time::timeout(UNINSTALL, finished).await != Ok(true) {
         tracing::error!("the mesh could not be withdrawn in time");

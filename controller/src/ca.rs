@@ -32,7 +32,7 @@ use crate::refusals::Refusals;
 const IMPERSONATED: &str = "ImpersonatedIdentity";
 
 /// How long a refusal waits for our watches to see what would make it none.
-const CATCH_UP: Duration = Duration::from_secs(1);
+const PERMIT_WAIT: Duration = Duration::from_secs(1);
 
 /// The service.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl Certificates {
     /// The proxy may have heard of a new pod from another replica, whose watches are ahead of ours by a moment.
     async fn permit(&self, caller: &Caller, asked: Option<&str>) -> Result<Permit, Denied> {
         let mut snapshots = self.snapshots.clone();
-        let deadline = Instant::now() + CATCH_UP;
+        let deadline = Instant::now() + PERMIT_WAIT;
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let denied = match authorize(caller, asked, &self.rules, &snapshot) {

@@ -40,6 +40,9 @@ pub struct Config {
     /// The cluster's name in UIDs.
     #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
     pub cluster_id: String,
+    /// The name of the network whose addresses its pods and Services have. Node proxies are told the same name.
+    #[arg(long, env = "NETWORK", default_value = "")]
+    pub network: String,
     /// Namespaces whose pods are never enrolled.
     #[arg(
         long,
@@ -107,12 +110,17 @@ impl Config {
             trust_domain: self.trust_domain.as_str().to_owned(),
             cluster_domain: self.cluster_domain.clone(),
             cluster_id: self.cluster_id.as_str().into(),
-            network: Network::default(),
+            network: self.network(),
             excluded_namespaces: self.excluded_namespaces.clone(),
             system_namespace: self.namespace.clone(),
             node_proxies: self.node_proxies(),
             passed_on_prefixes: self.gateway_metadata_prefixes.clone(),
         }
+    }
+
+    /// The network of the cluster's addresses.
+    pub fn network(&self) -> Network {
+        self.network.as_str().into()
     }
 
     /// Which pods are node proxies: ours, and those that were named.
@@ -149,5 +157,21 @@ impl Config {
         self.xds_address
             .clone()
             .unwrap_or_else(|| format!("{SERVICE}.{}.svc:{PORT}", self.namespace))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_has_no_name_unless_it_is_given_one() {
+        let settings = |arguments: &[&str]| {
+            let config = Config::try_parse_from(arguments).expect("readable");
+            config.settings()
+        };
+        assert_eq!(settings(&["controller"]).network, Network::default());
+        let named = settings(&["controller", "--network", "east"]);
+        assert_eq!(named.network, Network::from("east"));
     }
 }

@@ -69,9 +69,9 @@ impl Hub {
     /// Knows nothing yet; `pending` is dropped when it knows all there is.
     pub fn new(settings: Settings, pending: Pending, out: Outputs) -> Self {
         Self {
+            snapshot: Snapshot::new(settings.network.clone()),
             index: Index::new(settings),
             pending: Some(pending),
-            snapshot: Snapshot::default(),
             desired: DesiredState::default(),
             positions_due: None,
             turn_due: None,

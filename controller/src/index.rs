@@ -75,7 +75,7 @@ pub struct Settings {
     pub cluster_domain: String,
     /// Of the workloads' UIDs.
     pub cluster_id: ClusterId,
-    /// Where the addresses of its pods and Services mean something. Waypoints ask for addresses of the one without a name.
+    /// Where the addresses of its pods and Services mean something.
     pub network: Network,
     /// Namespaces whose pods are never enrolled.
     pub excluded_namespaces: Vec<String>,

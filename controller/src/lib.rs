@@ -19,6 +19,7 @@ pub mod rate;
 pub mod reconcile;
 pub mod refusals;
 pub mod server;
+mod text;
 pub mod uninstall;
 pub mod watch;
 pub mod waypoint;

@@ -45,23 +45,34 @@ impl Bucket {
 
     /// Takes one, if there is one.
     pub fn take(&mut self, now: Instant) -> bool {
-        self.fill(now);
-        let enough = self.left >= 1.0;
-        if enough {
-            self.left -= 1.0;
+        self.take_many(1, now).is_ok()
+    }
+
+    /// Takes so many at once, or says how long until there are as many. Of more than it can ever hold, it takes all it holds.
+    pub fn take_many(&mut self, count: usize, now: Instant) -> Result<(), Duration> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let count = f64::from(count.min(self.rate.burst));
+        match self.until(count, now) {
+            None => {
+                self.left -= count;
+                Ok(())
+            }
+            Some(wait) => Err(wait),
         }
-        enough
     }
 
     /// When there is one.
     pub fn ready(&mut self, now: Instant) -> Instant {
+        now + self.until(1.0, now).unwrap_or_default()
+    }
+
+    /// How long until there are so many, if there are not yet.
+    fn until(&mut self, count: f64, now: Instant) -> Option<Duration> {
         self.fill(now);
-        let missing = 1.0 - self.left;
-        if missing <= 0.0 {
-            return now;
-        }
+        let missing = count - self.left;
         // A little more than exactly: a sum of fractions may fall short.
-        now + Duration::from_secs_f64(missing / f64::from(self.rate.per_second) + 0.001)
+        let wait = missing / f64::from(self.rate.per_second) + 0.001;
+        (missing > 0.0).then(|| Duration::from_secs_f64(wait))
     }
 
     /// What was taken did no harm.
@@ -155,6 +166,11 @@ mod tests {
         let ready = bucket.ready(start);
         assert!(ready > start && ready < start + Duration::from_millis(510));
         assert!(bucket.take(ready) && !bucket.take(ready));
+        let wait = bucket.take_many(2, ready).expect_err("there are none");
+        assert!(!bucket.take(ready), "nothing was taken");
+        assert_eq!(bucket.take_many(2, ready + wait), Ok(()));
+        let full = ready + Duration::from_secs(100);
+        assert!(bucket.take_many(100, full).is_ok() && !bucket.take(full));
     }
 
     #[test]

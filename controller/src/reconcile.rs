@@ -13,7 +13,7 @@ mod accepted;
 mod attempt;
 mod class;
 mod complaints;
-pub(crate) mod events;
+mod events;
 pub mod outcome;
 pub mod queue;
 pub(crate) mod roots;
@@ -38,7 +38,7 @@ pub use self::accepted::name as accepted_name;
 use self::attempt::{Try, attempt};
 pub(crate) use self::class::classes;
 use self::complaints::Complaints;
-use self::events::{Backlog, Budgets, Told, one_line};
+use self::events::{Backlog, Budgets, Told};
 use self::outcome::{Failure, Outcome};
 use self::queue::{Queue, Then, Work as _};
 use self::seen::Seen;
@@ -48,6 +48,7 @@ use crate::desired::{DesiredState, Entry, Item, Wanted, Writer};
 use crate::index::changes::{Kind, Notice, Target, Write};
 use crate::lease::{Term, fenced};
 use crate::metrics::Metrics;
+use crate::text::one_line;
 use crate::waypoint::render::Mesh;
 
 /// Whose fields ours are, in every object we write to.
@@ -86,6 +87,8 @@ pub struct Inputs {
     pub term: Term,
     /// What happened to things that were made.
     pub seen: mpsc::Receiver<Seen>,
+    /// What people are to be told beside the table: it holds, and whoever tells it again tells nothing new.
+    pub notices: mpsc::Receiver<Notice>,
 }
 
 /// Reconciles.
@@ -158,6 +161,7 @@ impl Reconciler {
                 Some(ended) = self.tries.join_next_with_id() => self.ended(ended),
                 () = inputs.term.changed() => {}
                 Some(seen) = inputs.seen.recv() => self.nudge(seen),
+                Some(notice) = inputs.notices.recv() => self.publish(Told::standing(notice)),
                 () = wait => {}
             }
         }
@@ -393,8 +397,13 @@ impl Reconciler {
     }
 
     fn tell(&mut self, told: Told) {
-        let target = told.notice.target.clone();
         log(&told.notice);
+        self.publish(told);
+    }
+
+    /// As an Event, when its namespace may have one.
+    fn publish(&mut self, told: Told) {
+        let target = told.notice.target.clone();
         if self.backlog.push(told) {
             self.queue.request(Work::Tell(target));
         }

@@ -11,12 +11,13 @@
 //! | other refusals, and answers that cannot be read | tried again with back-off; [`REFUSED_BEFORE_RELIST`] watches in a row, and everything is listed anew |
 //! | ends a watch | it is opened again from the last version |
 //! | takes too long for a page | asked for half as many |
-//! | sends an object that cannot be decoded | [`WatchEvent::Kept`]: what was known of it stays, it is counted and logged, and the others are told |
+//! | sends an object that cannot be decoded | [`WatchEvent::Kept`]: what was known of it stays, it is counted and logged and has an Event, and the others are told |
 //!
 //! At most one page is held at a time, and its items are handed on one by one: memory does not follow the cluster's size.
 
 mod backoff;
 mod kinds;
+pub mod liveness;
 mod raw;
 mod unreadable;
 
@@ -32,15 +33,19 @@ use kube::Resource;
 use kube::api::{Api, ListParams, WatchParams};
 use prometheus_client::metrics::gauge::Gauge;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
 use self::backoff::Backoff;
 pub use self::kinds::all;
+use self::liveness::Liveness;
 use self::raw::{Content, Line, Object, Page, Source};
 use self::unreadable::Unreadable;
+use crate::index::changes::{Kind, Notice};
 pub use crate::index::event::WatchEvent;
 use crate::index::names::Key;
 use crate::kubernetes::{is_late, retry_after};
+use crate::metrics::Metrics;
 
 /// Objects asked for at once: some megabytes of the largest pods.
 const PAGE: u32 = 500;
@@ -56,6 +61,12 @@ const WATCH_SECONDS: std::ops::RangeInclusive<u32> = 240..=290;
 pub const SILENT_BEFORE_RELIST: u32 = 3;
 /// So many refused watches in a row: perhaps the server does not know this version (it came back from a backup).
 pub const REFUSED_BEFORE_RELIST: u32 = 5;
+/// However dead a watch was, by now it has noticed that and listed anew.
+pub const RECOVERED_WITHIN: Duration = IDLE
+    .saturating_mul(SILENT_BEFORE_RELIST)
+    .saturating_add(LISTED_ANEW);
+/// How long listing anew takes, with some pages that are asked for twice.
+const LISTED_ANEW: Duration = Duration::from_secs(60);
 
 /// What is watched.
 #[derive(Debug, Clone)]
@@ -68,6 +79,21 @@ pub struct Watched {
     pub fields: Option<String>,
     /// Where those are counted that cannot be decoded.
     pub unreadable: Gauge,
+    /// As what they are, and where, told to people, if they are.
+    pub notices: Option<(Kind, Sender<Notice>)>,
+    /// Where it is kept when something was heard, if it is.
+    pub liveness: Option<Liveness>,
+}
+
+/// Where watches say how they fare.
+#[derive(Debug, Clone)]
+pub struct Reporting {
+    /// Counts.
+    pub metrics: Metrics,
+    /// What becomes Events. When it is full, nobody has taken any for long: then this is left out.
+    pub notices: Sender<Notice>,
+    /// What makes the replica unready.
+    pub liveness: Liveness,
 }
 
 struct Watch<K, On> {
@@ -106,6 +132,8 @@ impl Watched {
             labels: None,
             fields: None,
             unreadable: Gauge::default(),
+            notices: None,
+            liveness: None,
         }
     }
 
@@ -124,6 +152,22 @@ impl Watched {
     }
 }
 
+// === impl Reporting ===
+
+impl Reporting {
+    /// All objects of a kind of the index.
+    fn watched(&self, kind: Kind) -> Watched {
+        let plural = kind.api().plural;
+        self.liveness.heard(plural);
+        Watched {
+            unreadable: self.metrics.unreadable(plural),
+            notices: Some((kind, self.notices.clone())),
+            liveness: Some(self.liveness.clone()),
+            ..Watched::all(plural)
+        }
+    }
+}
+
 /// Watches until `on` breaks. For metadata alone, `K` is `PartialObjectMeta` of the kind.
 pub async fn watch<K, On, Done>(watched: Watched, api: Api<K>, on: On)
 where
@@ -133,7 +177,7 @@ where
 {
     let mut watch = Watch {
         source: Source::of(api),
-        unreadable: Unreadable::new(watched.kind, watched.unreadable.clone()),
+        unreadable: Unreadable::new(&watched),
         watched,
         on,
         kind: PhantomData,
@@ -166,11 +210,18 @@ where
         (self.on)(event).await
     }
 
+    fn heard(&self) {
+        if let Some(liveness) = &self.watched.liveness {
+            liveness.heard(self.watched.kind);
+        }
+    }
+
     /// Lists, as often as it takes; as of which version.
     async fn list(&mut self) -> ControlFlow<(), String> {
         loop {
             match self.pages().await? {
                 Ok(version) => {
+                    self.heard();
                     self.known = true;
                     // Larger ones had a reason, which comes again with the next list.
                     self.page = self.page.max(PAGE);
@@ -180,6 +231,7 @@ where
                     return ControlFlow::Continue(version);
                 }
                 Err(error) if is_absent(&error) && !self.known => {
+                    self.heard();
                     if !std::mem::replace(&mut self.absent, true) {
                         let kind = self.watched.kind;
                         tracing::warn!(
@@ -255,7 +307,7 @@ where
             }
             Content::Unreadable(why) => {
                 kept.insert(object.key.clone());
-                self.unreadable.add(object.key.clone(), &why);
+                self.unreadable.add(object.key.clone(), &object.uid, &why);
                 self.tell(WatchEvent::Kept { key: object.key }).await
             }
         }
@@ -351,6 +403,7 @@ where
                 }
             };
             *heard = true;
+            self.heard();
             self.tell(event).await?;
         }
     }
@@ -363,7 +416,7 @@ where
                 WatchEvent::Apply(trimmed(decoded))
             }
             Content::Unreadable(why) => {
-                self.unreadable.add(object.key, &why);
+                self.unreadable.add(object.key, &object.uid, &why);
                 WatchEvent::Progress {
                     version: object.version,
                 }

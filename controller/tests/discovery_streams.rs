@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use streams::{Controller, subscription};
-use support::{bound, pod, route, service};
+use support::{World, bound, pod, route, service};
 
 const CART: &str = "shop/cart.shop.svc.cluster.local";
 const OTHER: &str = "shop/other.shop.svc.cluster.local";
@@ -136,6 +136,44 @@ async fn a_waypoint_asks_for_an_address_and_gives_it_up() {
         stream.names().await.2,
         strings(&["Kubernetes//Pod/shop/late"])
     );
+}
+
+#[tokio::test]
+async fn a_waypoint_asks_for_addresses_of_the_network_that_the_mesh_is_in() {
+    let mut controller = Controller::in_network("east").await;
+    controller.apply([pod("shop", "client", "10.0.0.3", json!({}))]);
+    let mut stream = controller.open("waypoint").await.expect("opened");
+    stream.say(subscription(ADDRESS_TYPE)).await;
+    stream.next().await;
+    // Of another network.
+    controller.world = World::in_network("west");
+    controller.apply([
+        pod("shop", "western", "10.0.0.4", json!({})),
+        service("shop", "western", "10.96.0.1", "western", json!({})),
+    ]);
+    let ask = |name: &str| DeltaDiscoveryRequest {
+        resource_names_subscribe: strings(&[name]),
+        ..subscription(ADDRESS_TYPE)
+    };
+    let nobodys = [
+        "/10.0.0.3",
+        "west/10.0.0.3",
+        "east/10.0.0.4",
+        "east/10.96.0.1",
+    ];
+    for name in nobodys {
+        stream.say(ask(name)).await;
+        let (_, names, removed) = stream.names().await;
+        assert!(names.is_empty(), "{names:?}");
+        assert_eq!(removed, [name]);
+    }
+    stream.say(ask("east/10.0.0.3")).await;
+    let client = strings(&["Kubernetes//Pod/shop/client"]);
+    assert_eq!(stream.names().await.1, client);
+    let mut give_up = subscription(ADDRESS_TYPE);
+    give_up.resource_names_unsubscribe = strings(&["east/10.0.0.3"]);
+    stream.say(give_up).await;
+    assert_eq!(stream.names().await.2, client);
 }
 
 #[tokio::test]

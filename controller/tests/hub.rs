@@ -2,6 +2,8 @@
 
 #[path = "support/kubernetes.rs"]
 mod kubernetes;
+#[path = "support/settings.rs"]
+mod settings;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,6 @@ use controller::metrics::Metrics;
 use controller::position::Coverage;
 use controller::reconcile::{self, Inputs, Reconciler};
 use controller::watch::WatchEvent;
-use controller::waypoint::render::Mesh;
 use mesh::process::readiness::Readiness;
 use mesh::xds::ADDRESS_TYPE;
 use serde_json::{Value, json};
@@ -88,11 +89,8 @@ impl Running {
             summary: Arc::new(ArcSwap::from_pointee(Value::Null)),
         };
         let settings = Settings {
-            trust_domain: "cluster.local".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            cluster_id: "Kubernetes".into(),
-            system_namespace: "ambit-system".to_owned(),
-            ..Settings::default()
+            network: "east".into(),
+            ..settings::index()
         };
         let synced = Readiness::new().wait_for("index");
         tokio::spawn(Hub::new(settings, synced, out).run(told));
@@ -159,22 +157,16 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
         client: cluster.client(),
         instance: "controller-0".to_owned(),
         namespace: "ambit-system".to_owned(),
-        mesh: Mesh {
-            image: "waypoint".to_owned(),
-            pull_policy: "Always".to_owned(),
-            xds_address: "controller:15012".to_owned(),
-            trust_domain: "cluster.local".to_owned(),
-            cluster_id: "Kubernetes".into(),
-            cluster_domain: "cluster.local".to_owned(),
-            log_format: "text".to_owned(),
-        },
+        mesh: settings::waypoints(),
         roots: "roots".to_owned(),
     };
     let (seen, happened) = mpsc::channel(1);
+    let (_notices, noticed) = mpsc::channel(1);
     let inputs = Inputs {
         desired: hub.desired.clone(),
         term: Term::always(),
         seen: happened,
+        notices: noticed,
     };
     let reconciler = Reconciler::new(settings, Term::always(), Metrics::default());
     let reconciling = tokio::spawn(reconciler.run(inputs));
@@ -192,6 +184,14 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
             .expect("the reconciler lives");
     }
     reconciling.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_is_of_the_network_in_the_settings() {
+    let mut hub = Running::start().await;
+    hub.tell(pod("a", "10.0.0.1")).await;
+    hub.addresses(1).await;
+    assert_eq!(hub.snapshots.borrow().network().as_str(), "east");
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use mesh::proto::node::enrolment_report::State as Reported;
 use mesh::proto::workload::{NetworkMode, TunnelProtocol};
 use serde_json::{Value, json};
 
-use support::{World, namespace, pod, service};
+use support::{World, in_turns, namespace, node, pod, service};
 
 /// An EndpointSlice of the Service `name`, with these addresses.
 fn slice(namespace: &str, name: &str, addresses: &[&str]) -> Value {
@@ -37,14 +37,11 @@ fn manual(namespace: &str, name: &str, ip: &str) -> Value {
     service
 }
 
-fn node(name: &str, address: &str, range: &str) -> Value {
-    json!({
-        "kind": "Node",
-        "apiVersion": "v1",
-        "metadata": {"name": name, "uid": format!("node-{name}")},
-        "spec": {"podCIDRs": [range]},
-        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
-    })
+/// A node whose pods have addresses of this range.
+fn ranged(name: &str, address: &str, range: &str) -> Value {
+    let mut node = node(name, address);
+    node["spec"] = json!({"podCIDRs": [range]});
+    node
 }
 
 /// The same, whose first endpoint says that it is this pod.
@@ -60,7 +57,7 @@ fn shop() -> World {
     let changes = world.apply([
         namespace("shop", json!({"istio.io/dataplane-mode": "ambient"})),
         namespace("evil", json!({})),
-        node("n1", "192.168.0.1", "10.0.0.0/24"),
+        ranged("n1", "192.168.0.1", "10.0.0.0/24"),
         pod("shop", "db", "10.0.0.1", json!({})),
         service("shop", "cart", "10.96.0.1", "cart", json!({})),
     ]);
@@ -187,31 +184,14 @@ fn of_two_pods_with_one_address_one_has_it_in_any_order() {
     mirror["metadata"]["uid"] = json!("mirror");
     mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
     let nodes = [
-        node("n1", "192.168.0.1", "10.0.0.0/24"),
-        node("n2", "192.168.0.2", "10.0.1.0/24"),
+        ranged("n1", "192.168.0.1", "10.0.0.0/24"),
+        ranged("n2", "192.168.0.2", "10.0.1.0/24"),
     ];
     let objects: Vec<Value> = [stale, fresh, liar, mirror]
         .into_iter()
         .chain(nodes)
         .collect();
-    let mut orders: Vec<Vec<Value>> = (0..objects.len())
-        .map(|first| {
-            let mut order = objects.clone();
-            order.rotate_left(first);
-            order
-        })
-        .collect();
-    orders.extend(
-        orders
-            .clone()
-            .into_iter()
-            .map(|order| order.into_iter().rev().collect()),
-    );
-    for order in orders {
-        let mut world = World::new();
-        for object in order {
-            world.apply([object]);
-        }
+    for mut world in in_turns(&objects) {
         assert_eq!(at(&world, [10, 0, 0, 7]), ["fresh"]);
         let events = world.events();
         for loser in ["stale", "liar", "mirror"] {
@@ -229,7 +209,7 @@ fn of_two_pods_with_one_address_one_has_it_in_any_order() {
 #[test]
 fn a_node_that_names_a_pods_address_is_told_and_has_nothing_of_it() {
     let mut world = shop();
-    world.apply([node("n2", "10.0.0.1", "10.0.1.0/24")]);
+    world.apply([ranged("n2", "10.0.0.1", "10.0.1.0/24")]);
     assert_eq!(at(&world, [10, 0, 0, 1]), ["db"]);
     assert_eq!(
         world.events(),
@@ -329,7 +309,7 @@ fn an_ipv4_address_written_as_ipv6_is_the_same_address() {
             "steal",
             &["::ffff:192.168.0.1", "::ffff:10.96.0.1", "::ffff:10.0.0.1"],
         ),
-        node("n2", "::ffff:10.96.0.1", "10.0.1.0/24"),
+        ranged("n2", "::ffff:10.96.0.1", "10.0.1.0/24"),
         pod("evil", "again", "::ffff:10.0.0.1", json!({})),
         manual("till", "mapped", "::ffff:10.96.0.99"),
     ]);

@@ -73,6 +73,49 @@ fn a_gateway_that_has_come_to_be_anothers_no_longer_says_what_we_said() {
     assert!(world.apply([gateway]).writes().is_empty());
 }
 
+/// The admission policy does not let the controller put it back.
+#[test]
+fn what_lost_our_label_is_named_with_what_to_do_and_tried_again_when_somebody_did_it() {
+    let [service, _, _, deployment] = waypoint("shop", "gate");
+    let mut account = deployment.clone();
+    account["kind"] = json!("ServiceAccount");
+    account["apiVersion"] = json!("v1");
+    account["metadata"]["uid"] = json!("account");
+    let said = |world: &World| world.condition(Kind::Gateway, "shop", "gate", "Programmed");
+    for object in [service, deployment, account] {
+        let kind = object["kind"].as_str().expect("a kind").to_owned();
+        let mut world = shop();
+        world.apply([object.clone()]);
+        assert_eq!(said(&world), "True Programmed", "{kind}");
+        let mut without = object.clone();
+        without["metadata"]["labels"] = json!({"team": "red"});
+        let changes = world.apply([without.clone()]);
+        assert_eq!(changes.waypoints().len(), 1, "{kind}: who may, repairs it");
+        let told = world.write(changes);
+        assert_eq!(said(&world), "False LabelMissing", "{kind}");
+        assert_eq!(
+            told.last().expect("an Event"),
+            &format!(
+                "LabelMissing: {kind} shop/gate: label gateway.istio.io/managed=ambit.mesh-waypoint-controller is missing; \
+                 what runs is left running, and cannot be repaired or updated: put the label back, or delete the object, \
+                 which is then made anew"
+            )
+        );
+        assert!(world.apply([without.clone()]).writes().is_empty(), "{kind}");
+        // Both ways out.
+        let changes = world.apply([object.clone()]);
+        assert_eq!(changes.waypoints().len(), 1, "{kind}: it can be written");
+        world.write(changes);
+        assert_eq!(said(&world), "True Programmed", "{kind}");
+        let changes = world.apply([without]);
+        world.write(changes);
+        let changes = world.delete(support::kind(&object), "shop", "gate");
+        assert_eq!(changes.waypoints().len(), 1, "{kind}: it can be made");
+        world.write(changes);
+        assert_ne!(said(&world), "False LabelMissing", "{kind}");
+    }
+}
+
 #[test]
 fn a_name_that_cannot_carry_the_objects_is_refused_with_the_reason() {
     let long = "g".repeat(64);

@@ -64,7 +64,7 @@ struct Run {
 impl Run {
     fn new(lives: &[Life]) -> Self {
         Self {
-            index: Index::new(settings()),
+            index: Index::new(settings::index()),
             outcome: Outcome::default(),
             told: vec![0; lives.len()],
             lives: lives.to_vec(),
@@ -325,7 +325,7 @@ proptest! {
 
 #[test]
 fn a_relist_covers_nothing_before_it_has_told_all() {
-    let mut index = Index::new(settings());
+    let mut index = Index::new(settings::index());
     let at = |name: &str, version: &str| {
         let mut pod = pod("shop", name, "10.0.0.1", json!({}));
         pod["metadata"]["resourceVersion"] = json!(version);
@@ -355,7 +355,7 @@ fn a_relist_covers_nothing_before_it_has_told_all() {
 
 #[test]
 fn what_cannot_be_read_in_a_relist_stays_as_it_was_and_what_is_gone_goes() {
-    let mut index = Index::new(settings());
+    let mut index = Index::new(settings::index());
     let end = || WatchEvent::End {
         version: "9".to_owned(),
     };

@@ -5,7 +5,7 @@ mod support;
 use mesh::proto::workload::{AppProtocol, NetworkMode, WorkloadStatus, WorkloadType};
 use serde_json::json;
 
-use support::{World, namespace, pod, service};
+use support::{World, namespace, node, pod, service};
 
 #[test]
 fn a_workload_says_whose_it_is_and_which_ports_it_serves() {
@@ -141,10 +141,8 @@ fn endpoints_that_are_no_pods_are_workloads() {
         "endpoints": [{"addresses": ["172.18.0.10"]}, {"addresses": ["10.0.0.7"]}],
         "ports": [{"name": "https", "port": 6443}],
     });
-    let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n1"},
-                      "status": {"addresses": [{"type": "InternalIP", "address": "172.18.0.10"}]}});
     let mut world = World::new();
-    world.apply([outside, slice, node]);
+    world.apply([outside, slice, node("n1", "172.18.0.10")]);
     let uid = |ip: &str| format!("discovery.k8s.io/EndpointSlice/default/kubernetes/{ip}");
     let workload = world.workload(&uid("172.18.0.10")).expect("known");
     assert_eq!(workload.network_mode(), NetworkMode::HostNetwork);

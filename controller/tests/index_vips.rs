@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use controller::index::changes::Kind;
 use serde_json::{Value, json};
 
-use support::{World, namespace, pod, service};
+use support::{World, in_turns, namespace, node, pod, service};
 
 /// A Service on a port, and the addresses that its load balancer has.
 fn balanced(namespace: &str, name: &str, ip: &str, port: u16, balancer: &[&str]) -> Value {
@@ -26,15 +26,6 @@ fn external(ns: &str, name: &str, ip: &str, port: u16, day: u8, external: &[&str
     service["spec"]["ports"][0]["port"] = json!(port);
     service["spec"]["externalIPs"] = json!(external);
     service
-}
-
-fn node(name: &str, address: &str) -> Value {
-    json!({
-        "kind": "Node",
-        "apiVersion": "v1",
-        "metadata": {"name": name, "uid": format!("node-{name}")},
-        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
-    })
 }
 
 /// The addresses that a Service has in the mesh.
@@ -93,13 +84,7 @@ fn a_load_balancer_may_have_a_nodes_address_and_no_pods_and_no_cluster_ip() {
         service("shop", "cart", "10.96.0.1", "cart", json!({})),
         balanced("evil", "grab", "10.96.0.66", 80, &claims),
     ];
-    for turn in 0..objects.len() {
-        let mut order = objects.clone();
-        order.rotate_left(turn);
-        let mut world = World::new();
-        for object in order {
-            world.apply([object]);
-        }
+    for mut world in in_turns(&objects) {
         assert_eq!(vips(&world, "evil", "grab"), ["10.96.0.66", "192.168.0.1"]);
         assert_eq!(
             world.events(),
@@ -125,13 +110,7 @@ fn an_external_ip_never_beats_a_pod_a_node_or_another_service() {
         balanced("shop", "front", "10.96.0.2", 80, &["203.0.113.1"]),
         external("evil", "grab", "10.96.0.66", 80, 1, &claims),
     ];
-    for turn in 0..objects.len() {
-        let mut order = objects.clone();
-        order.rotate_left(turn);
-        let mut world = World::new();
-        for object in order {
-            world.apply([object]);
-        }
+    for world in in_turns(&objects) {
         assert_eq!(vips(&world, "evil", "grab"), ["10.96.0.66"]);
         assert_eq!(vips(&world, "shop", "front"), ["10.96.0.2", "203.0.113.1"]);
         let events = world.events();
@@ -160,13 +139,7 @@ fn equals_share_an_address_by_port_and_the_older_has_a_port_that_both_have() {
         external("b", "old", "10.96.0.2", 80, 2, &shared),
         external("c", "other", "10.96.0.3", 443, 4, &shared),
     ];
-    for turn in 0..objects.len() {
-        let mut order = objects.clone();
-        order.rotate_left(turn);
-        let mut world = World::new();
-        for object in order {
-            world.apply([object]);
-        }
+    for mut world in in_turns(&objects) {
         assert_eq!(vips(&world, "a", "young"), ["10.96.0.1"]);
         assert_eq!(vips(&world, "b", "old"), ["10.96.0.2", "203.0.113.1"]);
         assert_eq!(vips(&world, "c", "other"), ["10.96.0.3", "203.0.113.1"]);

@@ -1,24 +1,18 @@
 //! What is applied for a Gateway, as a whole.
 
+#[path = "support/settings.rs"]
+mod settings;
+
 use std::collections::BTreeMap;
 
 use controller::index::changes::WaypointPlan;
 use controller::index::names::Key;
 use controller::reconcile::waypoint::Child;
-use controller::waypoint::render::{Mesh, all};
+use controller::waypoint::render::all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 
 fn rendered() -> BTreeMap<&'static str, serde_json::Value> {
-    let mesh = Mesh {
-        image: "ambit/waypoint:test".to_owned(),
-        pull_policy: "IfNotPresent".to_owned(),
-        xds_address: "ambit-controller.ambit-system.svc:15012".to_owned(),
-        trust_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        log_format: "text".to_owned(),
-    };
     let plan = WaypointPlan {
         uid: "u1".into(),
         class: "ambit-waypoint".into(),
@@ -29,8 +23,9 @@ fn rendered() -> BTreeMap<&'static str, serde_json::Value> {
             ("istio.io/dataplane-mode".to_owned(), "ambient".to_owned()),
         ]),
         annotations: BTreeMap::from([("note".to_owned(), "hello".to_owned())]),
+        unlabelled: Vec::new(),
     };
-    let all = all(&mesh, &Key::new("shop", "gate"), &plan);
+    let all = all(&settings::waypoints(), &Key::new("shop", "gate"), &plan);
     let plural = |child: Child| match child {
         Child::Deployment => "deployments",
         Child::Service => "services",

@@ -98,7 +98,7 @@ async fn a_pod_that_another_replica_knows_already_is_waited_for_a_moment() {
 #[tokio::test(start_paused = true)]
 async fn what_does_not_come_is_refused_in_time_and_what_can_never_be_at_once() {
     let (_publish, certificates) = service();
-    for (id, waits) in [(CART, CATCH_UP), ("cart", Duration::ZERO)] {
+    for (id, waits) in [(CART, PERMIT_WAIT), ("cart", Duration::ZERO)] {
         let begun = Instant::now();
         let refused = certificates.create_certificate(request(id)).await;
         let status = refused.expect_err("refused");

@@ -8,20 +8,16 @@ use mesh::xds::session::{ControllerSession, Hold};
 use tokio::time::Instant;
 
 use crate::position::{Coverage, Positions};
-use crate::watch::{IDLE, SILENT_BEFORE_RELIST};
+use crate::watch::RECOVERED_WITHIN;
 
-/// A replica that is behind has caught up by now, although its watch was dead: it has noticed that and listed anew. From
-/// then on what it knows of other kinds is of more use to the proxy than what it does not know is a danger.
-const CATCH_UP: Duration = DEAD_WATCH.saturating_add(LISTED_ANEW);
-/// How long a watch that is dead may seem to be alive.
-const DEAD_WATCH: Duration = IDLE.saturating_mul(SILENT_BEFORE_RELIST);
-/// How long listing anew takes, with some pages that are asked for twice.
-const LISTED_ANEW: Duration = Duration::from_secs(60);
+/// A replica that is behind has caught up by now, although its watch was dead. From then on what it knows of other kinds is of
+/// more use to the proxy than what it does not know is a danger.
+const KNOWN_ONLY: Duration = RECOVERED_WITHIN;
 /// How long nothing is taken from a proxy that does not say what it was told.
 const GRACE: Duration = Duration::from_secs(60);
 /// Longer than any watch is broken without an alarm. The cluster was restored from a backup, and versions began anew.
 const BEHIND_FOR_EVER: Duration = Duration::from_secs(600);
-const _: () = assert!(CATCH_UP.as_secs() < BEHIND_FOR_EVER.as_secs());
+const _: () = assert!(KNOWN_ONLY.as_secs() < BEHIND_FOR_EVER.as_secs());
 
 /// The holds of one stream, by type.
 #[derive(Debug)]
@@ -73,7 +69,7 @@ impl Holds {
 
     /// When time alone may end a hold next.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        [GRACE, CATCH_UP, BEHIND_FOR_EVER]
+        [GRACE, KNOWN_ONLY, BEHIND_FOR_EVER]
             .into_iter()
             .map(|after| self.opened + after)
             .find(|at| *at > now)
@@ -102,7 +98,7 @@ pub(super) fn known_as_of(
 fn decide(coverage: Coverage, age: Duration) -> Hold {
     match coverage {
         Coverage::Covered => Hold::Nothing,
-        Coverage::Behind if age < CATCH_UP => Hold::Known,
+        Coverage::Behind if age < KNOWN_ONLY => Hold::Known,
         Coverage::Behind if age < BEHIND_FOR_EVER => Hold::Unseen,
         Coverage::Unknown if age < GRACE => Hold::Unseen,
         Coverage::Behind | Coverage::Unknown => Hold::Nothing,
@@ -119,7 +115,7 @@ mod tests {
         for (coverage, seconds, hold) in [
             (Covered, 0, Hold::Nothing),
             (Behind, 0, Hold::Known),
-            (Behind, DEAD_WATCH.as_secs(), Hold::Known),
+            (Behind, 450, Hold::Known),
             (Behind, 509, Hold::Known),
             (Behind, 510, Hold::Unseen),
             (Behind, 599, Hold::Unseen),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
+use mesh::names::Network;
 use mesh::proto::discovery::DeltaDiscoveryRequest;
 use mesh::xds::{Encoded, View};
 use tokio::time::Instant;
@@ -27,6 +28,8 @@ pub(super) const MAX_LOOKUPS: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Pins {
     waypoint: Key,
+    /// Whose addresses may be asked for.
+    network: Network,
     /// What was looked at last.
     scope: View,
     all: View,
@@ -52,6 +55,7 @@ impl Pins {
             scope,
             all: snapshot.addresses(),
             waypoint,
+            network: snapshot.network().clone(),
             asked: BTreeMap::new(),
             answers: BTreeMap::new(),
             left: VecDeque::new(),
@@ -107,7 +111,9 @@ impl Pins {
             }
         }
         request.resource_names_subscribe.retain(|name| {
-            let Some(ip) = parse(name) else { return true };
+            let Some(ip) = parse(name, &self.network) else {
+                return true;
+            };
             if self.asked.contains_key(name.as_str()) {
                 return false;
             }
@@ -178,12 +184,12 @@ impl Pins {
         if self.asked.is_empty() {
             return;
         }
-        let touched: BTreeSet<IpAddr> = scope::addresses(old)
-            .union(&scope::addresses(new))
+        let touched: BTreeSet<IpAddr> = scope::addresses(old, &self.network)
+            .union(&scope::addresses(new, &self.network))
             .copied()
             .collect();
         for ip in touched {
-            let Some(whose) = self.asked.get_mut(name(ip).as_str()) else {
+            let Some(whose) = self.asked.get_mut(name(ip, &self.network).as_str()) else {
                 continue;
             };
             let before = std::mem::replace(whose, snapshot.at(ip).cloned());
@@ -238,15 +244,16 @@ impl Pins {
 
 // === free ===
 
-/// `network/ip`, as stock proxies ask for addresses. Our only network has no name.
-fn parse(name: &str) -> Option<IpAddr> {
-    let ip: IpAddr = name.strip_prefix('/')?.parse().ok()?;
+/// `network/ip`, as proxies ask for addresses. We have those of our own network.
+fn parse(name: &str, network: &Network) -> Option<IpAddr> {
+    let ip = name.strip_prefix(network.as_str())?.strip_prefix('/')?;
+    let ip: IpAddr = ip.parse().ok()?;
     // Another spelling would be another name.
-    (self::name(ip) == name).then_some(ip)
+    (self::name(ip, network) == name).then_some(ip)
 }
 
-fn name(ip: IpAddr) -> String {
-    format!("/{ip}")
+fn name(ip: IpAddr, network: &Network) -> String {
+    format!("{network}/{ip}")
 }
 
 #[cfg(test)]
@@ -255,20 +262,21 @@ mod tests {
 
     #[test]
     fn only_addresses_of_our_network_in_their_one_spelling() {
-        for good in ["/10.1.2.3", "/fd00::7"] {
-            assert!(parse(good).is_some(), "{good}");
-        }
-        for bad in [
-            "",
-            "/",
-            "10.1.2.3",
-            "other/10.1.2.3",
-            "/fd00:0::7",
-            "/x",
-            "*",
-            "ns/host",
+        let address: IpAddr = [10, 1, 2, 3].into();
+        for (network, name, found) in [
+            ("", "/10.1.2.3", true),
+            ("", "east/10.1.2.3", false),
+            ("east", "east/10.1.2.3", true),
+            ("east", "/10.1.2.3", false),
+            ("east", "eastern/10.1.2.3", false),
+            ("east", "east10.1.2.3", false),
         ] {
-            assert!(parse(bad).is_none(), "{bad}");
+            let found = found.then_some(address);
+            assert_eq!(parse(name, &network.into()), found, "{name} in {network:?}");
+        }
+        assert!(parse("/fd00::7", &Network::default()).is_some());
+        for bad in ["", "/", "10.1.2.3", "/fd00:0::7", "/x", "*", "ns/host"] {
+            assert!(parse(bad, &Network::default()).is_none(), "{bad}");
         }
     }
 }

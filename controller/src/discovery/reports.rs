@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::index::Input;
 use crate::rate::{Bucket, Rate};
+use crate::text::one_line;
 
 /// A node that comes back speaks of all its pods: more than that run on none. Each may become a status write and an Event.
-const TOLD: Rate = Rate {
+const REPORTS: Rate = Rate {
     burst: 1024,
     per_second: 50,
 };
@@ -55,7 +56,7 @@ impl Reports {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             waiting: BTreeMap::new(),
-            bucket: Bucket::new(TOLD, now),
+            bucket: Bucket::new(REPORTS, now),
         }
     }
 
@@ -78,8 +79,8 @@ impl Reports {
                     continue;
                 }
             };
-            report.reason = clean(&report.reason);
-            report.message = clean(&report.message);
+            report.reason = one_line(&report.reason, MAX_TEXT);
+            report.message = one_line(&report.message, MAX_TEXT);
             if self.waiting.len() >= MAX_WAITING && !self.waiting.contains_key(&report.uid) {
                 return Err(TooMany);
             }
@@ -106,25 +107,6 @@ impl Reports {
     }
 }
 
-// === free ===
-
-/// A text that a caller wrote, as it may stand in a log line, a condition or an Event.
-pub(super) fn clean(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len().min(MAX_TEXT));
-    for c in text.chars() {
-        let before = clean.len();
-        match c.is_control() {
-            true => clean.extend(c.escape_default()),
-            false => clean.push(c),
-        }
-        if clean.len() > MAX_TEXT {
-            clean.truncate(before);
-            break;
-        }
-    }
-    clean
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,12 +130,6 @@ mod tests {
 
     #[test]
     fn texts_are_cut_and_cannot_write_lines_of_their_own() {
-        assert_eq!(clean("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
-        assert_eq!(clean(&"x".repeat(5000)).len(), MAX_TEXT);
-        // Neither a character nor an escape is cut in two.
-        let text = format!("{}\u{7f}", "x".repeat(MAX_TEXT - 1));
-        assert_eq!(clean(&text), "x".repeat(MAX_TEXT - 1));
-        assert_eq!(clean(&"é".repeat(5000)).len(), MAX_TEXT);
         let mut reports = Reports::new(Instant::now());
         let long = "y\r\n".repeat(5000);
         reports

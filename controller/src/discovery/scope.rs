@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap, OrdSet};
+use mesh::names::Network;
 use mesh::proto::waypoint::{Route, backend};
 use mesh::proto::workload::{Address, GatewayAddress, NetworkMode, address, gateway_address};
 use mesh::xds::{Encoded, Resources, View};
@@ -17,6 +18,8 @@ use crate::index::names::Key;
 /// What each waypoint sees of the addresses of the mesh. A clone costs a few pointers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scopes {
+    /// Whose addresses can be asked for.
+    network: Network,
     views: HashMap<Key, View>,
     /// By resource: the waypoints that need it, and for how many reasons.
     needs: HashMap<Arc<str>, OrdMap<Key, u32>>,
@@ -33,12 +36,26 @@ struct Links {
     services: BTreeSet<Arc<str>>,
     /// Its waypoint, and that waypoint's service.
     waypoint: Option<(Key, Arc<str>)>,
+    /// Those of our network.
     addresses: BTreeSet<IpAddr>,
 }
 
 // === impl Scopes ===
 
 impl Scopes {
+    /// Of a mesh in this network that nobody sees anything of yet.
+    pub(super) fn new(network: Network) -> Self {
+        Self {
+            network,
+            ..Self::default()
+        }
+    }
+
+    /// The network whose addresses can be asked for.
+    pub(super) fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// What this waypoint sees without asking.
     pub(super) fn view(&self, waypoint: &Key) -> View {
         self.views.get(waypoint).cloned().unwrap_or_default()
@@ -62,7 +79,8 @@ impl Scopes {
         now: Option<&Encoded>,
         all: &Resources,
     ) {
-        let (was, is) = (Links::of(before), Links::of(now));
+        let links = |encoded| Links::of(encoded, &self.network);
+        let (was, is) = (links(before), links(now));
         for ip in was.addresses.difference(&is.addresses) {
             self.claims.remove(&(*ip, name.clone()));
         }
@@ -194,7 +212,7 @@ impl Scopes {
 // === impl Links ===
 
 impl Links {
-    fn of(encoded: Option<&Encoded>) -> Self {
+    fn of(encoded: Option<&Encoded>, network: &Network) -> Self {
         // What the index has just encoded can be decoded.
         let address = encoded.and_then(|encoded| encoded.decode::<Address>().ok());
         match address.and_then(|address| address.r#type) {
@@ -205,12 +223,14 @@ impl Links {
                 addresses: service
                     .addresses
                     .iter()
+                    .filter(|at| at.network == network.as_str())
                     .filter_map(|at| ip(&at.address))
                     .collect(),
             },
             Some(address::Type::Workload(workload)) => {
-                // The address of a node is no pod's.
-                let own = workload.network_mode() != NetworkMode::HostNetwork;
+                // The address of a node is no pod's, and that of another network another one.
+                let own = workload.network_mode() != NetworkMode::HostNetwork
+                    && workload.network == network.as_str();
                 let addresses = workload.addresses.iter().filter(|_| own);
                 Self {
                     waypoint: workload.waypoint.as_ref().and_then(waypoint),
@@ -224,9 +244,9 @@ impl Links {
 
 // === free ===
 
-/// The addresses of a resource, as they can be asked for.
-pub(super) fn addresses(encoded: Option<&Encoded>) -> BTreeSet<IpAddr> {
-    Links::of(encoded).addresses
+/// The addresses of a resource in this network, as they can be asked for.
+pub(super) fn addresses(encoded: Option<&Encoded>, network: &Network) -> BTreeSet<IpAddr> {
+    Links::of(encoded, network).addresses
 }
 
 /// A waypoint's Service has the name of its Gateway.

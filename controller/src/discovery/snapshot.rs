@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdSet};
+use mesh::names::Network;
 use mesh::xds::{
     ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, Encoded, MESH_STATE_TYPE, ROUTE_TYPE,
     View,
@@ -56,6 +57,14 @@ pub enum Viewer {
 // === impl Snapshot ===
 
 impl Snapshot {
+    /// An empty mesh in this network.
+    pub fn new(network: Network) -> Self {
+        Self {
+            scopes: Scopes::new(network),
+            ..Self::default()
+        }
+    }
+
     /// Takes in what the index says is different.
     pub fn apply(&mut self, changes: &Changes) {
         for change in &changes.resources {
@@ -120,6 +129,11 @@ impl Snapshot {
     /// The addresses that a waypoint sees without asking.
     pub(super) fn scope(&self, waypoint: &Key) -> View {
         self.scopes.view(waypoint)
+    }
+
+    /// The network whose addresses can be asked for.
+    pub fn network(&self) -> &Network {
+        self.scopes.network()
     }
 
     /// The name of the resource that has an address.

@@ -15,13 +15,14 @@ use tonic::{Status, Streaming};
 use super::Discovery;
 use super::hold::{self, Holds};
 use super::pins::{MAX_LOOKUPS, Pins};
-use super::reports::{Reports, clean};
+use super::reports::{MAX_TEXT, Reports};
 use super::review::{Review, Verdict};
 use super::snapshot::{Snapshot, Viewer};
 use super::streams::Place;
 use crate::connection::OpenCall;
 use crate::index::Input;
 use crate::metrics::Counted;
+use crate::text::one_line;
 
 /// Resources in one response: enough that a large mesh needs few, small enough that one is decoded in a blink.
 const MAX_RESOURCES: usize = 5000;
@@ -212,8 +213,8 @@ impl Stream {
                 if let Some(unlogged) = self.discovery.streams.lines.room(&self.name) {
                     tracing::warn!(
                         proxy = &*self.name,
-                        r#type = clean(&request.type_url),
-                        reason = clean(&reason),
+                        r#type = one_line(&request.type_url, MAX_TEXT),
+                        reason = one_line(&reason, MAX_TEXT),
                         unlogged,
                         "resources refused by the proxy"
                     );
@@ -245,7 +246,7 @@ impl Stream {
         let Some(report) = reports.next(Instant::now()) else {
             return;
         };
-        tracing::debug!(%node, uid = clean(&report.uid), state = ?report.state(), reason = report.reason, "report");
+        tracing::debug!(%node, uid = one_line(&report.uid, MAX_TEXT), state = ?report.state(), reason = report.reason, "report");
         let node = node.clone();
         permit.send(Input::Report { node, report });
     }

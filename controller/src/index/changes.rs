@@ -119,6 +119,9 @@ pub struct WaypointPlan {
     pub labels: BTreeMap<String, String>,
     /// Annotations to pass on.
     pub annotations: BTreeMap<String, String>,
+    /// The kinds of what runs already and has lost our label, so that writing it may be refused. Nothing made of the plan
+    /// depends on it; but a plan that differs is tried at once, and so is one whose label is back.
+    pub unlabelled: Vec<&'static str>,
 }
 
 /// What proxies are told because of one object, ordered by who gets it and its name.

@@ -245,6 +245,7 @@ impl State {
             class: accepted.spec.gateway_class_name.as_str().into(),
             labels,
             annotations,
+            unlabelled: self.unlabelled(key, &gateway.uid),
         })
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Controller {
 struct Owned {
     uid: Arc<str>,
     controller: Option<Controller>,
+    /// It has our label.
+    managed: bool,
 }
 
 /// What matters of a Deployment.
@@ -60,9 +62,11 @@ impl Controller {
 
 impl Owned {
     fn parse(meta: &ObjectMeta) -> Self {
+        let label = meta.labels.as_ref().and_then(|labels| labels.get(MANAGED));
         Self {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             controller: Controller::of(meta),
+            managed: label.is_some_and(|value| value == MANAGED_BY_US),
         }
     }
 
@@ -164,6 +168,28 @@ impl State {
             return Some("ServiceAccount");
         }
         None
+    }
+
+    /// The kinds of what was made for a Gateway and has lost our label since. By that label alone the admission policy knows
+    /// what we may write.
+    pub(super) fn unlabelled(&self, gateway: &Key, uid: &str) -> Vec<&'static str> {
+        let tables = &self.tables;
+        let lost = |owned: &Owned| !owned.managed && owned.owned_by("Gateway", &gateway.name, uid);
+        let deployment = tables.deployments.get(gateway);
+        let service = tables.services.get(gateway);
+        let service = service.filter(|service| !service.made_by_us());
+        let owner = service.and_then(|service| service.controller.as_ref());
+        let account = tables.service_accounts.get(gateway);
+        let kinds = [
+            ("Deployment", deployment.is_some_and(|one| lost(&one.0))),
+            (
+                "Service",
+                owner.is_some_and(|owner| owner.is("Gateway", &gateway.name, uid)),
+            ),
+            ("ServiceAccount", account.is_some_and(|one| lost(&one.0))),
+        ];
+        let lost = kinds.into_iter().filter(|(_, lost)| *lost);
+        lost.map(|(kind, _)| kind).collect()
     }
 
     /// The Gateway whose waypoint this pod is: the pod's ReplicaSet is of our Deployment, the Deployment of a Gateway that is

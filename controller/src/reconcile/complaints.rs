@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::outcome::Failure;
 use super::queue::Work as _;
-use super::{Work, WorkKind, one_line};
+use super::{Work, WorkKind};
+use crate::text::one_line;
 
 /// How often the same kind of trouble with the same kind of object is logged.
 const EVERY: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@
 //!
 //! Each namespace has a budget of its own: somebody whose objects flip all the time spends his own.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,18 @@ use tokio::time::Instant;
 
 use super::outcome::Outcome;
 use crate::index::changes::{Notice, Target};
+use crate::rate::{Bucket, Rate};
+use crate::text::one_line;
 
 /// The API server takes no longer notes.
 const MAX_NOTE: usize = 1024;
 /// No longer part of an object's name stands in the name of its Events: the whole must be shorter than 253.
 const MAX_NAME: usize = 200;
-/// Events that a namespace may have at once: its pods are enrolled together.
-const BURST: f64 = 100.0;
-/// How long until it may have one more.
-const REFILL: Duration = Duration::from_millis(500);
+/// Events that a namespace may have: its pods are enrolled together.
+const BUDGET: Rate = Rate {
+    burst: 100,
+    per_second: 2,
+};
 /// Namespaces whose budgets are kept before those that are whole are forgotten.
 const MAX_BUDGETS: usize = 1024;
 /// Notices that may wait in all. More than this is no news to anybody.
@@ -55,13 +58,7 @@ pub(super) struct Backlog {
 
 /// How many Events each namespace may have.
 #[derive(Debug, Default)]
-pub(super) struct Budgets(BTreeMap<Arc<str>, Budget>);
-
-#[derive(Debug, Clone, Copy)]
-struct Budget {
-    left: f64,
-    at: Instant,
-}
+pub(super) struct Budgets(HashMap<Arc<str>, Bucket>);
 
 /// Publishes one Event.
 pub(super) async fn publish(client: &Client, instance: &str, told: &Told) -> Outcome {
@@ -128,31 +125,6 @@ fn name(told: &Told) -> String {
     name
 }
 
-/// A text that others wrote, safe to print: one line, nothing that moves the cursor or turns the writing around, and no
-/// longer than `max` bytes.
-pub(crate) fn one_line(text: &str, max: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(max));
-    for c in text.chars() {
-        let before = line.len();
-        if moves(c) {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-        if line.len() > max {
-            line.truncate(before);
-            break;
-        }
-    }
-    line
-}
-
-/// Control characters, separators of lines, marks of direction.
-fn moves(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 // === impl Told ===
 
 impl Told {
@@ -217,31 +189,11 @@ impl Budgets {
         now: Instant,
     ) -> Result<(), Duration> {
         if self.0.len() >= MAX_BUDGETS {
-            self.0.retain(|_, budget| budget.at(now) < BURST);
+            self.0.retain(|_, budget| !budget.is_full(now));
         }
-        let fresh = Budget {
-            left: BURST,
-            at: now,
-        };
-        let budget = self.0.entry(namespace.clone()).or_insert(fresh);
-        let left = budget.at(now);
-        // More than there can ever be is let through when there is as much as there can be.
-        let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX)).min(BURST);
-        if left < count {
-            return Err(REFILL.mul_f64(count - left));
-        }
-        *budget = Budget {
-            left: left - count,
-            at: now,
-        };
-        Ok(())
-    }
-}
-
-impl Budget {
-    fn at(self, now: Instant) -> f64 {
-        let passed = now.saturating_duration_since(self.at);
-        (self.left + passed.as_secs_f64() / REFILL.as_secs_f64()).min(BURST)
+        let budget = self.0.entry(namespace.clone());
+        let budget = budget.or_insert_with(|| Bucket::new(BUDGET, now));
+        budget.take_many(count, now)
     }
 }
 
@@ -283,16 +235,10 @@ mod tests {
 
     #[test]
     fn a_note_is_one_line_of_at_most_a_kibibyte() {
-        let forged = "failed\n2026-01-01T00:00:00Z INFO all is well\u{202e}\x1b[2K";
-        assert_eq!(
-            one_line(forged, MAX_NOTE),
-            "failed\\n2026-01-01T00:00:00Z INFO all is well\\u{202e}\\u{1b}[2K"
-        );
-        let long = one_line(&"ä".repeat(2000), MAX_NOTE);
-        assert_eq!(long.len(), MAX_NOTE);
-        assert_eq!(one_line("ab\n", 3), "ab");
-        let event = event("shop", "pod", &told("a", &"x".repeat(5000), ""));
-        assert_eq!(event.note.map(|note| note.len()), Some(MAX_NOTE));
+        let note = |note: &str| event("shop", "pod", &told("a", note, "")).note;
+        assert_eq!(note("forged\nline").as_deref(), Some("forged\\nline"));
+        let long = note(&"x".repeat(5000)).map(|note| note.len());
+        assert_eq!(long, Some(MAX_NOTE));
     }
 
     #[tokio::test(start_paused = true)]
@@ -303,10 +249,11 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(budgets.take(&red, 1, now), Ok(()));
         }
-        assert_eq!(budgets.take(&red, 1, now), Err(REFILL));
+        let wait = budgets.take(&red, 1, now).expect_err("it is spent");
+        assert_eq!(wait.as_millis(), 501);
         assert_eq!(budgets.take(&blue, 1, now), Ok(()));
-        assert_eq!(budgets.take(&red, 1, now + REFILL), Ok(()));
-        assert!(budgets.take(&red, 1, now + REFILL).is_err());
+        assert_eq!(budgets.take(&red, 1, now + wait), Ok(()));
+        assert!(budgets.take(&red, 1, now + wait).is_err());
     }
 
     #[test]

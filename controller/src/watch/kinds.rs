@@ -7,24 +7,23 @@ use kube::api::Api;
 use mesh::process::shutdown::Supervisor;
 use tokio::sync::mpsc::Sender;
 
-use super::Watched;
+use super::{Reporting, Watched};
 use crate::index::event::{ObjectEvent, WatchEvent};
 use crate::index::kinds::{self, ApiObject, ApiType, Kind, KindVisitor, WatchScope};
 use crate::index::{Input, Settings};
-use crate::metrics::Metrics;
 
 /// Starts every watch. Each must live.
 pub fn all(
     client: &Client,
     settings: &Settings,
     to: &Sender<Input>,
-    metrics: &Metrics,
+    reporting: &Reporting,
     tasks: &mut Supervisor,
 ) {
     let mut starter = Starter {
         client,
         to,
-        metrics,
+        reporting,
         tasks,
     };
     kinds::visit(settings, &mut starter);
@@ -33,7 +32,7 @@ pub fn all(
 struct Starter<'a> {
     client: &'a Client,
     to: &'a Sender<Input>,
-    metrics: &'a Metrics,
+    reporting: &'a Reporting,
     tasks: &'a mut Supervisor,
 }
 
@@ -46,10 +45,9 @@ impl KindVisitor for Starter<'_> {
     ) {
         let api = kind.api();
         let watched = Watched {
-            kind: api.plural,
             labels: scope.labels,
             fields: scope.fields,
-            unreadable: self.metrics.unreadable(api.plural),
+            ..self.reporting.watched(kind)
         };
         let to = self.to.clone();
         let on = move |event| {

@@ -54,6 +54,8 @@ pub(super) enum Line<K> {
 #[derive(Debug)]
 pub(super) struct Object<K> {
     pub key: Key,
+    /// Empty if it has none.
+    pub uid: String,
     pub version: String,
     pub content: Content<K>,
 }
@@ -62,7 +64,7 @@ pub(super) struct Object<K> {
 #[derive(Debug)]
 pub(super) enum Content<K> {
     Decoded(K),
-    /// For this reason it could not.
+    /// For this reason it could not, with the place in the object.
     Unreadable(String),
 }
 
@@ -139,6 +141,7 @@ impl<K: DeserializeOwned> Object<K> {
         let name = text(&metadata, "name")?;
         let key = Key::new(&text(&metadata, "namespace").unwrap_or_default(), &name);
         let version = text(&metadata, "resourceVersion").unwrap_or_default();
+        let uid = text(&metadata, "uid").unwrap_or_default();
         metadata.remove("managedFields");
         let metadata =
             serde_json::value::to_raw_value(&metadata).map_err(kube::Error::SerdeError)?;
@@ -146,10 +149,11 @@ impl<K: DeserializeOwned> Object<K> {
         let trimmed = serde_json::to_string(&fields).map_err(kube::Error::SerdeError)?;
         let content = match serde_json::from_str(&trimmed) {
             Ok(decoded) => Content::Decoded(decoded),
-            Err(error) => Content::Unreadable(error.to_string().chars().take(MAX_WHY).collect()),
+            Err(error) => Content::Unreadable(why::<K>(&trimmed, &error)),
         };
         Ok(Object {
             key,
+            uid,
             version,
             content,
         })
@@ -191,6 +195,15 @@ fn read_line<K: DeserializeOwned>(line: &str) -> kube::Result<Option<Line<K>>> {
         _ => return Err(no_object("known type")),
     };
     Ok(Some(line))
+}
+
+/// Why an object cannot be decoded: `spec.containers: invalid type: ...`. It is read once more: following the path costs, and
+/// all objects that can be decoded would pay for it.
+fn why<K: DeserializeOwned>(text: &str, error: &serde_json::Error) -> String {
+    let mut text = serde_json::Deserializer::from_str(text);
+    let read = serde_path_to_error::deserialize::<_, K>(&mut text);
+    let why = read.map_or_else(|error| error.to_string(), |_| error.to_string());
+    why.chars().take(MAX_WHY).collect()
 }
 
 fn fields(raw: &RawValue) -> kube::Result<Fields<'_>> {

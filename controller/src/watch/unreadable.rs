@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
+use super::Watched;
+use crate::index::changes::{Kind, Notice, Target};
 use crate::index::names::Key;
 use crate::rate::{Bucket, Rate};
 
@@ -21,22 +24,24 @@ pub(super) struct Unreadable {
     keys: BTreeSet<Key>,
     lines: Bucket,
     counted: Gauge,
+    notices: Option<(Kind, Sender<Notice>)>,
 }
 
 // === impl Unreadable ===
 
 impl Unreadable {
-    pub(super) fn new(kind: &'static str, counted: Gauge) -> Self {
+    pub(super) fn new(watched: &Watched) -> Self {
         Self {
-            kind,
+            kind: watched.kind,
             keys: BTreeSet::new(),
             lines: Bucket::new(LINES, Instant::now()),
-            counted,
+            counted: watched.unreadable.clone(),
+            notices: watched.notices.clone(),
         }
     }
 
     /// This one cannot be decoded.
-    pub(super) fn add(&mut self, key: Key, why: &str) {
+    pub(super) fn add(&mut self, key: Key, uid: &str, why: &str) {
         if self.keys.contains(&key) {
             return;
         }
@@ -50,8 +55,29 @@ impl Unreadable {
                 "an object cannot be read: the mesh goes on with what it knew of this object"
             );
         }
+        self.tell(&key, uid, why);
         self.keys.insert(key);
         self.count();
+    }
+
+    /// Tells it on the object. How many a namespace may have is for those to bound who make Events of it.
+    fn tell(&self, key: &Key, uid: &str, why: &str) {
+        let Some((kind, notices)) = &self.notices else {
+            return;
+        };
+        let target = Target {
+            kind: *kind,
+            key: key.clone(),
+        };
+        let notice = Notice {
+            target,
+            uid: uid.into(),
+            warning: true,
+            reason: "Unreadable".to_owned(),
+            note: format!("{why}; the mesh goes on with what it knew of this object before"),
+        };
+        // It is counted and logged all the same.
+        let _ = notices.try_send(notice);
     }
 
     /// This one can be decoded, or is gone.

@@ -21,6 +21,8 @@ pub struct Mesh {
     pub trust_domain: String,
     /// Of the UIDs.
     pub cluster_id: String,
+    /// The network whose addresses they dial.
+    pub network: String,
     /// Of the services' names.
     pub cluster_domain: String,
     /// `text` or `json`.
@@ -245,6 +247,7 @@ fn env(mesh: &Mesh, gateway: &Key) -> Value {
         value("AUTH_TOKEN", "/var/run/secrets/tokens/istio-token"),
         value("TRUST_DOMAIN", &mesh.trust_domain),
         value("CLUSTER_ID", &mesh.cluster_id),
+        value("NETWORK", &mesh.network),
         value("CLUSTER_DOMAIN", &mesh.cluster_domain),
         value("LOG_FORMAT", &mesh.log_format),
         value("TERMINATION_GRACE_PERIOD_SECONDS", "45"),

@@ -7,6 +7,7 @@
 )]
 
 mod objects;
+pub mod settings;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Changes, Kind, Notice, Scope, Target, WaypointPlan, Write};
 use controller::index::event::ObjectEvent;
 use controller::index::names::Key;
-use controller::index::placement::NodeProxyRule;
 use controller::index::{Index, Input, Settings, WatchEvent};
 use mesh::proto::node::{Enrolment, EnrolmentReport, enrolment_report::State as Reported};
 use mesh::proto::waypoint::Route;
@@ -92,24 +92,20 @@ impl DesiredChanges for Changes {
     }
 }
 
-pub fn settings() -> Settings {
-    Settings {
-        trust_domain: "cluster.local".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".into(),
-        network: Default::default(),
-        excluded_namespaces: vec!["kube-system".to_owned()],
-        system_namespace: "ambit-system".to_owned(),
-        node_proxies: vec![NodeProxyRule::ours("ambit-system")],
-        passed_on_prefixes: Vec::new(),
-    }
-}
-
 impl World {
     /// Nothing in it; what happens at the very start is swallowed.
     pub fn new() -> Self {
+        Self::in_network("")
+    }
+
+    /// The same, whose addresses are of this network.
+    pub fn in_network(network: &str) -> Self {
+        let settings = Settings {
+            network: network.into(),
+            ..settings::index()
+        };
         let mut world = Self {
-            index: Index::new(settings()),
+            index: Index::new(settings),
             resources: BTreeMap::new(),
             objects: BTreeMap::new(),
             desired: BTreeMap::new(),
@@ -327,6 +323,22 @@ impl World {
         let status = &self.objects[&(Kind::HttpRoute, Key::new(namespace, route))]["status"];
         said(&status["parents"][parent]["conditions"], condition)
     }
+}
+
+/// Worlds in which these objects came one by one: beginning with each of them in turn, forwards and backwards.
+pub fn in_turns(objects: &[Value]) -> impl Iterator<Item = World> {
+    let forwards = (0..objects.len()).map(|first| [&objects[first..], &objects[..first]].concat());
+    let orders = forwards.flat_map(|order| {
+        let backwards = order.iter().rev().cloned().collect();
+        [order, backwards]
+    });
+    orders.map(|order| {
+        let mut world = World::new();
+        for object in order {
+            world.apply([object]);
+        }
+        world
+    })
 }
 
 /// What the watch of a kind tells.

@@ -6,6 +6,15 @@ pub fn namespace(name: &str, labels: Value) -> Value {
     json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name, "uid": format!("ns-{name}"), "labels": labels}})
 }
 
+pub fn node(name: &str, address: &str) -> Value {
+    json!({
+        "kind": "Node",
+        "apiVersion": "v1",
+        "metadata": {"name": name, "uid": format!("node-{name}")},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    })
+}
+
 /// A ready pod on node n1; its UID is its name.
 pub fn pod(namespace: &str, name: &str, ip: &str, labels: Value) -> Value {
     json!({

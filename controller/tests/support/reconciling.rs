@@ -3,6 +3,8 @@
 //! A test file takes it with `#[path = "support/reconciling.rs"] mod reconciling;`, beside `mod kubernetes;`.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+mod settings;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,6 @@ use controller::lease::Term;
 use controller::metrics::Metrics;
 use controller::reconcile::seen::Seen;
 use controller::reconcile::{Inputs, Reconciler, Settings};
-use controller::waypoint::render::Mesh;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -29,19 +30,8 @@ use crate::kubernetes::Cluster;
 pub struct Reconciling {
     pub table: watch::Sender<DesiredState>,
     pub seen: mpsc::Sender<Seen>,
+    pub notices: mpsc::Sender<Notice>,
     pub task: JoinHandle<()>,
-}
-
-pub fn mesh() -> Mesh {
-    Mesh {
-        image: "ambit/waypoint:test".to_owned(),
-        pull_policy: "IfNotPresent".to_owned(),
-        xds_address: "ambit-controller.ambit-system.svc:15012".to_owned(),
-        trust_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        log_format: "text".to_owned(),
-    }
 }
 
 impl Reconciling {
@@ -55,19 +45,26 @@ impl Reconciling {
             client: kube::Client::new(DeadlineLayer::default().layer(cluster.service()), "default"),
             instance: "controller-0".to_owned(),
             namespace: "ambit-system".to_owned(),
-            mesh: mesh(),
+            mesh: settings::waypoints(),
             roots: "the roots".to_owned(),
         };
         let table = watch::Sender::new(DesiredState::default());
         let (seen, happened) = mpsc::channel(16);
+        let (notices, noticed) = mpsc::channel(16);
         let inputs = Inputs {
             desired: table.subscribe(),
             term: term.clone(),
             seen: happened,
+            notices: noticed,
         };
         let reconciler = Reconciler::new(settings, term, Metrics::default());
         let task = tokio::spawn(reconciler.run(inputs));
-        Self { table, seen, task }
+        Self {
+            table,
+            seen,
+            notices,
+            task,
+        }
     }
 
     pub fn want(&self, item: Item, entry: Entry) {
@@ -87,6 +84,7 @@ impl Reconciling {
             class: "ambit-waypoint".into(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            unlabelled: Vec::new(),
         };
         let item = Item::Waypoint(Key::new(namespace, name));
         self.want(item, Entry::leader(Wanted::Waypoint(plan)));

@@ -3,20 +3,21 @@
 //! A test file takes it with `#[path = "support/replica.rs"] mod replica;`, beside `mod kubernetes;`.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+mod settings;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use controller::desired::DesiredState;
 use controller::discovery::snapshot::Snapshot;
 use controller::hub::{Hub, IndexState, Outputs};
-use controller::index::placement::NodeProxyRule;
-use controller::index::{Input, Settings};
+use controller::index::Input;
 use controller::kubernetes::DeadlineLayer;
 use controller::lease::{Candidate, Term};
 use controller::metrics::Metrics;
 use controller::reconcile::{self, Inputs, Reconciler, seen};
-use controller::watch;
-use controller::waypoint::render::Mesh;
+use controller::watch::liveness::Liveness;
+use controller::watch::{self, Reporting};
 use kube::Client;
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::Supervisor;
@@ -30,6 +31,7 @@ use crate::kubernetes::Cluster;
 /// Ends when it is dropped.
 pub struct Replica {
     pub term: Term,
+    pub ready: Readiness,
     pub desired: channel::Receiver<DesiredState>,
     told: mpsc::Sender<Input>,
     stop: channel::Sender<bool>,
@@ -54,13 +56,16 @@ impl Replica {
         tasks.must_live("lease", candidate.run(stopped));
 
         let (told, inputs) = mpsc::channel(1024);
-        watch::all(
-            &client,
-            &index_settings(),
-            &told,
-            &Metrics::default(),
-            &mut tasks,
-        );
+        let (notices, noticed) = mpsc::channel(1024);
+        let reporting = Reporting {
+            metrics: Metrics::default(),
+            notices,
+            liveness: Liveness::default(),
+        };
+        let ready = Readiness::new();
+        let liveness = reporting.liveness.clone();
+        tasks.must_live("liveness", liveness.keep(ready.clone(), term.clone()));
+        watch::all(&client, &settings::index(), &told, &reporting, &mut tasks);
         let desired = channel::Sender::new(DesiredState::default());
         let wanted = desired.subscribe();
         let out = Outputs {
@@ -69,10 +74,10 @@ impl Replica {
             state,
             summary: Arc::new(ArcSwap::from_pointee(Value::Null)),
         };
-        let pending = Readiness::new().wait_for("index");
+        let pending = ready.wait_for("index");
         tasks.must_live(
             "index",
-            Hub::new(index_settings(), pending, out).run(inputs),
+            Hub::new(settings::index(), pending, out).run(inputs),
         );
 
         let (seen, happened) = mpsc::channel(1024);
@@ -81,18 +86,20 @@ impl Replica {
             desired: wanted.clone(),
             term: term.clone(),
             seen: happened,
+            notices: noticed,
         };
         let settings = reconcile::Settings {
             client,
             instance: name.to_owned(),
             namespace: "ambit-system".to_owned(),
-            mesh: waypoints(),
+            mesh: settings::waypoints(),
             roots: "the roots".to_owned(),
         };
         let reconciler = Reconciler::new(settings, term.clone(), Metrics::default());
         tasks.must_live("reconciler", reconciler.run(inputs));
         Self {
             term,
+            ready,
             desired: wanted,
             told,
             stop,
@@ -116,30 +123,5 @@ impl Replica {
         let node = node.into();
         let told = self.told.send(Input::Report { node, report }).await;
         told.expect("the hub lives");
-    }
-}
-
-pub fn index_settings() -> Settings {
-    Settings {
-        trust_domain: "cluster.local".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".into(),
-        excluded_namespaces: vec!["kube-system".to_owned()],
-        system_namespace: "ambit-system".to_owned(),
-        node_proxies: vec![NodeProxyRule::ours("ambit-system")],
-        passed_on_prefixes: Vec::new(),
-        ..Settings::default()
-    }
-}
-
-pub fn waypoints() -> Mesh {
-    Mesh {
-        image: "ambit/waypoint:test".to_owned(),
-        pull_policy: "IfNotPresent".to_owned(),
-        xds_address: "ambit-controller.ambit-system.svc:15012".to_owned(),
-        trust_domain: "cluster.local".to_owned(),
-        cluster_id: "Kubernetes".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        log_format: "text".to_owned(),
     }
 }

@@ -61,6 +61,10 @@ pub struct Conversation {
 
 impl Controller {
     pub async fn start() -> Self {
+        Self::in_network("").await
+    }
+
+    pub async fn in_network(network: &str) -> Self {
         let tokens = Tokens::default();
         for (token, namespace, account, pod) in [
             ("ztunnel", "ambit-system", "ztunnel", "zt1"),
@@ -74,7 +78,7 @@ impl Controller {
             let mut all = tokens.0.lock();
             all.insert(token.to_owned(), caller);
         }
-        let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
+        let (snapshots, seen) = watch::channel(Arc::new(Snapshot::new(network.into())));
         let (index, told) = mpsc::channel(64);
         let metrics = Metrics::default();
         let parts = Parts {
@@ -94,7 +98,7 @@ impl Controller {
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         let mut controller = Self {
-            world: World::new(),
+            world: World::in_network(network),
             snapshots,
             told,
             metrics,

@@ -6,7 +6,7 @@ use super::super::State;
 use super::super::changes::{ConditionsAt, How, Notice, Target, Write};
 use super::super::condition::{Condition, Conditions, Seen, Status};
 use super::super::kinds::Kind;
-use super::super::names::Key;
+use super::super::names::{Key, MANAGED, MANAGED_BY_US};
 use super::accept::{Refusal, accept_listener};
 use super::{Class, Gateway, notice};
 use crate::gateway_api::Listener;
@@ -19,6 +19,8 @@ const REFUSED: &str = "the Gateway is not accepted; what ran before is left runn
 const NO_ADDRESS: &str = "the waypoint's Service has no address yet";
 const NO_POD: &str = "no pod of the waypoint is ready";
 const READY: &str = "the waypoint is ready";
+/// The end of what it says of objects without our label.
+const UNLABELLED: &str = "what runs is left running, and cannot be repaired or updated: put the label back, or delete the object, which is then made anew";
 
 /// What is said of one listener.
 struct ListenerStatus {
@@ -137,8 +139,12 @@ impl State {
             .services
             .get(key)
             .is_some_and(|service| !service.vips.is_empty());
+        let unlabelled = self.unlabelled(key, &gateway.uid);
         let programmed = if refused.is_some() {
             Condition::no("Programmed", "Invalid", REFUSED)
+        } else if !unlabelled.is_empty() {
+            let message = unlabelled_message(key, &unlabelled);
+            Condition::no("Programmed", "LabelMissing", message)
         } else if !service {
             Condition::no("Programmed", "AddressNotAssigned", NO_ADDRESS)
         } else if ready == 0 {
@@ -154,7 +160,17 @@ impl State {
 fn says_ours(gateway: &Gateway) -> bool {
     let seen = Conditions::read(&["Programmed"], &gateway.status["conditions"]);
     let seen = seen.find("Programmed");
-    seen.is_some_and(|seen| [REFUSED, NO_ADDRESS, NO_POD, READY].contains(&seen.message()))
+    let ours = |message: &str| {
+        [REFUSED, NO_ADDRESS, NO_POD, READY].contains(&message) || message.ends_with(UNLABELLED)
+    };
+    seen.is_some_and(|seen| ours(seen.message()))
+}
+
+/// Which objects lost our label, and what to do.
+fn unlabelled_message(key: &Key, kinds: &[&str]) -> String {
+    let objects: Vec<String> = kinds.iter().map(|kind| format!("{kind} {key}")).collect();
+    let objects = objects.join(" and ");
+    format!("{objects}: label {MANAGED}={MANAGED_BY_US} is missing; {UNLABELLED}")
 }
 
 fn listener_statuses(gateway: &Gateway) -> Vec<ListenerStatus> {
