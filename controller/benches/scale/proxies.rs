@@ -154,16 +154,16 @@ pub(crate) async fn reader(
         };
         requests.send(subscribe).await?;
     }
-    let channel = {
-        // More of one address at once are strangers to the controller.
+    let mut responses = {
+        // More of one address at once are strangers to the controller, until a call of theirs was authorised.
         let _turn = HANDSHAKES.acquire().await?;
-        control.connect().await?
+        let channel = control.connect().await?;
+        AggregatedDiscoveryServiceClient::new(channel)
+            .max_decoding_message_size(usize::MAX)
+            .delta_aggregated_resources(request)
+            .await?
+            .into_inner()
     };
-    let mut responses = AggregatedDiscoveryServiceClient::new(channel)
-        .max_decoding_message_size(usize::MAX)
-        .delta_aggregated_resources(request)
-        .await?
-        .into_inner();
     while let Some(response) = responses.message().await? {
         let arrived = response
             .resources
