@@ -27,7 +27,7 @@ use crate::tls::handshake::Proved;
 use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use alarm::Alarm;
 use clock::Clock;
-use courtesy::Courtesy;
+use yielding::Yielding;
 use link::{Link, Scratch};
 use out::Out;
 use owner::Calls;
@@ -38,7 +38,7 @@ pub(crate) use side::Side;
 
 mod alarm;
 pub(crate) mod clock;
-mod courtesy;
+mod yielding;
 mod down;
 mod ends;
 mod handle;
@@ -80,9 +80,9 @@ pub(crate) struct Core {
     /// Streams whose application has bytes there is no window for.
     starved: Vec<Key>,
     /// Since when the peer has granted the connection as a whole nothing more, and somebody waits for it.
-    dry: Option<Instant>,
+    flow_blocked: Option<Instant>,
     /// Server's streams that wait for the client's end, with the time they have.
-    deaf: VecDeque<(Instant, Key)>,
+    discarding: VecDeque<(Instant, Key)>,
     ready: Arc<Ready>,
     /// The alarm has rung.
     alarmed: bool,
@@ -96,7 +96,7 @@ pub(crate) struct Core {
     end: Option<Option<Error>>,
     /// Nobody will use the connection for new streams.
     retired: bool,
-    courtesy: Courtesy,
+    yielding: Yielding,
     /// Who is to be told of a relay's end, after this turn.
     calls: Calls,
     proof: Proof,
@@ -169,8 +169,8 @@ pub(crate) fn start(
         phase: Phase::Running,
         queue: Queue::default(),
         starved: Vec::new(),
-        dry: None,
-        deaf: VecDeque::new(),
+        flow_blocked: None,
+        discarding: VecDeque::new(),
         ready,
         // The alarm is not set yet.
         alarmed: true,
@@ -180,7 +180,7 @@ pub(crate) fn start(
         acceptor: None,
         end: None,
         retired: false,
-        courtesy: Courtesy::new(),
+        yielding: Yielding::new(),
         calls: Calls::new(),
         proof: Proof {
             credentials: credentials.clone(),
@@ -205,7 +205,7 @@ impl Future for Engine {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let mut core = this.core.borrow_mut();
-        if core.courtesy.lets_pass() {
+        if core.yielding.lets_pass() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -299,7 +299,7 @@ impl Core {
     fn run(&mut self, scratch: &mut Scratch) -> Result<bool, Over> {
         self.receive(scratch)?;
         let waiting = self.session.control.len();
-        if self.courtesy.lets_speak(waiting, self.queue.is_empty()) {
+        if self.yielding.lets_speak(waiting, self.queue.is_empty()) {
             self.ready.wake();
             return Ok(false);
         }
@@ -344,7 +344,7 @@ impl Core {
         {
             acceptor.wake();
         }
-        if self.link.as_ref().is_some_and(|link| link.said_goodbye) {
+        if self.link.as_ref().is_some_and(|link| link.close_notify_seen) {
             return Err(Over::Closed);
         }
         Ok(())
@@ -363,18 +363,18 @@ impl Core {
         match event {
             Event::Data { .. } => {}
             Event::Asked { key, request } => {
-                self.courtesy.told(self.session.control.len());
+                self.yielding.told(self.session.control.len());
                 self.asked(key, request);
             }
             Event::Answered { key, answer } => {
-                self.courtesy.told(self.session.control.len());
+                self.yielding.told(self.session.control.len());
                 self.answered(key, answer);
             }
             Event::End { key } => self.ended(key),
             Event::Lost { key, error } => self.lost(key, error),
             Event::Room(Some(key)) => self.room(key),
             Event::Room(None) => {
-                self.dry = None;
+                self.flow_blocked = None;
                 for key in std::mem::take(&mut self.starved) {
                     self.room(key);
                 }

@@ -211,7 +211,7 @@ impl Error {
     }
 
     /// A reset that says, after an answer's end, that the rest of the request is not wanted: no failure.
-    pub(crate) fn is_farewell(&self) -> bool {
+    pub(crate) fn is_no_error_reset(&self) -> bool {
         matches!(self, Self::Reset { reason, .. } if &**reason == "NO_ERROR")
     }
 

@@ -91,10 +91,10 @@ pub(crate) const LINGER_TIME: Duration = Duration::from_secs(10);
 pub(crate) const LINGER_BYTES: usize = 1 << 20;
 
 /// How long a peer may take to read our last words and leave, before its socket is closed anyway.
-pub(crate) const PARTING_TIME: Duration = Duration::from_secs(1);
+pub(crate) const CLOSING_TIME: Duration = Duration::from_secs(1);
 
 /// What it may still send until then.
-pub(crate) const PARTING_BYTES: usize = 1 << 20;
+pub(crate) const CLOSING_BYTES: usize = 1 << 20;
 
 /// A header block on the wire, padding aside: ours take about 1 KiB.
 pub(crate) const MAX_BLOCK: usize = 16 << 10;

@@ -64,12 +64,12 @@ struct Inner<D> {
     credentials: Credentials,
     dial: D,
     limits: PoolLimits,
-    shelf: Rc<Shelf>,
+    connections: Rc<Connections>,
 }
 
 /// What the pool holds, apart from how it dials: drivers take their own connection off it.
 #[derive(Default)]
-struct Shelf {
+struct Connections {
     slots: RefCell<HashMap<Destination, Slot>>,
     /// Connections and dials in all slots.
     size: Cell<usize>,
@@ -95,7 +95,7 @@ struct Flight {
 
 type Landing = watch::Receiver<Option<Result<(), Error>>>;
 
-/// What a look at the shelf found.
+/// What was found among the connections.
 enum Found {
     /// A place on a connection.
     Place(u64, Rc<Client>),
@@ -116,13 +116,13 @@ impl Dial for TcpDial {
 impl<D: Dial> Pool<D> {
     /// An empty pool that is known to its peers by `credentials`.
     pub fn new(credentials: Credentials, dial: D, limits: PoolLimits) -> Self {
-        let shelf = Rc::new(Shelf::default());
+        let connections = Rc::new(Connections::default());
         Self {
             inner: Rc::new(Inner {
                 credentials,
                 dial,
                 limits,
-                shelf,
+                connections,
             }),
         }
     }
@@ -149,7 +149,7 @@ impl<D: Dial> Pool<D> {
                 Err(error) => {
                     let next = tries.after(&error, reused);
                     if next.forget {
-                        self.inner.shelf.remove(to, number);
+                        self.inner.connections.remove(to, number);
                     }
                     if !next.repeat {
                         return Err(error);
@@ -162,14 +162,14 @@ impl<D: Dial> Pool<D> {
     /// Forgets a workload: no new streams on connections to it, while running ones finish.
     pub fn evict(&self, workload: &str) {
         self.inner
-            .shelf
+            .connections
             .clear(|destination| &*destination.workload == workload);
     }
 
     /// Opens nothing any more; running tunnels finish.
     pub fn drain(&self) {
-        self.inner.shelf.draining.set(true);
-        self.inner.shelf.clear(|_| true);
+        self.inner.connections.draining.set(true);
+        self.inner.connections.clear(|_| true);
     }
 
     /// A place on a connection, and whether the connection was there before.
@@ -199,22 +199,22 @@ impl<D: Dial> Pool<D> {
         let Inner {
             credentials,
             limits,
-            shelf,
+            connections,
             ..
         } = &*self.inner;
-        if shelf.draining.get() {
+        if connections.draining.get() {
             return Err(Error::Draining);
         }
         let identity = credentials.current();
         identity.check()?;
-        let mut slots = shelf.slots.borrow_mut();
+        let mut slots = connections.slots.borrow_mut();
         if let Some(slot) = slots.get_mut(to) {
             let before = slot.clients.len();
             slot.clients
                 .retain(|(_, client)| client.is_current(&identity));
-            shelf
+            connections
                 .size
-                .set(shelf.size.get() - (before - slot.clients.len()));
+                .set(connections.size.get() - (before - slot.clients.len()));
             let mut with_room = slot
                 .clients
                 .iter()
@@ -226,9 +226,9 @@ impl<D: Dial> Pool<D> {
             if let Some((number, client)) = hot {
                 // Good for now; whoever comes next shall have a better one.
                 let parallel = slot.clients.len() + slot.flights.len();
-                if parallel < limits.max_parallel && shelf.size.get() < limits.max_connections {
+                if parallel < limits.max_parallel && connections.size.get() < limits.max_connections {
                     slot.flights.push(self.depart(to.clone()));
-                    shelf.size.set(shelf.size.get() + 1);
+                    connections.size.set(connections.size.get() + 1);
                 }
                 return Ok(Found::Place(number, client));
             }
@@ -238,32 +238,32 @@ impl<D: Dial> Pool<D> {
                 }
             }
         }
-        if shelf.size.get() >= limits.max_connections {
-            shelf.make_room(&mut slots)?;
+        if connections.size.get() >= limits.max_connections {
+            connections.make_room(&mut slots)?;
         }
         let flight = self.depart(to.clone());
         let found = Found::Flight(flight.landed.clone(), flight.waiting.clone());
         slots.entry(to.clone()).or_default().flights.push(flight);
-        shelf.size.set(shelf.size.get() + 1);
+        connections.size.set(connections.size.get() + 1);
         Ok(found)
     }
 
     /// Starts a dial as a task of its own, so that no waiter who gives up ends it for the others.
     fn depart(&self, to: Destination) -> Flight {
-        let number = self.inner.shelf.next.get();
-        self.inner.shelf.next.set(number + 1);
+        let number = self.inner.connections.next.get();
+        self.inner.connections.next.set(number + 1);
         let (tell, landed) = watch::channel(None);
         let Inner {
             credentials,
             dial,
             limits,
-            shelf,
+            connections,
         } = &*self.inner;
         let (credentials, dial, limits) = (credentials.clone(), dial.clone(), limits.clone());
-        let shelf = Rc::downgrade(shelf);
+        let connections = Rc::downgrade(connections);
         let task = tokio::task::spawn_local(async move {
             let outcome = client::connect(&dial, &credentials, &to, &limits).await;
-            let Some(held) = shelf.upgrade() else { return };
+            let Some(held) = connections.upgrade() else { return };
             let (landed, engine) = match held.land(&to, number, outcome) {
                 Ok(engine) => (Ok(()), Some(engine)),
                 Err(error) => (Err(error), None),
@@ -272,7 +272,7 @@ impl<D: Dial> Pool<D> {
             let _ = tell.send(Some(landed));
             // After those who waited: what they ask goes with the end of the handshake.
             if let Some(engine) = engine {
-                drive(engine, shelf, to, number);
+                drive(engine, connections, to, number);
             }
         });
         Flight {
@@ -288,14 +288,14 @@ impl<D: Dial> std::fmt::Debug for Pool<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool")
             .field("credentials", &self.inner.credentials)
-            .field("connections", &self.inner.shelf.size.get())
+            .field("connections", &self.inner.connections.size.get())
             .finish_non_exhaustive()
     }
 }
 
-// === impl Shelf ===
+// === impl Connections ===
 
-impl Shelf {
+impl Connections {
     /// Replaces a dial by its connection, which is to be driven, or takes it away.
     fn land(
         &self,
@@ -322,7 +322,7 @@ impl Shelf {
         }
     }
 
-    /// Takes a connection off the shelf: it ends when its last tunnel ends.
+    /// Takes a connection off: it ends when its last tunnel ends.
     fn remove(&self, to: &Destination, number: u64) {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get_mut(to) else {
@@ -337,7 +337,7 @@ impl Shelf {
         }
     }
 
-    /// Takes a connection without tunnels off the shelf: to dial it again costs less than to refuse.
+    /// Takes a connection without tunnels off: to dial it again costs less than to refuse.
     fn make_room(&self, slots: &mut HashMap<Destination, Slot>) -> Result<(), Error> {
         let idle = slots.iter().find_map(|(to, slot)| {
             let at = slot.clients.iter().position(|(_, c)| c.is_idle())?;
@@ -369,12 +369,12 @@ impl Shelf {
 }
 
 /// The engine holds no part of the pool: it ends with the last client handle and tunnel.
-fn drive(engine: Engine, shelf: Weak<Shelf>, to: Destination, number: u64) {
+fn drive(engine: Engine, connections: Weak<Connections>, to: Destination, number: u64) {
     tokio::task::spawn_local(async move {
         // A turn is bounded by itself.
         unconstrained(engine).await;
-        if let Some(shelf) = shelf.upgrade() {
-            shelf.remove(&to, number);
+        if let Some(connections) = connections.upgrade() {
+            connections.remove(&to, number);
         }
     });
 }

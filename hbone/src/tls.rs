@@ -19,7 +19,7 @@ use verify::{ClientVerifier, ServerVerifier};
 pub(crate) mod chain;
 pub(crate) mod credentials;
 pub(crate) mod handshake;
-mod known;
+mod verified;
 #[cfg(test)]
 pub(crate) mod lab;
 mod sessions;

@@ -10,7 +10,7 @@ use crate::names::ServiceName;
 
 pub use decode::InvalidRoute;
 pub use filter::{Filter, HeaderModifier, PathModifier, Redirect, Scheme};
-pub use matching::{Facts, Match, Path, Summary};
+pub use matching::{RequestView, Match, Path, Summary};
 
 mod decode;
 mod filter;
@@ -186,11 +186,11 @@ impl RouteTable {
     }
 
     /// The best match for a request; `None`: no rule of any route accepts it.
-    pub fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
+    pub fn find(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
         self.entries
             .iter()
             .map(Entry::found)
-            .find(|found| found.matched.accepts(facts))
+            .find(|found| found.matched.accepts(request))
     }
 }
 

@@ -5,7 +5,7 @@ mod routes;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use mesh::proto::waypoint as wire;
-use mesh::route::{Facts, RouteTable};
+use mesh::route::{RequestView, RouteTable};
 
 use routes::{decode, path_exact, path_prefix, route, value};
 
@@ -41,14 +41,14 @@ fn met(table: &RouteTable, request: &str, headers: &[(&str, &str)]) -> Option<St
             all
         });
     let method: Method = method.parse().expect("a method");
-    let facts = Facts {
+    let request = RequestView {
         method: &method,
         path,
         query,
         headers: &headers,
     };
     table
-        .find(&facts)
+        .find(&request)
         .map(|found| found.rule.name.as_deref().unwrap_or("-").to_owned())
 }
 

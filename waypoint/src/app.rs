@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::lookups::{Lookups, lookups};
 use crate::metrics::Metrics;
-use crate::proxy::{self, Me, Phase, Shared};
+use crate::proxy::{self, SelfInfo, Phase, Shared};
 
 /// Ports of the process itself: metrics, readiness, and the state for whoever is on loopback.
 const METRICS_PORT: u16 = 15020;
@@ -44,7 +44,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the control thread has for the workers.
-struct Household {
+struct ControlHandles {
     world: World,
     stream: client::Handle,
     certificates: Certificates,
@@ -104,7 +104,7 @@ fn household(
     filter: telemetry::FilterHandle,
     readiness: &Readiness,
     supervisor: &mut Supervisor,
-) -> anyhow::Result<Household> {
+) -> anyhow::Result<ControlHandles> {
     let mut registry = registry("waypoint");
     let metrics = Metrics::register(&mut registry);
     let (mut writer, world) = world_in(config.network.clone());
@@ -135,7 +135,7 @@ fn household(
     supervisor.must_live("discovery", discovery.run());
     let (lookups, asker) = lookups();
     supervisor.must_live("lookups", asker.run(stream.clone(), config.network.clone()));
-    Ok(Household {
+    Ok(ControlHandles {
         world,
         stream,
         certificates,
@@ -173,9 +173,9 @@ fn worker(shared: Shared) -> io::Result<()> {
     })
 }
 
-// === impl Household ===
+// === impl ControlHandles ===
 
-impl Household {
+impl ControlHandles {
     /// What every core needs, once there is a certificate and the controller has told all of the mesh.
     async fn shared(&self, config: &Config, phase: watch::Receiver<Phase>) -> Shared {
         let credentials = self.first_certificate(config).await;
@@ -183,7 +183,7 @@ impl Household {
         let _ = self.stream.synced().wait_for(|synced| *synced).await;
         self.world.located().await;
         Shared {
-            me: Me {
+            me: SelfInfo {
                 service: config.service(),
                 address: Some(config.ip),
                 trust_domain: config.trust_domain.clone(),

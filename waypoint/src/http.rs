@@ -22,7 +22,7 @@ use crate::access_log::Record;
 use crate::balance::{self, Chosen, InFlight};
 use crate::proxy::{Core, Phase};
 use crate::session::{Session, To};
-use crate::upstream::{Failed, Lease, Ready};
+use crate::upstream::{Failed, StreamPermit, Ready};
 pub(crate) use body::RequestBody;
 use body::ResponseBody;
 use decide::{Decision, Next, Routed, decide};
@@ -75,7 +75,7 @@ struct Exchange {
 /// An endpoint's answer, and what is given back when it has been read.
 struct Answer {
     response: Response<Incoming>,
-    lease: Option<Lease>,
+    permit: Option<StreamPermit>,
     load: InFlight,
 }
 
@@ -211,11 +211,11 @@ async fn forward(
     }
     let request = Request::from_parts(head, RequestBody::new(body, Rc::clone(&received)));
     match send(core, session, &chosen, ready, request).await {
-        Ok((response, lease)) => {
+        Ok((response, permit)) => {
             let upgrade = upgrade.map(|(_, client)| (client, received));
             let answer = Answer {
                 response,
-                lease,
+                permit,
                 load,
             };
             respond(answer, routed, upgrade, record)
@@ -285,7 +285,7 @@ async fn send(
     chosen: &Chosen,
     ready: Ready,
     request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Option<Lease>), String> {
+) -> Result<(Response<Incoming>, Option<StreamPermit>), String> {
     // Where only the connection's end shows that it had ended, a safe request may still go again (RFC 9110 §9.2.2).
     let safe = ready.is_reused() && request.method().is_safe() && request.body().is_end_stream();
     let copy = safe.then(|| {
@@ -339,7 +339,7 @@ fn respond(
 ) -> Response<ResponseBody> {
     let Answer {
         mut response,
-        lease,
+        permit,
         load,
     } = answer;
     record.status(response.status());
@@ -354,7 +354,7 @@ fn respond(
     }
     head.version = Version::default();
     match (endpoint, upgrade, granted) {
-        (None, ..) => Response::from_parts(head, ResponseBody::upstream(body, record, load, lease)),
+        (None, ..) => Response::from_parts(head, ResponseBody::upstream(body, record, load, permit)),
         (Some(endpoint), Some((client, received)), Some(protocol)) => {
             upgrade::write(&mut head.headers, protocol);
             upgrade::splice(client, endpoint, record, load, received);

@@ -28,7 +28,7 @@ const MAX_REMEMBERED: usize = 4096;
 
 /// Who this waypoint is.
 #[derive(Clone, Debug)]
-pub struct Me {
+pub struct SelfInfo {
     /// Its own service, by which others are bound to it.
     pub service: ServiceName,
     /// Its pod's address.
@@ -52,7 +52,7 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// Who this waypoint is.
-    pub me: Me,
+    pub me: SelfInfo,
     /// The mesh as the controller tells it.
     pub world: World,
     /// This waypoint's own certificate.
@@ -68,7 +68,7 @@ pub struct Shared {
 /// One core's share.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) me: Me,
+    pub(crate) me: SelfInfo,
     pub(crate) world: World,
     pub(crate) acceptor: Acceptor,
     pub(crate) upstream: Upstream,

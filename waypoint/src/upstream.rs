@@ -18,11 +18,11 @@ use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 use crate::http::{LocalExec, RequestBody};
-pub(crate) use shelf::Lease;
-use shelf::Shelf;
+pub(crate) use idle::StreamPermit;
+use idle::IdleConnections;
 pub(crate) use wire::Wire;
 
-mod shelf;
+mod idle;
 mod wire;
 
 /// TCP connect to an endpoint: in a cluster it takes milliseconds, and another endpoint is tried next.
@@ -48,7 +48,7 @@ const MAX_BUFFER: usize = 128 << 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
     tunnels: Pool<TcpDial>,
-    shelf: Rc<RefCell<Shelf>>,
+    idle: Rc<RefCell<IdleConnections>>,
 }
 
 /// Where a request goes, and how.
@@ -80,16 +80,16 @@ pub(crate) enum Ready {
         sender: http1::SendRequest<RequestBody>,
         /// Whether it has answered requests before, and so may have died unseen.
         reused: bool,
-        home: Home,
+        return_to: ReturnHandle,
     },
     /// Shared.
-    H2 { lease: Lease, reused: bool },
+    H2 { permit: StreamPermit, reused: bool },
 }
 
 /// Where a connection goes back to.
-pub(crate) struct Home {
+pub(crate) struct ReturnHandle {
     key: Key,
-    shelf: Rc<RefCell<Shelf>>,
+    idle: Rc<RefCell<IdleConnections>>,
 }
 
 /// Why an endpoint cannot be reached; nothing of a request was sent.
@@ -125,20 +125,20 @@ impl Upstream {
             connect_timeout: CONNECT_TIMEOUT,
             ..PoolLimits::default()
         };
-        let shelf = Rc::new(RefCell::new(Shelf::default()));
-        let swept = Rc::downgrade(&shelf);
+        let idle = Rc::new(RefCell::new(IdleConnections::default()));
+        let swept = Rc::downgrade(&idle);
         tokio::task::spawn_local(async move {
             let mut ticks = interval(SWEEP);
             // Ends with the last clone.
-            while let Some(shelf) = swept.upgrade() {
-                shelf.borrow_mut().sweep();
-                drop(shelf);
+            while let Some(idle) = swept.upgrade() {
+                idle.borrow_mut().sweep();
+                drop(idle);
                 ticks.tick().await;
             }
         });
         Self {
             tunnels: Pool::new(credentials, TcpDial, limits),
-            shelf,
+            idle,
         }
     }
 
@@ -189,7 +189,7 @@ impl Upstream {
             http2: hop.http2,
             client,
         };
-        self.shelf.borrow_mut().forget(&key);
+        self.idle.borrow_mut().forget(&key);
         if hop.http2 {
             self.shared(hop, key, head).await
         } else {
@@ -203,7 +203,7 @@ impl Upstream {
         key: Key,
         head: impl FnOnce() -> Request,
     ) -> Result<Ready, Unreachable> {
-        let found = self.shelf.borrow_mut().take(&key);
+        let found = self.idle.borrow_mut().take(&key);
         let (sender, reused) = match found {
             Some(sender) => (sender, true),
             None => {
@@ -220,9 +220,9 @@ impl Upstream {
         Ok(Ready::H1 {
             sender,
             reused,
-            home: Home {
+            return_to: ReturnHandle {
                 key,
-                shelf: Rc::clone(&self.shelf),
+                idle: Rc::clone(&self.idle),
             },
         })
     }
@@ -234,26 +234,26 @@ impl Upstream {
         head: impl FnOnce() -> Request,
     ) -> Result<Ready, Unreachable> {
         let dialling = {
-            let mut shelf = self.shelf.borrow_mut();
-            if let Some(lease) = shelf.lease(&key) {
+            let mut idle = self.idle.borrow_mut();
+            if let Some(permit) = idle.permit(&key) {
                 return Ok(Ready::H2 {
-                    lease,
+                    permit,
                     reused: true,
                 });
             }
-            shelf.dialling(&key)
+            idle.dialling(&key)
         };
         let came = Instant::now();
         // One dials, the others wait and share what comes of it.
         let _turn = dialling.acquire().await;
-        let (lease, failure) = {
-            let mut shelf = self.shelf.borrow_mut();
-            (shelf.lease(&key), shelf.failure_since(&key, came))
+        let (permit, failure) = {
+            let mut idle = self.idle.borrow_mut();
+            (idle.permit(&key), idle.failure_since(&key, came))
         };
-        match (lease, failure) {
-            (Some(lease), _) => {
+        match (permit, failure) {
+            (Some(permit), _) => {
                 return Ok(Ready::H2 {
-                    lease,
+                    permit,
                     reused: true,
                 });
             }
@@ -261,14 +261,14 @@ impl Upstream {
             (None, None) => {}
         }
         let dialled = self.dial_shared(hop, &head()).await;
-        let mut shelf = self.shelf.borrow_mut();
+        let mut idle = self.idle.borrow_mut();
         match dialled {
             Ok(sender) => Ok(Ready::H2 {
-                lease: shelf.share(key, sender),
+                permit: idle.share(key, sender),
                 reused: false,
             }),
             Err(error) => {
-                shelf.failed(&key, error.clone());
+                idle.failed(&key, error.clone());
                 Err(error)
             }
         }
@@ -319,24 +319,24 @@ impl Ready {
     pub(crate) async fn send(
         self,
         request: hyper::Request<RequestBody>,
-    ) -> Result<(hyper::Response<hyper::body::Incoming>, Option<Lease>), Failed> {
+    ) -> Result<(hyper::Response<hyper::body::Incoming>, Option<StreamPermit>), Failed> {
         match self {
             Self::H1 {
                 mut sender,
                 reused,
-                home,
+                return_to,
             } => match sender.try_send_request(request).await {
                 Ok(response) => {
                     if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
-                        home.take_back(sender);
+                        return_to.give_back(sender);
                     }
                     Ok((response, None))
                 }
                 Err(error) => Err(Failed::new(error, reused)),
             },
-            Self::H2 { mut lease, reused } => {
-                match lease.sender().try_send_request(request).await {
-                    Ok(response) => Ok((response, Some(lease))),
+            Self::H2 { mut permit, reused } => {
+                match permit.sender().try_send_request(request).await {
+                    Ok(response) => Ok((response, Some(permit))),
                     Err(error) => Err(Failed::new(error, reused)),
                 }
             }
@@ -357,19 +357,19 @@ impl Failed {
     }
 }
 
-// === impl Home ===
+// === impl ReturnHandle ===
 
-impl Home {
+impl ReturnHandle {
     /// Waits for the end of the response, then keeps the connection.
-    fn take_back(self, mut sender: http1::SendRequest<RequestBody>) {
+    fn give_back(self, mut sender: http1::SendRequest<RequestBody>) {
         if sender.is_ready() {
-            self.shelf.borrow_mut().put(self.key, sender);
+            self.idle.borrow_mut().put(self.key, sender);
             return;
         }
         tokio::task::spawn_local(async move {
             // An error: it ended with the response.
             if sender.ready().await.is_ok() {
-                self.shelf.borrow_mut().put(self.key, sender);
+                self.idle.borrow_mut().put(self.key, sender);
             }
         });
     }

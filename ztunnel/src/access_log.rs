@@ -7,14 +7,14 @@ use hbone::{Target, TraceParent};
 use crate::{
     failure::Failure,
     metrics::{Bytes, Reporter},
-    sessions::Facts,
+    sessions::ConnectionInfo,
 };
 
 /// What a line says.
 pub(crate) struct Line<'a> {
     pub(crate) reporter: Reporter,
     pub(crate) src: SocketAddr,
-    pub(crate) facts: &'a Facts,
+    pub(crate) info: &'a ConnectionInfo,
     pub(crate) bytes: Bytes,
     pub(crate) duration: Duration,
     pub(crate) outcome: &'a Result<(), Failure>,
@@ -23,8 +23,8 @@ pub(crate) struct Line<'a> {
 impl Line<'_> {
     /// Writes the line: INFO where the connection ended well, WARN where not.
     pub(crate) fn write(&self) {
-        let facts = self.facts;
-        let (source, destination) = (&facts.source, &facts.destination);
+        let info = self.info;
+        let (source, destination) = (&info.source, &info.destination);
         let error = self.outcome.as_ref().err().map(ToString::to_string);
         let reason = self.outcome.as_ref().err().map(|f| f.code().into_owned());
         let duration = format!("{}ms", self.duration.as_millis());
@@ -41,9 +41,9 @@ impl Line<'_> {
                     src.workload = source.name.as_deref(),
                     src.namespace = source.namespace.as_deref(),
                     src.identity = source.identity.as_ref().map(tracing::field::display),
-                    dst.addr = facts.dst.map(tracing::field::display),
-                    dst.hbone_addr = facts.tunnelled.as_ref().map(Target::to_string),
-                    dst.service = facts.service.as_ref().map(|s| &*s.id.hostname),
+                    dst.addr = info.dst.map(tracing::field::display),
+                    dst.hbone_addr = info.tunnelled.as_ref().map(Target::to_string),
+                    dst.service = info.service.as_ref().map(|s| &*s.id.hostname),
                     dst.workload = destination.name.as_deref(),
                     dst.namespace = destination.namespace.as_deref(),
                     dst.identity = destination.identity.as_ref().map(tracing::field::display),
@@ -51,7 +51,7 @@ impl Line<'_> {
                     bytes_sent = self.bytes.sent,
                     bytes_recv = self.bytes.received,
                     duration,
-                    trace_id = facts.trace.as_ref().map(TraceParent::trace_id),
+                    trace_id = info.trace.as_ref().map(TraceParent::trace_id),
                     reason,
                     error,
                     },

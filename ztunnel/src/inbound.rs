@@ -101,10 +101,10 @@ async fn open(proxy: Rc<Proxy>, incoming: Incoming, local: SocketAddr) -> Option
         proxy
             .sessions
             .open(Reporter::destination, incoming.peer.addr, client, own);
-    session.facts.dst = Some(local);
-    session.facts.tunnelled = Some(incoming.request.target.clone());
-    session.facts.trace = incoming.request.traceparent;
-    session.facts.encrypted = true;
+    session.info.dst = Some(local);
+    session.info.tunnelled = Some(incoming.request.target.clone());
+    session.info.trace = incoming.request.traceparent;
+    session.info.encrypted = true;
     let app = match room {
         Ok(()) => dial_app(&proxy, &incoming, local, record, &mut session).await,
         Err(full) => Err(full),
@@ -118,7 +118,7 @@ async fn open(proxy: Rc<Proxy>, incoming: Incoming, local: SocketAddr) -> Option
         }
     };
     let response = Response {
-        baggage: session.facts.destination.baggage(),
+        baggage: session.info.destination.baggage(),
     };
     match incoming.accept(response) {
         Ok(tunnel) => {
@@ -150,12 +150,12 @@ async fn dial_app(
         .shared
         .world
         .look(|world| admit::tunnel(peer, target, local.ip(), proxy.pod(), world))?;
-    session.facts.service = entry.service;
+    session.info.service = entry.service;
     let to = entry.admitted.to();
-    if session.facts.service.is_none() {
-        session.facts.service = forwarded_service(proxy, incoming, record.as_deref());
+    if session.info.service.is_none() {
+        session.info.service = forwarded_service(proxy, incoming, record.as_deref());
     }
-    session.facts.tunnelled = Some(Target::Addr(to));
+    session.info.tunnelled = Some(Target::Addr(to));
     proxy.dial(to, entry.admitted.from()).await
 }
 

@@ -66,7 +66,7 @@ async fn open(
     session: &mut Session,
 ) -> Result<Way, Failure> {
     let dst = socket::original_dst(app).map_err(Failure::OriginalDestination)?;
-    session.facts.dst = Some(dst.0);
+    session.info.dst = Some(dst.0);
     let mut tried: Vec<Uid> = Vec::new();
     let mut last = None;
     loop {
@@ -108,27 +108,27 @@ async fn try_route(
     route: Route,
     session: &mut Session,
 ) -> Result<Way, Failure> {
-    let facts = &mut session.facts;
-    facts.destination = route.to.as_deref().map(Party::of).unwrap_or_default();
-    facts.service = route.service;
+    let info = &mut session.info;
+    info.destination = route.to.as_deref().map(Party::of).unwrap_or_default();
+    info.service = route.service;
     match route.hop {
         NextHop::Plain(to) => {
-            facts.dst = Some(to);
+            info.dst = Some(to);
             proxy.dial(to, None).await.map(Way::Plain)
         }
         NextHop::Tunnel {
             destination,
             target,
         } => {
-            facts.dst = Some(destination.addr);
-            facts.tunnelled = Some(target.clone());
-            let trace = *facts.trace.get_or_insert_with(TraceParent::random);
+            info.dst = Some(destination.addr);
+            info.tunnelled = Some(target.clone());
+            let trace = *info.trace.get_or_insert_with(TraceParent::random);
             let request = Request {
                 forwarded: Some(Forwarded {
                     client,
-                    host: facts.service.as_ref().map(|s| s.id.hostname.clone()),
+                    host: info.service.as_ref().map(|s| s.id.hostname.clone()),
                 }),
-                baggage: facts.source.baggage(),
+                baggage: info.source.baggage(),
                 traceparent: Some(trace),
                 ..Request::to(target)
             };
@@ -141,11 +141,11 @@ async fn try_route(
                 peer,
                 response,
             } = proxy.pool.open(&destination, &request).await?;
-            facts.encrypted = true;
-            if facts.destination.workload.is_none() {
-                facts.destination = Party::from_baggage(&response.baggage);
+            info.encrypted = true;
+            if info.destination.workload.is_none() {
+                info.destination = Party::from_baggage(&response.baggage);
             }
-            facts.destination.identity = Some(peer);
+            info.destination.identity = Some(peer);
             Ok(Way::Tunnel(tunnel))
         }
     }

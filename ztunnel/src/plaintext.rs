@@ -52,7 +52,7 @@ async fn dial_app(
     session: &mut Session,
 ) -> Result<TcpStream, Failure> {
     let dst = socket::original_dst(client).map_err(Failure::OriginalDestination)?;
-    session.facts.dst = Some(dst.0);
+    session.info.dst = Some(dst.0);
     let admitted = admit::plaintext(peer.ip(), dst, proxy.pod())?;
     proxy.dial(admitted.to(), admitted.from()).await
 }

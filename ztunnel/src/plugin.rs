@@ -27,7 +27,7 @@ pub(crate) struct Plugin {
 }
 
 /// How often the socket is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long nothing is tried after a failure.
 const RETRY: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ impl Plugin {
         async move {
             released.cancelled().await;
             while dead(&socket).await {
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         }
     }
@@ -145,14 +145,14 @@ async fn keep_installed(installer: &Installer, awaits: &mut Option<Pending>) {
 /// Returns once the socket at `path` is not ours.
 async fn taken(path: &Path, ours: Option<u64>) {
     while inode(path) == ours {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Returns once nobody listens at `path` any more.
 async fn abandoned(path: &Path) {
     while !dead(path).await {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -251,7 +251,7 @@ mod tests {
             new.end.cancel();
             new.plugin.released.cancelled().await;
             while answered_by(dir.path()).await.as_deref() != Some("old") {
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
             old.end.cancel();
         };

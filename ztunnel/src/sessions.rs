@@ -59,7 +59,7 @@ pub(crate) struct SessionInfo {
 
 /// What is known of a connection so far; filled in as the story goes.
 #[derive(Debug, Default)]
-pub(crate) struct Facts {
+pub(crate) struct ConnectionInfo {
     /// The address of the next hop: the tunnel's, where there is one.
     pub(crate) dst: Option<SocketAddr>,
     /// What the tunnel was asked for.
@@ -86,7 +86,7 @@ pub(crate) struct Session {
     src: SocketAddr,
     finished: bool,
     /// What is known so far.
-    pub(crate) facts: Facts,
+    pub(crate) info: ConnectionInfo,
 }
 
 // === impl Sessions ===
@@ -137,10 +137,10 @@ impl Sessions {
                 bytes_recv: 0,
             },
         });
-        let facts = Facts {
+        let info = ConnectionInfo {
             source,
             destination,
-            ..Facts::default()
+            ..ConnectionInfo::default()
         };
         let registry = self.0.clone();
         (
@@ -152,7 +152,7 @@ impl Sessions {
                 reporter,
                 src,
                 finished: false,
-                facts,
+                info,
             },
             room,
         )
@@ -202,14 +202,14 @@ impl Session {
     pub(crate) fn established(&mut self) {
         let labels = self.labels(ResponseFlag::None);
         let peer = match self.reporter {
-            Reporter::source => &self.facts.destination,
-            Reporter::destination => &self.facts.source,
+            Reporter::source => &self.info.destination,
+            Reporter::destination => &self.info.source,
         };
         let mut live = self.registry.live.borrow_mut();
         let entry = &mut live[self.key];
         entry.open = Some(self.registry.metrics.opened(&labels));
-        entry.info.dst = self.facts.dst;
-        entry.info.target = self.facts.tunnelled.as_ref().map(ToString::to_string);
+        entry.info.dst = self.info.dst;
+        entry.info.target = self.info.tunnelled.as_ref().map(ToString::to_string);
         entry.info.peer = peer.identity.as_ref().map(ToString::to_string);
     }
 
@@ -232,7 +232,7 @@ impl Session {
         Line {
             reporter: self.reporter,
             src: self.src,
-            facts: &self.facts,
+            info: &self.info,
             bytes: OpenConnection::bytes(self.reporter, &self.meter),
             duration: self.started.elapsed(),
             outcome,
@@ -243,10 +243,10 @@ impl Session {
     fn labels(&self, flag: ResponseFlag) -> TcpLabels {
         TcpLabels::new(
             self.reporter,
-            &self.facts.source,
-            &self.facts.destination,
-            self.facts.service.as_deref(),
-            self.facts.encrypted,
+            &self.info.source,
+            &self.info.destination,
+            self.info.service.as_deref(),
+            self.info.encrypted,
             flag,
         )
     }

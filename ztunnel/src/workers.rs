@@ -1,4 +1,4 @@
-//! The data plane's threads: one runtime per core, and the orders they take from the control thread.
+//! The data plane's threads: one runtime per core, and the commands they take from the control thread.
 
 use std::{
     cell::RefCell,
@@ -27,7 +27,7 @@ use crate::{
 /// The data plane's threads. Dropping it ends them and every connection.
 #[derive(Debug)]
 pub struct Workers {
-    orders: Vec<mpsc::Sender<Order>>,
+    commands: Vec<mpsc::Sender<WorkerCommand>>,
 }
 
 /// What a data-plane thread runs.
@@ -49,7 +49,7 @@ pub enum WorkerError {
 }
 
 #[derive(Debug)]
-enum Order {
+enum WorkerCommand {
     Serve {
         run: Run,
         serving: Arc<Serving>,
@@ -72,7 +72,7 @@ enum Order {
 }
 
 /// Orders that may wait for one thread: a node's pods times a few steps, all at once at start.
-const MOST_ORDERS: usize = 4096;
+const MOST_COMMANDS: usize = 4096;
 
 /// Longer than a busy thread takes, shorter than people wait for a page.
 const MOST_LISTING: Duration = Duration::from_secs(1);
@@ -87,19 +87,19 @@ impl Workers {
         mut spawn: impl FnMut(String, Body) -> io::Result<()>,
     ) -> io::Result<Self> {
         let start = |index| {
-            let (orders, received) = mpsc::channel(MOST_ORDERS);
+            let (commands, received) = mpsc::channel(MOST_COMMANDS);
             let shared = shared.clone();
             let body = Box::new(move || work(received, shared, count.get()));
             spawn(format!("worker-{index}"), body)?;
-            Ok(orders)
+            Ok(commands)
         };
-        let orders = (0..count.get()).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { orders })
+        let commands = (0..count.get()).map(start).collect::<io::Result<_>>()?;
+        Ok(Self { commands })
     }
 
     /// How many threads there are.
     pub fn count(&self) -> usize {
-        self.orders.len()
+        self.commands.len()
     }
 
     /// Serves a pod on every thread; returns when each of them accepts.
@@ -110,16 +110,16 @@ impl Workers {
         listeners: Vec<Listeners>,
     ) -> Result<(), WorkerError> {
         let mut started = Vec::new();
-        for (orders, listeners) in self.orders.iter().zip(listeners) {
+        for (commands, listeners) in self.commands.iter().zip(listeners) {
             let (done, answer) = oneshot::channel();
             let serving = serving.clone();
-            let order = Order::Serve {
+            let command = WorkerCommand::Serve {
                 run,
                 serving,
                 listeners,
                 done,
             };
-            orders.send(order).await.map_err(|_| WorkerError::Dead)?;
+            commands.send(command).await.map_err(|_| WorkerError::Dead)?;
             started.push(answer);
         }
         for answer in started {
@@ -130,12 +130,12 @@ impl Workers {
 
     /// Accepts what already waits, then closes a pod's listeners.
     pub async fn close(&self, run: Run) {
-        self.tell(|done| Order::Close { run, done }).await;
+        self.tell(|done| WorkerCommand::Close { run, done }).await;
     }
 
     /// Closes, lets the running connections end (or resets them when `end` is cancelled), and forgets the pod.
     pub async fn finish(&self, run: Run, end: &CancellationToken) {
-        self.tell(|done| Order::Finish {
+        self.tell(|done| WorkerCommand::Finish {
             run,
             end: end.clone(),
             done,
@@ -146,9 +146,9 @@ impl Workers {
     /// The live connections, for people. Blocks, but not for long.
     pub fn list(&self) -> serde_json::Value {
         let (done, lists) = blocking::channel();
-        for orders in &self.orders {
-            // A thread that has so many orders has no time for this one.
-            let _ = orders.try_send(Order::List { done: done.clone() });
+        for commands in &self.commands {
+            // A thread that has so many commands has no time for this one.
+            let _ = commands.try_send(WorkerCommand::List { done: done.clone() });
         }
         drop(done);
         let mut all = Vec::new();
@@ -165,19 +165,19 @@ impl Workers {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            for orders in &self.orders {
-                // A thread that has so many orders does it next time.
-                let _ = orders.try_send(Order::Report);
+            for commands in &self.commands {
+                // A thread that has so many commands does it next time.
+                let _ = commands.try_send(WorkerCommand::Report);
             }
         }
     }
 
-    async fn tell<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
+    async fn tell<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
         let mut answers = Vec::new();
-        for orders in &self.orders {
+        for commands in &self.commands {
             let (done, answer) = oneshot::channel();
             // A dead thread has nothing left to close; its death ends the process elsewhere.
-            if orders.send(order(done)).await.is_ok() {
+            if commands.send(command(done)).await.is_ok() {
                 answers.push(answer);
             }
         }
@@ -206,22 +206,22 @@ impl Run {
 
 type Proxies = Rc<RefCell<HashMap<Run, Rc<Proxy>>>>;
 
-fn work(orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cores: usize) {
+fn work(commands: mpsc::Receiver<WorkerCommand>, shared: Arc<Shared>, cores: usize) {
     let mut builder = Builder::new_current_thread();
     let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "no runtime for a data-plane thread"),
     };
-    runtime.block_on(take_orders(orders, shared, cores));
+    runtime.block_on(take_commands(commands, shared, cores));
 }
 
-async fn take_orders(mut orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cores: usize) {
+async fn take_commands(mut commands: mpsc::Receiver<WorkerCommand>, shared: Arc<Shared>, cores: usize) {
     let proxies = Proxies::default();
     let mut endings = JoinSet::new();
     loop {
         tokio::select! {
-            order = orders.recv() => match order {
-                Some(order) => take(order, &proxies, &shared, cores, &mut endings),
+            command = commands.recv() => match command {
+                Some(command) => take(command, &proxies, &shared, cores, &mut endings),
                 None => return,
             },
             Some(_) = endings.join_next() => {}
@@ -230,15 +230,15 @@ async fn take_orders(mut orders: mpsc::Receiver<Order>, shared: Arc<Shared>, cor
 }
 
 fn take(
-    order: Order,
+    command: WorkerCommand,
     proxies: &Proxies,
     shared: &Arc<Shared>,
     cores: usize,
     endings: &mut JoinSet<()>,
 ) {
     let find = |run: &Run| proxies.borrow().get(run).cloned();
-    match order {
-        Order::Serve {
+    match command {
+        WorkerCommand::Serve {
             run,
             serving,
             listeners,
@@ -249,7 +249,7 @@ fn take(
                 proxies.borrow_mut().insert(run, proxy);
             }));
         }
-        Order::Close { run, done } => {
+        WorkerCommand::Close { run, done } => {
             let proxy = find(&run);
             endings.spawn_local(async move {
                 if let Some(proxy) = proxy {
@@ -258,7 +258,7 @@ fn take(
                 let _ = done.send(());
             });
         }
-        Order::Finish { run, end, done } => {
+        WorkerCommand::Finish { run, end, done } => {
             let (proxy, proxies) = (find(&run), proxies.clone());
             endings.spawn_local(async move {
                 if let Some(proxy) = proxy {
@@ -268,8 +268,8 @@ fn take(
                 let _ = done.send(());
             });
         }
-        Order::Report => proxies.borrow().values().for_each(|p| p.sessions.report()),
-        Order::List { done } => {
+        WorkerCommand::Report => proxies.borrow().values().for_each(|p| p.sessions.report()),
+        WorkerCommand::List { done } => {
             let list = |proxy: &Rc<Proxy>| {
                 let pod = proxy.pod();
                 json!({

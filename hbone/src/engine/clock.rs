@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Terms;
-use crate::limits::{PARTING_TIME, SETTINGS_TIMEOUT};
+use crate::limits::{CLOSING_TIME, SETTINGS_TIMEOUT};
 use crate::session::Role;
 
 /// All deadlines of one connection. Pure: told the time, it says what is due.
@@ -23,7 +23,7 @@ pub(crate) struct Clock {
     aged: Option<Instant>,
     /// The next stream that has lingered long enough.
     linger: Option<Instant>,
-    parting: Option<Instant>,
+    closing: Option<Instant>,
     /// The earliest of all these, or something before it.
     due: Instant,
 }
@@ -74,7 +74,7 @@ impl Clock {
             idle_timeout: terms.idle_timeout.max(SHORTEST),
             aged: age.and_then(|age| now.checked_add(age)),
             linger: None,
-            parting: None,
+            closing: None,
             due: now,
         };
         clock.due = clock.earliest();
@@ -91,7 +91,7 @@ impl Clock {
             Ping::At(at) | Ping::Until(at) => at,
         };
         let idle = self.idle.map(|since| since + self.idle_timeout);
-        let others = [self.settle, idle, self.aged, self.linger, self.parting];
+        let others = [self.settle, idle, self.aged, self.linger, self.closing];
         others.into_iter().flatten().fold(ping, Instant::min)
     }
 
@@ -103,7 +103,7 @@ impl Clock {
     }
 
     fn first_due(&mut self, now: Instant, idle: bool) -> Option<Due> {
-        if take_if_due(&mut self.parting, now) {
+        if take_if_due(&mut self.closing, now) {
             return Some(Due::Parted);
         }
         if take_if_due(&mut self.settle, now) {
@@ -157,9 +157,9 @@ impl Clock {
 
     /// Our last words were said.
     pub(crate) fn part(&mut self, now: Instant) {
-        self.parting = Some(now + PARTING_TIME);
+        self.closing = Some(now + CLOSING_TIME);
         (self.settle, self.idle, self.aged) = (None, None, None);
-        self.due = self.due.min(now + PARTING_TIME);
+        self.due = self.due.min(now + CLOSING_TIME);
     }
 }
 

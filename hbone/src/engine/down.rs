@@ -60,7 +60,7 @@ impl Core {
             }
         };
         self.asked.push_back((key, request));
-        self.courtesy.opened();
+        self.yielding.opened();
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.wake();
         }
@@ -99,7 +99,7 @@ impl Core {
                 // It counts what its reader takes.
                 return pipe.deliver(slices);
             }
-            App::Deaf(room) => {
+            App::Discarding(room) => {
                 *room = room.saturating_sub(all);
                 all
             }
@@ -108,7 +108,7 @@ impl Core {
         if taken < all {
             side.held.push(slices, taken);
         }
-        let sated = matches!(side.app, App::Deaf(0));
+        let sated = matches!(side.app, App::Discarding(0));
         if taken > 0 {
             self.session.taken(key, taken);
         }
@@ -129,7 +129,7 @@ impl Core {
                 pipe.end();
                 self.release(key);
             }
-            App::Deaf(_) => self.session.streams.free(key),
+            App::Discarding(_) => self.session.streams.free(key),
             App::Unclaimed | App::Gone => {}
         }
     }
@@ -178,7 +178,7 @@ impl Core {
         };
         let side = &mut stream.app;
         match &side.app {
-            App::Socket(_) if stream.received_end && error.is_farewell() => {
+            App::Socket(_) if stream.received_end && error.is_no_error_reset() => {
                 // All was said; what we still have to say is not wanted.
                 stream.sent_end = true;
                 return self.serve_held(key);
@@ -191,7 +191,7 @@ impl Core {
                 }
                 side.owner.tell_end(Ended::Peer(error), &mut self.calls);
             }
-            App::Deaf(_) | App::Gone => {}
+            App::Discarding(_) | App::Gone => {}
         }
         self.release(key);
     }
@@ -213,7 +213,7 @@ impl Core {
         let used = match &stream.app.app {
             App::Pipe(pipe) => !pipe.look_dropped(),
             App::Socket(_) => true,
-            App::Unclaimed | App::Deaf(_) | App::Gone => false,
+            App::Unclaimed | App::Discarding(_) | App::Gone => false,
         };
         if stream.closed && !stream.app.owned && !used {
             self.session.streams.free(key);
@@ -226,24 +226,24 @@ impl Core {
 
     /// A stream that nobody listens to any more, whose client is heard out: as a kernel does with a
     /// closed socket, and because a reset could overtake the end of our answer at the client.
-    pub(crate) fn deafen(&mut self, key: Key) {
+    pub(crate) fn discard_rest(&mut self, key: Key) {
         let Some(stream) = self.session.streams.get_mut(key) else {
             return;
         };
         let held = stream.app.held.bytes().len();
-        (stream.app.app, stream.app.held) = (App::Deaf(LINGER_BYTES), Held::default());
+        (stream.app.app, stream.app.held) = (App::Discarding(LINGER_BYTES), Held::default());
         stream.app.owned = false;
         if stream.closed {
             return self.release(key);
         }
         self.session.taken(key, held);
         let until = Instant::now() + LINGER_TIME;
-        if self.deaf.len() >= self.session.streams.len() {
+        if self.discarding.len() >= self.session.streams.len() {
             // A client may keep the first of them waiting and end all that follow.
             let streams = &self.session.streams;
-            self.deaf.retain(|(_, key)| streams.get(*key).is_some());
+            self.discarding.retain(|(_, key)| streams.get(*key).is_some());
         }
-        self.deaf.push_back((until, key));
+        self.discarding.push_back((until, key));
         self.clock.linger(until);
         self.ready.wake();
     }

@@ -67,18 +67,18 @@ impl Core {
 
     /// Streams that were given time to be ended by the client, and were not.
     pub(super) fn deafness(&mut self, now: Instant) {
-        while let Some((until, key)) = self.deaf.front().copied() {
-            let deaf = self
+        while let Some((until, key)) = self.discarding.front().copied() {
+            let discarding = self
                 .session
                 .streams
                 .get(key)
                 .is_some_and(|s| s.app.is_deaf());
-            if deaf && until > now {
+            if discarding && until > now {
                 self.clock.linger(until);
                 return;
             }
-            self.deaf.pop_front();
-            if deaf {
+            self.discarding.pop_front();
+            if discarding {
                 self.session.reset(key, Code::NO_ERROR);
                 self.session.streams.free(key);
             }

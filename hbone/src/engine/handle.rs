@@ -45,8 +45,8 @@ impl Core {
     /// Whether it cannot keep up: its socket, or a peer that returns the connection's window only as its
     /// applications read, as stock peers do, and has some that do not.
     pub(crate) fn is_hot(&self) -> bool {
-        let dry = self.dry.is_some_and(|since| since.elapsed() >= HOT);
-        dry || self.link.as_ref().is_some_and(|link| link.is_hot())
+        let flow_blocked = self.flow_blocked.is_some_and(|since| since.elapsed() >= HOT);
+        flow_blocked || self.link.as_ref().is_some_and(|link| link.is_hot())
     }
 
     /// Server: the next request, or nothing at the end.
@@ -73,7 +73,7 @@ impl Core {
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = &mut self.end {
-            let gone = || Error::lost("the client left without a word", false);
+            let gone = || Error::lost("the client closed the connection before the HTTP/2 preface", false);
             return Poll::Ready(Err(end.take().unwrap_or_else(gone)));
         }
         self.acceptor = Some(cx.waker().clone());
@@ -98,7 +98,7 @@ impl Core {
         let there = stream.is_some_and(|stream| !stream.closed);
         if there {
             self.session.refuse(key, refusal);
-            self.deafen(key);
+            self.discard_rest(key);
         }
         there
     }
@@ -149,7 +149,7 @@ impl Handle {
             stream.app.owned = true;
         }
         this.clock.used(Instant::now());
-        this.courtesy.opened();
+        this.yielding.opened();
         this.ready.wake();
         Self::new(core.clone(), key)
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Over;
 use super::out::{MOST_RECORDS, SCRATCH as WRITE_SCRATCH, STRIDE};
 use crate::Error;
-use crate::limits::{HOT, NOT_SENT, PARTING_BYTES, UNSENT};
+use crate::limits::{HOT, NOT_SENT, CLOSING_BYTES, UNSENT};
 use crate::record::{Opened, Records};
 
 /// What one read of a tunnel takes at most: all that one turn of a peer like us has to say for a stream,
@@ -65,7 +65,7 @@ pub(crate) struct Link {
     /// Since when more is waiting than may.
     stuffed: Option<Instant>,
     /// The peer has said that it says no more.
-    pub(crate) said_goodbye: bool,
+    pub(crate) close_notify_seen: bool,
     /// We have.
     pub(crate) said_last: bool,
     /// What we still listen to afterwards.
@@ -106,9 +106,9 @@ impl Link {
             unsent,
             gone: 0,
             stuffed: None,
-            said_goodbye: false,
+            close_notify_seen: false,
             said_last: false,
-            patience: PARTING_BYTES,
+            patience: CLOSING_BYTES,
         };
         link.woken();
         link
@@ -147,7 +147,7 @@ impl Link {
     /// Opens every whole record in place; what is left over.
     fn open(&mut self, scratch: &mut Scratch, filled: usize) -> Result<Range<usize>, Over> {
         let mut at = 0;
-        while !self.said_goodbye {
+        while !self.close_notify_seen {
             let opened = self.records.open(&mut scratch.read[at..filled]);
             match opened.map_err(Over::Record)? {
                 Opened::Data { plain, used } => {
@@ -155,7 +155,7 @@ impl Link {
                     at += used;
                 }
                 Opened::Handled { used } => at += used,
-                Opened::Closed => self.said_goodbye = true,
+                Opened::Closed => self.close_notify_seen = true,
                 Opened::More => break,
             }
         }

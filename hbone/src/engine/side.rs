@@ -31,7 +31,7 @@ pub(crate) enum App {
     Socket(Socket),
     Pipe(Arc<Pipe>),
     /// Nobody listens any more; a server's stream waits for its client's end, for so many bytes.
-    Deaf(usize),
+    Discarding(usize),
     /// It is over.
     Gone,
 }
@@ -40,7 +40,7 @@ pub(crate) enum App {
 
 impl Side {
     pub(crate) fn is_deaf(&self) -> bool {
-        matches!(self.app, App::Deaf(_))
+        matches!(self.app, App::Discarding(_))
     }
 
     /// The end of a stream whose application is a socket.

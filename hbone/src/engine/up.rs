@@ -41,7 +41,7 @@ impl Core {
                 }
             }
             App::Unclaimed => self.enqueue(key),
-            App::Deaf(_) | App::Gone => {}
+            App::Discarding(_) | App::Gone => {}
         }
     }
 
@@ -58,7 +58,7 @@ impl Core {
             return self.release(key);
         }
         if stream.sent_end && role == Role::Server {
-            return self.deafen(key);
+            return self.discard_rest(key);
         }
         stream.app.app = App::Gone;
         self.session.reset(key, Code::CANCEL);
@@ -186,7 +186,7 @@ impl Core {
     /// often a peer grants a byte of window or resets what waits.
     fn starve(&mut self, key: Key) {
         if self.session.is_dry() {
-            self.dry.get_or_insert_with(Instant::now);
+            self.flow_blocked.get_or_insert_with(Instant::now);
         }
         if self.starved.len() >= self.session.streams.len() {
             let streams = &self.session.streams;

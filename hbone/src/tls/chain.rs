@@ -13,7 +13,7 @@ use webpki::{
 };
 
 use super::PROVIDER;
-use super::known::{Known, Print};
+use super::verified::{VerifiedChains, ChainDigest};
 
 /// What to think of a certificate that no current revocation list speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(crate) enum Role {
 pub(crate) struct Authorities {
     roots: Arc<RootCertStore>,
     revocations: Option<Arc<Revocations>>,
-    known: Arc<Known>,
+    known: Arc<VerifiedChains>,
 }
 
 struct Revocations {
@@ -101,14 +101,14 @@ impl Authorities {
             Role::Server => KeyUsage::server_auth(),
         };
         let chain = || iter::once(leaf).chain(intermediates);
-        let print = self.may_remember().then(|| Print::of(role, chain()));
-        if print.is_some_and(|print| self.known.is_good(&print, now)) {
+        let digest = self.may_remember().then(|| ChainDigest::of(role, chain()));
+        if digest.is_some_and(|digest| self.known.is_good(&digest, now)) {
             return Ok(());
         }
         self.follow(leaf, intermediates, now, usage)
             .map_err(explain)?;
-        if let Some(print) = print {
-            self.known.remember(print, chain());
+        if let Some(digest) = digest {
+            self.known.remember(digest, chain());
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::verify::{Leaf, Unexpected};
 use super::{ALPN, tls_error};
-use crate::limits::{PARTING_BYTES, PARTING_TIME};
+use crate::limits::{CLOSING_BYTES, CLOSING_TIME};
 use crate::record::{self, Records, Secrets};
 use crate::{Error, Expect, Identity, Peer};
 
@@ -268,10 +268,10 @@ pub(super) fn agreed(
 async fn let_it_read(mut tcp: TcpStream) {
     let leaving = async {
         tcp.shutdown().await?;
-        tokio::io::copy(&mut tcp.take(PARTING_BYTES as u64), &mut tokio::io::sink()).await
+        tokio::io::copy(&mut tcp.take(CLOSING_BYTES as u64), &mut tokio::io::sink()).await
     };
     // However it leaves, nothing more is to be done for it.
-    let _ = timeout(PARTING_TIME, leaving).await;
+    let _ = timeout(CLOSING_TIME, leaving).await;
 }
 
 /// Brings the verifier's own words back out of the handshake's error.

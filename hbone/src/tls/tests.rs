@@ -1,6 +1,6 @@
 //! What a handshake agrees on, what it continues, and whom it refuses.
 
-mod known;
+mod verified;
 mod resumption;
 mod revocation;
 

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 
 /// What a match may look at.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct RequestView<'a> {
     /// The request's method.
     pub method: &'a Method,
     /// The request's path, as it came.
@@ -57,20 +57,20 @@ pub struct Summary {
 
 impl Match {
     /// Whether a request meets all conditions.
-    pub fn accepts(&self, facts: &Facts<'_>) -> bool {
-        self.path.accepts(facts.path)
+    pub fn accepts(&self, request: &RequestView<'_>) -> bool {
+        self.path.accepts(request.path)
             && self
                 .method
                 .as_ref()
-                .is_none_or(|method| method == facts.method)
+                .is_none_or(|method| method == request.method)
             && self
                 .headers
                 .iter()
-                .all(|(name, value)| header_is(facts.headers, name, value))
+                .all(|(name, value)| header_is(request.headers, name, value))
             && self
                 .query
                 .iter()
-                .all(|(name, value)| query_is(facts.query, name, value))
+                .all(|(name, value)| query_is(request.query, name, value))
     }
 
     /// How specific the match is.

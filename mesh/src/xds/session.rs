@@ -43,7 +43,7 @@ pub enum Hold {
 
 /// In `system_version_info` of a response whose state is not whole yet: more of the same type follows.
 /// Clients of others skip the field.
-const MORE: &str = "more";
+const MORE_FOLLOWS: &str = "more";
 
 /// `google.rpc.Code.INVALID_ARGUMENT`
 const INVALID_ARGUMENT: i32 = 3;

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use super::reply::TERMINATED;
 use crate::access_log::Record;
 use crate::balance::InFlight;
-use crate::upstream::Lease;
+use crate::upstream::StreamPermit;
 
 /// The client's body on its way to an endpoint.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct ResponseBody {
     /// None after a change of protocol: the request is over when the other protocol is.
     record: Option<Record>,
     /// Given back at the end of the body.
-    _held: Option<(InFlight, Option<Lease>)>,
+    _held: Option<(InFlight, Option<StreamPermit>)>,
 }
 
 #[derive(Debug)]
@@ -99,12 +99,12 @@ impl ResponseBody {
         body: Incoming,
         record: Record,
         load: InFlight,
-        lease: Option<Lease>,
+        permit: Option<StreamPermit>,
     ) -> Self {
         Self {
             payload: Payload::Upstream(body),
             record: Some(record),
-            _held: Some((load, lease)),
+            _held: Some((load, permit)),
         }
     }
 

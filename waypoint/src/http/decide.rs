@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{StatusCode, request};
-use mesh::route::{BackendTo, Facts, Filter, Found, RouteName, Rule};
+use mesh::route::{BackendTo, RequestView, Filter, Found, RouteName, Rule};
 use mesh::service::{AppProtocol, Service};
 use mesh::world::Snapshot;
 
@@ -55,13 +55,13 @@ pub(crate) fn decide(
     let Some(routes) = world.routes(&service.id, port) else {
         return Decision::unrouted(to_service(world, service, port));
     };
-    let facts = Facts {
+    let request_view = RequestView {
         method: &head.method,
         path: head.uri.path(),
         query: head.uri.query(),
         headers: &head.headers,
     };
-    match routes.find(&facts) {
+    match routes.find(&request_view) {
         Some(found) => follow(world, &found, head, port, roll),
         None => {
             let reason = "no route of this service accepts the request";

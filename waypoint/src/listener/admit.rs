@@ -11,7 +11,7 @@ use mesh::service::{AppProtocol, Service};
 use mesh::workload::WaypointRef;
 use mesh::world::Snapshot;
 
-use crate::proxy::Me;
+use crate::proxy::SelfInfo;
 use crate::session::To;
 
 /// A tunnel that may be opened. Only [`admit`] makes one.
@@ -38,7 +38,7 @@ pub(crate) enum NotAdmitted {
 /// hear of the change at another time than we do, and lose nothing in between.
 pub(crate) fn admit(
     world: &Snapshot,
-    me: &Me,
+    me: &SelfInfo,
     target: &Target,
     lately: impl Fn(&ServiceName) -> bool,
 ) -> Result<Admitted, NotAdmitted> {
@@ -82,7 +82,7 @@ pub(crate) fn admit(
 
 fn workload(
     world: &Snapshot,
-    me: &Me,
+    me: &SelfInfo,
     target: &Target,
     ip: IpAddr,
     port: u16,
@@ -133,7 +133,7 @@ fn is_http(declared: AppProtocol) -> bool {
     )
 }
 
-fn is_me(world: &Snapshot, me: &Me, at: &WaypointRef) -> bool {
+fn is_me(world: &Snapshot, me: &SelfInfo, at: &WaypointRef) -> bool {
     match at {
         WaypointRef::Service(name, _) => *name == me.service,
         WaypointRef::Address(network, addr) => {

@@ -34,7 +34,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::subscriber::DefaultGuard;
 use waypoint::lookups;
 use waypoint::metrics::Metrics;
-use waypoint::proxy::{self, Me, Phase, Shared};
+use waypoint::proxy::{self, SelfInfo, Phase, Shared};
 
 use self::book::{Answer, Book};
 
@@ -159,7 +159,7 @@ impl Mesh {
             _logging: logging,
         };
         let shared = Shared {
-            me: Me {
+            me: SelfInfo {
                 service: service_name("waypoint"),
                 address: None,
                 trust_domain: TrustDomain::default(),

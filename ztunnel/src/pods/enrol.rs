@@ -64,7 +64,7 @@ const VERIFY_EVERY: Duration = Duration::from_secs(5);
 
 /// Listeners stay after redirection ended until this long nobody came: a handshake that was under way has
 /// sent its second SYN by then, and peers have heard that the pod is no longer in the mesh.
-const QUIET: Duration = Duration::from_secs(2);
+const UNUSED_LISTENERS: Duration = Duration::from_secs(2);
 
 /// A peer that has not heard by then has lost its controller, and may lose this connection too.
 const MOST_QUIET: Duration = Duration::from_secs(30);
@@ -413,9 +413,9 @@ async fn quiet(serving: &Serving) {
     let since = Instant::now();
     loop {
         let quiet_for = serving.quiet_for().min(since.elapsed());
-        if quiet_for >= QUIET || since.elapsed() >= MOST_QUIET {
+        if quiet_for >= UNUSED_LISTENERS || since.elapsed() >= MOST_QUIET {
             return;
         }
-        sleep(QUIET - quiet_for).await;
+        sleep(UNUSED_LISTENERS - quiet_for).await;
     }
 }

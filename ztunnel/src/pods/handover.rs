@@ -8,7 +8,7 @@ use super::netns::PodNetns;
 use crate::ports;
 
 /// How often is looked.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Returns once more than `ours` sockets listen where captured connections go.
 pub(super) async fn succeeded(netns: &PodNetns, ours: usize) {
@@ -17,7 +17,7 @@ pub(super) async fn succeeded(netns: &PodNetns, ours: usize) {
         if matches!(listening, Ok(Ok(there)) if there > ours) {
             return;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Sandbox {
 }
 
 /// A process table this old still answers for the pods that are enrolled together.
-const FRESH: Duration = Duration::from_secs(1);
+const PROCESS_TABLE_AGE: Duration = Duration::from_secs(1);
 
 // === impl Node ===
 
@@ -84,7 +84,7 @@ impl Node {
             .running
             .borrow()
             .as_ref()
-            .and_then(|(at, running)| (at.elapsed() < FRESH).then(|| running.clone()));
+            .and_then(|(at, running)| (at.elapsed() < PROCESS_TABLE_AGE).then(|| running.clone()));
         let (proc, uid, ips) = (self.proc.clone(), uid.to_string(), ips.to_vec());
         let look = move || -> Result<(PodNetns, Arc<Running>), FindError> {
             if let Some(running) = fresh

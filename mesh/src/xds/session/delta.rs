@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use super::MORE;
+use super::MORE_FOLLOWS;
 use crate::proto::discovery::DeltaDiscoveryResponse;
 use crate::xds::{Encoded, Resources, View};
 
@@ -240,7 +240,7 @@ impl Push {
     fn texts(&self) -> impl Iterator<Item = (u32, &str)> {
         let known = &*self.known_as_of;
         let all = match self.more {
-            true => [(SYSTEM_VERSION_INFO, MORE), (KNOWN_AS_OF, known)],
+            true => [(SYSTEM_VERSION_INFO, MORE_FOLLOWS), (KNOWN_AS_OF, known)],
             false => [(SYSTEM_VERSION_INFO, known), (KNOWN_AS_OF, "")],
         };
         all.into_iter().filter(|(_, text)| !text.is_empty())

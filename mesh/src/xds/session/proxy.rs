@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{INVALID_ARGUMENT, MAX_TOKEN, MORE, WILDCARD};
+use super::{INVALID_ARGUMENT, MAX_TOKEN, MORE_FOLLOWS, WILDCARD};
 use crate::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status,
 };
@@ -211,7 +211,7 @@ impl TypeState {
 
     /// Takes in how far a response goes.
     fn advance(&mut self, info: String, known_as_of: String) {
-        let known = match info == MORE {
+        let known = match info == MORE_FOLLOWS {
             true => known_as_of,
             false => {
                 self.answered = true;

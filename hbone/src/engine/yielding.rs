@@ -2,14 +2,14 @@
 //! send shares a record and a write with all else.
 
 /// Tasks that hand a request on to each other until one of them answers.
-const COURTEOUS_TURNS: u8 = 3;
+const YIELDED_TURNS: u8 = 3;
 
 /// Turns for which a connection is lively after a stream was opened: about what a short one takes.
 const LIVELY: u8 = 8;
 
 /// What one connection remembers of it.
 #[derive(Debug)]
-pub(super) struct Courtesy {
+pub(super) struct Yielding {
     first: First,
     /// For how many turns streams will probably come and go.
     lively: u8,
@@ -30,9 +30,9 @@ enum First {
     Over,
 }
 
-// === impl Courtesy ===
+// === impl Yielding ===
 
-impl Courtesy {
+impl Yielding {
     pub(super) fn new() -> Self {
         Self {
             first: First::Due,
@@ -49,7 +49,7 @@ impl Courtesy {
     /// Somebody is told something, while so many bytes of ours wait.
     pub(super) fn told(&mut self, ours: usize) {
         if self.first == First::Due {
-            let turns = COURTEOUS_TURNS;
+            let turns = YIELDED_TURNS;
             self.first = First::Now { turns, ours };
         }
     }

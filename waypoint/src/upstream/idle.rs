@@ -29,7 +29,7 @@ const MAX_STREAMS: usize = 100;
 
 /// All that is kept for one core.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
+pub(super) struct IdleConnections {
     idle: HashMap<Key, Vec<(Instant, http1::SendRequest<RequestBody>)>>,
     /// In all lists of `idle`.
     resting: usize,
@@ -57,14 +57,14 @@ struct Shared {
 
 /// One request's place on a shared connection; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub(crate) struct StreamPermit {
     shared: Rc<Shared>,
     sender: http2::SendRequest<RequestBody>,
 }
 
-// === impl Shelf ===
+// === impl IdleConnections ===
 
-impl Shelf {
+impl IdleConnections {
     /// The HTTP/1.1 connection that was used last, if one rests.
     pub(super) fn take(&mut self, key: &Key) -> Option<http1::SendRequest<RequestBody>> {
         let list = self.idle.get_mut(key)?;
@@ -99,7 +99,7 @@ impl Shelf {
     }
 
     /// A place on a shared connection, if one has room.
-    pub(super) fn lease(&mut self, key: &Key) -> Option<Lease> {
+    pub(super) fn permit(&mut self, key: &Key) -> Option<StreamPermit> {
         let slot = self.shared.get_mut(key)?;
         slot.used = Instant::now();
         slot.connections.retain(|shared| !shared.sender.is_closed());
@@ -107,7 +107,7 @@ impl Shelf {
             .connections
             .iter()
             .find(|shared| shared.streams.get() < MAX_STREAMS)?;
-        Some(Lease::new(Rc::clone(room)))
+        Some(StreamPermit::new(Rc::clone(room)))
     }
 
     /// The turn to dial for a key.
@@ -130,7 +130,7 @@ impl Shelf {
     }
 
     /// Adds a shared connection and takes the first place on it.
-    pub(super) fn share(&mut self, key: Key, sender: http2::SendRequest<RequestBody>) -> Lease {
+    pub(super) fn share(&mut self, key: Key, sender: http2::SendRequest<RequestBody>) -> StreamPermit {
         let shared = Rc::new(Shared {
             sender,
             streams: Cell::new(0),
@@ -141,7 +141,7 @@ impl Shelf {
             let slot = self.shared.entry(key).or_insert_with(Slot::new);
             slot.connections.push(Rc::clone(&shared));
         }
-        Lease::new(shared)
+        StreamPermit::new(shared)
     }
 
     /// Lets go what nobody has used for a while.
@@ -179,9 +179,9 @@ impl Slot {
     }
 }
 
-// === impl Lease ===
+// === impl StreamPermit ===
 
-impl Lease {
+impl StreamPermit {
     fn new(shared: Rc<Shared>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
         let sender = shared.sender.clone();
@@ -194,7 +194,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.shared.streams.set(self.shared.streams.get() - 1);
         self.shared.used.set(Instant::now());

@@ -21,26 +21,26 @@ const MAX_KNOWN: usize = 1024;
 
 /// The chains that some authorities have found good.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<HashMap<Print, Range<SystemTime>>>);
+pub(crate) struct VerifiedChains(Mutex<HashMap<ChainDigest, Range<SystemTime>>>);
 
 /// Stands for one chain in one role.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Print([u8; 32]);
+pub(crate) struct ChainDigest([u8; 32]);
 
-// === impl Known ===
+// === impl VerifiedChains ===
 
-impl Known {
+impl VerifiedChains {
     /// Whether this chain was found good, and is valid at this time.
-    pub(crate) fn is_good(&self, print: &Print, now: UnixTime) -> bool {
+    pub(crate) fn is_good(&self, digest: &ChainDigest, now: UnixTime) -> bool {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
         let known = self.0.lock();
-        known.get(print).is_some_and(|valid| valid.contains(&now))
+        known.get(digest).is_some_and(|valid| valid.contains(&now))
     }
 
     /// Remembers a chain for as long as all of it is valid.
     pub(crate) fn remember<'c>(
         &self,
-        print: Print,
+        digest: ChainDigest,
         chain: impl Iterator<Item = &'c CertificateDer<'c>>,
     ) {
         let (mut from, mut until) = (SystemTime::UNIX_EPOCH, None);
@@ -59,7 +59,7 @@ impl Known {
             // Whichever it is: it will be looked at again.
             known.remove(&other);
         }
-        known.insert(print, from..until);
+        known.insert(digest, from..until);
     }
 
     /// How many there are.
@@ -69,9 +69,9 @@ impl Known {
     }
 }
 
-// === impl Print ===
+// === impl ChainDigest ===
 
-impl Print {
+impl ChainDigest {
     pub(crate) fn of<'c>(role: Role, chain: impl Iterator<Item = &'c CertificateDer<'c>>) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(&[role as u8]);
@@ -80,8 +80,8 @@ impl Print {
             context.update(certificate);
         }
         let digest = context.finish();
-        let mut print = [0; 32];
-        print.copy_from_slice(digest.as_ref());
-        Self(print)
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        Self(bytes)
     }
 }

@@ -76,13 +76,13 @@ fn news_of_revocations_makes_it_unknown() {
 #[test]
 fn not_more_are_known_than_may_be() {
     let ca = Ca::new();
-    let (client, known) = (ca.identity(CLIENT), crate::tls::known::Known::default());
+    let (client, known) = (ca.identity(CLIENT), crate::tls::verified::VerifiedChains::default());
     let leaf = &client.key.cert[0];
     for number in 0..3000_u32 {
         let other = number.to_be_bytes().to_vec().into();
-        let print = crate::tls::known::Print::of(Role::Client, [&other].into_iter());
-        known.remember(print, [leaf].into_iter());
-        assert!(known.is_good(&print, UnixTime::now()));
+        let digest = crate::tls::verified::ChainDigest::of(Role::Client, [&other].into_iter());
+        known.remember(digest, [leaf].into_iter());
+        assert!(known.is_good(&digest, UnixTime::now()));
     }
     assert!(known.len() <= 1024);
 }
