@@ -39,6 +39,7 @@ mod owners;
 pub mod placement;
 mod pods;
 mod reports;
+mod room;
 mod routes;
 mod services;
 mod share;
@@ -55,6 +56,7 @@ use self::accepted::ToKeep;
 use self::changes::{Changes, WaypointPlan};
 use self::cluster::ClusterId;
 use self::common::Common;
+use self::endpoints::Claims;
 pub use self::event::{Input, WatchEvent};
 use self::gateways::Waypoint;
 use self::kinds::{Tables, Watched};
@@ -115,6 +117,7 @@ struct State {
     /// Gateways of a class of ours, by UID.
     our_gateways: BTreeMap<Key, Arc<str>>,
     http_route_services: RouteServices,
+    slice_claims: Claims,
     /// Accepted generations that are to survive.
     to_keep: ToKeep,
 }
@@ -141,6 +144,7 @@ impl Index {
             plans: BTreeMap::new(),
             our_gateways: BTreeMap::new(),
             http_route_services: RouteServices::default(),
+            slice_claims: Claims::default(),
             to_keep: ToKeep::default(),
         };
         Self {

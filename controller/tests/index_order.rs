@@ -201,6 +201,15 @@ impl Run {
     }
 }
 
+/// So many ports, told apart by name and number; the first is called `https`.
+fn ports_from(first: usize, count: usize) -> Value {
+    let port = |n: usize| match n {
+        0 => json!({"name": "https", "port": first}),
+        n => json!({"name": format!("p{n}"), "port": first + n}),
+    };
+    (0..count).map(port).collect()
+}
+
 /// The versions through which an object of each sort may go.
 fn pool() -> Vec<Vec<Value>> {
     let ambient = json!({"istio.io/dataplane-mode": "ambient"});
@@ -216,16 +225,26 @@ fn pool() -> Vec<Vec<Value>> {
     manual["spec"]["ports"] = json!([{"name": "https", "port": 443}]);
     let mut selecting = manual.clone();
     selecting["spec"]["selector"] = json!({"app": "cart"});
-    let slice = |addresses: Value| {
+    let slice_of = |name: &str, ports: usize, addresses: Value| {
         json!({
             "kind": "EndpointSlice",
             "apiVersion": "discovery.k8s.io/v1",
-            "metadata": {"namespace": "shop", "name": "manual-1", "uid": "slice", "labels": {"kubernetes.io/service-name": "manual"}},
+            "metadata": {"namespace": "shop", "name": name, "uid": name, "labels": {"kubernetes.io/service-name": "manual"}},
             "addressType": "IPv4",
             "endpoints": addresses,
-            "ports": [{"name": "https", "port": 6443}],
+            "ports": ports_from(6443, ports),
         })
     };
+    let slice = |addresses: Value| slice_of("manual-1", 1, addresses);
+    // A pod has no room for two of 256 ports and anything else.
+    let wide = |name: &str, count: usize| {
+        let mut wide = service("shop", name, "10.96.0.1", "cart", json!({}));
+        wide["spec"]["ports"] = ports_from(1, count);
+        wide
+    };
+    // And an address none for two of these.
+    let two = json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["192.0.2.2"]}]);
+    let crowding = |name: &str| slice_of(name, 200, two.clone());
     let node = |address: &str, zone: &str| {
         json!({"kind": "Node", "apiVersion": "v1",
                "metadata": {"name": "n1", "uid": "n1", "labels": {"topology.kubernetes.io/zone": zone}},
@@ -257,12 +276,18 @@ fn pool() -> Vec<Vec<Value>> {
             service("shop", "cart", "10.96.0.1", "cart", json!({})),
             service("shop", "cart", "10.96.0.1", "cart", json!({USE: "gate"})),
             service("shop", "cart", "10.96.0.1", "other", json!({USE: "none"})),
+            wide("cart", 256),
+            wide("cart", 257),
         ],
+        vec![wide("art", 256), wide("art", 1)],
+        vec![wide("zoo", 1), wide("zoo", 255)],
         vec![manual, selecting],
         vec![
             slice(json!([{"addresses": ["10.0.0.7"]}, {"addresses": ["10.0.0.1"]}])),
             slice(json!([{"addresses": ["172.18.0.2"]}, {"addresses": ["192.0.2.1"]}])),
         ],
+        vec![crowding("crowd-0"), slice_of("crowd-0", 1, json!([]))],
+        vec![crowding("crowd-1")],
         vec![our_class()],
         vec![class("nginx", "example.com/nginx")],
         vec![gateway("shop", "gate"), for_all, theirs],

@@ -4,7 +4,8 @@
 //! are few, shared out by source address, and always make room for a newcomer. The one that goes is of the source that
 //! holds the most, so that one source can only push out itself; of that source, the oldest one that has said nothing.
 //! Afterwards it is *proven* and belongs to the pod whose token was shown: only newer ones of that pod push it out. It
-//! counts against larger bounds, of which a share is kept for node proxies: pods that anybody may make cannot take all.
+//! counts against larger bounds, in all and of one source (nodes and pods may come from one address, behind NAT), of which
+//! a share is kept for node proxies: pods that anybody may make cannot take all.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +29,8 @@ pub struct Bounds {
     pub proven_per_pod: usize,
     /// Proven ones of all pods that are no node proxies.
     pub proven_of_others: usize,
+    /// Those of one source.
+    pub proven_of_others_per_source: usize,
 }
 
 /// Whose a proven connection is.
@@ -86,11 +89,18 @@ pub struct Admission {
     unproven: HashMap<IpAddr, BTreeSet<(Stage, ConnectionId)>>,
     /// The sources of `unproven`, the one that has to give way last.
     crowded: BTreeSet<Rank>,
-    proven: HashMap<IpAddr, usize>,
-    proven_total: usize,
-    proven_of_others: usize,
+    /// Of the sources that have any.
+    proven_by_source: HashMap<IpAddr, Count>,
+    proven: Count,
     /// Proven ones, oldest first.
     pods: HashMap<Arc<str>, Vec<ConnectionId>>,
+}
+
+/// How many are proven.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Count {
+    node_proxies: usize,
+    others: usize,
 }
 
 #[derive(Debug)]
@@ -125,7 +135,7 @@ pub enum Proven {
 impl Default for Bounds {
     /// An unproven connection costs up to some 64 KiB (TLS and HTTP/2 state): 1024 of them are 64 MiB. A proxy has two or three
     /// connections; 64 in a handshake at once is a NAT gateway with a whole cluster behind it, and so are 1024 proven ones.
-    /// Half of all is kept for node proxies: two connections of each of 8192.
+    /// Half of all is kept for node proxies, and half of a source: two connections of each of 8192, and of 256.
     fn default() -> Self {
         Self {
             unproven: 1024,
@@ -134,6 +144,7 @@ impl Default for Bounds {
             proven_per_source: 1024,
             proven_per_pod: 4,
             proven_of_others: 16_384,
+            proven_of_others_per_source: 512,
         }
     }
 }
@@ -149,9 +160,8 @@ impl Admission {
             connections: HashMap::new(),
             unproven: HashMap::new(),
             crowded: BTreeSet::new(),
-            proven: HashMap::new(),
-            proven_total: 0,
-            proven_of_others: 0,
+            proven_by_source: HashMap::new(),
+            proven: Count::default(),
             pods: HashMap::new(),
         }
     }
@@ -225,9 +235,12 @@ impl Admission {
             return (Proven::Full, evicted);
         }
         self.change(source, |set| set.remove(&(stage, id)));
-        *self.proven.entry(source).or_default() += 1;
-        self.proven_total += 1;
-        self.proven_of_others += usize::from(holder.class == Class::Other);
+        *self.proven.of(holder.class) += 1;
+        *self
+            .proven_by_source
+            .entry(source)
+            .or_default()
+            .of(holder.class) += 1;
         self.pods.entry(holder.pod.clone()).or_default().push(id);
         let state = State::Proven {
             holder,
@@ -250,14 +263,17 @@ impl Admission {
     }
 
     fn has_room(&self, source: IpAddr, class: Class) -> bool {
-        let of_source = self.proven.get(&source).copied().unwrap_or(0);
-        let of_class = match class {
-            Class::NodeProxy => true,
-            Class::Other => self.proven_of_others < self.bounds.proven_of_others,
-        };
-        of_class
-            && of_source < self.bounds.proven_per_source
-            && self.proven_total < self.bounds.proven
+        let of_source = self.proven_by_source.get(&source);
+        let of_source = of_source.copied().unwrap_or_default();
+        let Bounds {
+            proven,
+            proven_per_source,
+            proven_of_others,
+            proven_of_others_per_source,
+            ..
+        } = self.bounds;
+        self.proven.has_room(class, proven, proven_of_others)
+            && of_source.has_room(class, proven_per_source, proven_of_others_per_source)
     }
 
     /// A call that was authorised has ended.
@@ -282,11 +298,12 @@ impl Admission {
                 self.change(source, |set| set.remove(&(stage, id)));
             }
             State::Proven { holder, .. } => {
-                self.proven_total -= 1;
-                self.proven_of_others -= usize::from(holder.class == Class::Other);
-                match self.proven.get(&source).copied() {
-                    Some(count) if count > 1 => drop(self.proven.insert(source, count - 1)),
-                    _ => drop(self.proven.remove(&source)),
+                *self.proven.of(holder.class) -= 1;
+                if let Some(of_source) = self.proven_by_source.get_mut(&source) {
+                    *of_source.of(holder.class) -= 1;
+                    if *of_source == Count::default() {
+                        self.proven_by_source.remove(&source);
+                    }
                 }
                 if let Some(own) = self.pods.get_mut(&holder.pod) {
                     own.retain(|one| *one != id);
@@ -318,7 +335,7 @@ impl Admission {
 
     /// How many are proven.
     pub fn proven(&self) -> usize {
-        self.proven_total
+        self.proven.all()
     }
 
     /// Changes a source's set and its rank among all.
@@ -336,6 +353,30 @@ impl Admission {
             Some(rank) => drop(self.crowded.insert(rank)),
             None => drop(self.unproven.remove(&source)),
         }
+    }
+}
+
+// === impl Count ===
+
+impl Count {
+    fn of(&mut self, class: Class) -> &mut usize {
+        match class {
+            Class::NodeProxy => &mut self.node_proxies,
+            Class::Other => &mut self.others,
+        }
+    }
+
+    fn all(self) -> usize {
+        self.node_proxies + self.others
+    }
+
+    /// Whether there is room for one more, where there are so many places, and so many of them for others than node proxies.
+    fn has_room(self, class: Class, places: usize, of_others: usize) -> bool {
+        let of_class = match class {
+            Class::NodeProxy => true,
+            Class::Other => self.others < of_others,
+        };
+        of_class && self.all() < places
     }
 }
 

@@ -217,7 +217,7 @@ impl State {
         let tables = &mut self.tables;
         let pods: Vec<Key> = tables.pods.lookup().at(address).cloned().collect();
         let nodes: Vec<Key> = tables.nodes.lookup().at(address).cloned().collect();
-        let slices: Vec<Key> = tables.slices.lookup().at(address).cloned().collect();
+        let slices: Vec<Key> = self.slice_claims.at(address).collect();
         let services: Vec<Key> = tables
             .services
             .lookup()

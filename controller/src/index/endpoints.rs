@@ -1,5 +1,6 @@
 //! EndpointSlices: endpoints that somebody else chose, of pods or of things outside the cluster.
 
+mod claims;
 mod lookup;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,8 @@ use mesh::proto::workload::{
 };
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
+pub(super) use self::claims::Claims;
+use self::claims::{MAX_PORTS, MAX_SLICES};
 pub(super) use self::lookup::SliceLookup;
 use super::State;
 use super::addresses::{Owner, parse};
@@ -47,6 +50,8 @@ enum Meaning {
     Outside,
     /// Another's own address: nothing of this slice's.
     Taken(Owner),
+    /// An address where slices that go before have taken the room.
+    Crowded,
 }
 
 /// Endpoints per namespace that are listed by address alone: every proxy of the mesh remembers each of them.
@@ -90,7 +95,7 @@ impl Watched for Slice {
             endpoints: object
                 .endpoints
                 .iter()
-                .flat_map(|endpoint| Endpoint::parse(endpoint, namespace))
+                .filter_map(|endpoint| Endpoint::parse(endpoint, namespace))
                 .collect(),
             ports: ports.collect(),
         })
@@ -107,6 +112,9 @@ impl Watched for Slice {
         for slice in [before, now].into_iter().flatten() {
             state.touch_slice_targets(slice);
         }
+        let listing = |slice: &&Self| state.selectorless(&slice.service_key(key)).is_some();
+        let (listed, lists) = (before.filter(listing), now.filter(listing));
+        state.relist(key, listed, lists);
         let count = |slice: Option<&Self>| slice.map_or(0, Self::counted);
         state.touch_share(key, count(before), count(now));
     }
@@ -168,7 +176,10 @@ impl Slice {
 
 impl Endpoint {
     /// An endpoint of a slice of this namespace. A reference to a pod of another namespace says no more than the address.
-    fn parse(endpoint: &discovery::Endpoint, namespace: &str) -> Vec<(IpAddr, Self)> {
+    /// Addresses beyond the first have no meaning in Kubernetes, and kube-proxy does not look at them: the API server's
+    /// bound of 1000 endpoints in a slice is one of addresses, too.
+    fn parse(endpoint: &discovery::Endpoint, namespace: &str) -> Option<(IpAddr, Self)> {
+        let address = parse(endpoint.addresses.first()?)?;
         let conditions = endpoint.conditions.as_ref();
         let pod = endpoint.target_ref.as_ref().filter(|target| {
             let own = target
@@ -185,19 +196,18 @@ impl Endpoint {
             pod: pod.and_then(|pod| pod.name.as_deref()).map(Into::into),
             node: endpoint.node_name.as_deref().unwrap_or_default().into(),
         };
-        let addresses = endpoint
-            .addresses
-            .iter()
-            .filter_map(|address| parse(address));
-        addresses.map(|address| (address, parsed.clone())).collect()
+        Some((address, parsed))
     }
 }
 
 // === impl State ===
 
 impl State {
-    /// What an endpoint of a slice is.
+    /// What an endpoint of a slice of a Service without a selector is.
     fn meaning(&self, key: &Key, address: IpAddr, endpoint: &Endpoint) -> Meaning {
+        if !self.slice_claims.counts(address, key) {
+            return Meaning::Crowded;
+        }
         if let Some(name) = &endpoint.pod {
             let named = Key {
                 namespace: key.namespace.clone(),
@@ -235,17 +245,17 @@ impl State {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
         for address in pod.ips.iter() {
-            for slice_key in self.tables.slices.lookup().at(*address) {
-                let Some(slice) = self.tables.slices.get(slice_key) else {
+            for slice_key in self.slice_claims.at(*address) {
+                let Some(slice) = self.tables.slices.get(&slice_key) else {
                     continue;
                 };
-                let Some(endpoint) = slice.taken_at(*address, self.allowance(slice_key)) else {
+                let Some(endpoint) = slice.taken_at(*address, self.allowance(&slice_key)) else {
                     continue;
                 };
-                if self.meaning(slice_key, *address, endpoint) != Meaning::Pod(key.clone()) {
+                if self.meaning(&slice_key, *address, endpoint) != Meaning::Pod(key.clone()) {
                     continue;
                 }
-                let service_key = slice.service_key(slice_key);
+                let service_key = slice.service_key(&slice_key);
                 let Some(service) = self.selectorless(&service_key) else {
                     continue;
                 };
@@ -279,7 +289,9 @@ impl State {
                 Meaning::Outside => NetworkMode::Standard,
                 // To dial the node itself is not to dial this endpoint.
                 Meaning::Host => NetworkMode::HostNetwork,
-                Meaning::Pod(_) | Meaning::Absent | Meaning::Taken(_) => continue,
+                Meaning::Pod(_) | Meaning::Absent | Meaning::Taken(_) | Meaning::Crowded => {
+                    continue;
+                }
             };
             let mut workload = self.slice_workload(key, slice, address, endpoint);
             workload.network_mode = network.into();
@@ -346,13 +358,24 @@ impl State {
             });
         };
         let allowance = self.allowance(key);
+        let mut crowded = 0;
         for (address, endpoint) in slice.taken(allowance) {
-            if let Meaning::Taken(owner) = self.meaning(key, address, endpoint) {
-                say(
+            match self.meaning(key, address, endpoint) {
+                Meaning::Taken(owner) => say(
                     "AddressTaken",
                     format!("address {address} is that of {owner}: it is no endpoint in the mesh"),
-                );
+                ),
+                Meaning::Crowded => crowded += 1,
+                Meaning::Pod(_) | Meaning::Absent | Meaning::Host | Meaning::Outside => {}
             }
+        }
+        if crowded > 0 {
+            say(
+                "AddressCrowded",
+                format!(
+                    "at one address at most {MAX_SLICES} EndpointSlices of a namespace count, with together {MAX_PORTS} ports, the first by name: {crowded} endpoints of this one are not known to the mesh"
+                ),
+            );
         }
         let cut = slice.counted().saturating_sub(allowance);
         if cut > 0 {
@@ -374,6 +397,25 @@ impl State {
         let named = named.flat_map(|address| pods.lookup().at(*address).cloned());
         let named: Vec<Key> = named.collect();
         self.tables.pods.mark_each(named);
+    }
+
+    /// A slice lists addresses for a Service without a selector now, and did before. Marks the slices that count there from
+    /// now on, or no more; the pods there are marked by whoever knows of the change.
+    pub(super) fn relist(&mut self, key: &Key, before: Option<&Slice>, now: Option<&Slice>) {
+        let listed = before.into_iter().flat_map(|slice| slice.endpoints.keys());
+        for address in listed {
+            if now.is_none_or(|now| !now.endpoints.contains_key(address)) {
+                let others = self.slice_claims.take((*address).into(), key);
+                self.tables.slices.mark_each(others);
+            }
+        }
+        if let Some(slice) = now {
+            for address in slice.endpoints.keys() {
+                let ports = slice.ports.len();
+                let others = self.slice_claims.put((*address).into(), key, ports);
+                self.tables.slices.mark_each(others);
+            }
+        }
     }
 
     /// Marks the slices of which more or less is taken since this one brings so much instead of so much.

@@ -1,17 +1,15 @@
 //! Pods: what they are to the mesh, and how other proxies are told of them.
 
+mod behind;
 mod ips;
 mod lookup;
 mod template;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
-use mesh::proto::workload::{
-    self as wire, NetworkMode, PortList, TunnelProtocol, WorkloadStatus, address,
-};
+use mesh::proto::workload::{self as wire, NetworkMode, TunnelProtocol, WorkloadStatus, address};
 use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, Encoded};
 
 use self::ips::Ips;
@@ -132,7 +130,8 @@ impl Watched for Pod {
 
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
         output.place(key, state.placement(key));
-        let notices = state.pod_address_notices(key);
+        let mut notices = state.pod_address_notices(key);
+        notices.extend(state.pod_service_notice(key));
         output.events(Target::new(Kind::Pod, key), notices);
     }
 
@@ -324,35 +323,6 @@ impl State {
         }
     }
 
-    /// By the service's selector; by EndpointSlices for services that have none.
-    fn pod_services(&self, key: &Key, pod: &Pod) -> BTreeMap<String, PortList> {
-        let mut services = BTreeMap::new();
-        for (service, spec) in self.services_of(&key.namespace, pod.labels()) {
-            // Behind a waypoint's own Service stand its own pods alone, whatever labels other pods carry.
-            if self.our_gateways.contains_key(service)
-                && spec.made_by_us()
-                && self.waypoint_of(key, pod).as_ref() != Some(service)
-            {
-                continue;
-            }
-            let ports = spec
-                .ports
-                .iter()
-                .filter_map(|port| Some(wire_port(port, pod.resolve(port)?)));
-            services.insert(
-                self.service_name(service),
-                PortList {
-                    ports: ports.collect(),
-                },
-            );
-        }
-        for (service, port, target) in self.slice_ports_of(key, pod) {
-            let list: &mut PortList = services.entry(self.service_name(&service)).or_default();
-            list.ports.push(wire_port(&port, target));
-        }
-        services
-    }
-
     /// Marks everything that looks at a pod.
     pub(super) fn touch_pod(&mut self, key: &Key, pods: [Option<&Pod>; 2]) {
         for pod in pods.into_iter().flatten() {
@@ -380,7 +350,7 @@ impl State {
         self.tables
             .services
             .get(key)
-            .filter(|service| service.selector.is_none() && !service.alias)
+            .filter(|service| service.is_listed())
     }
 }
 

@@ -1,17 +1,18 @@
 //! Services: their addresses, their ports and what is spoken there.
 
 mod lookup;
+mod ports;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mesh::proto::workload::load_balancing::{HealthPolicy, Mode, Scope as Near};
-use mesh::proto::workload::{self as wire, AppProtocol, IpFamilies, LoadBalancing, address};
+use mesh::proto::workload::{self as wire, IpFamilies, LoadBalancing, address};
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
 pub(super) use self::lookup::ServiceLookup;
+pub(super) use self::ports::{Ports, ServicePort, TargetPort};
 use super::State;
 use super::addresses::{Addressed, parse};
 use super::binding::{Binding, Traffic, asks_for};
@@ -28,6 +29,9 @@ use super::owners::Controller;
 use super::routes::ROUTE_KINDS;
 use super::vips::FurtherVips;
 
+/// Why a Service has no port in the mesh.
+const TOO_MANY_PORTS: &str = "TooManyPorts";
+
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Service {
@@ -42,28 +46,11 @@ pub(super) struct Service {
     /// No address of its own: `clusterIP: None`, or only an alias (`ExternalName`).
     pub(super) headless: bool,
     pub(super) alias: bool,
-    pub(super) ports: Vec<ServicePort>,
+    pub(super) ports: Ports,
     families: IpFamilies,
     balancing: Option<LoadBalancing>,
     generation: Option<i64>,
     conditions: Conditions,
-}
-
-/// A TCP port of a Service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ServicePort {
-    pub(super) name: String,
-    pub(super) port: u16,
-    pub(super) target: TargetPort,
-    pub(super) protocol: AppProtocol,
-}
-
-/// Where a port leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum TargetPort {
-    Number(u16),
-    /// Each pod says which number it is.
-    Name(String),
 }
 
 // === impl Service ===
@@ -83,8 +70,7 @@ impl Watched for Service {
             .cluster_ips
             .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
         // "None" stands in the same field.
-        let ports = spec.ports.iter().flatten();
-        let ports: Vec<ServicePort> = ports.filter_map(ServicePort::parse).collect();
+        let ports = Ports::parse(spec.ports.as_deref().unwrap_or_default());
         let vips: Vec<IpAddr> = vips.iter().filter_map(|vip| parse(vip)).collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
@@ -127,7 +113,9 @@ impl Watched for Service {
     }
 
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
-        let notices = state.further_vip_notices(key);
+        let too_many = state.port_notice(key);
+        let addresses = state.further_vip_notices(key);
+        let notices = too_many.into_iter().chain(addresses).collect();
         output.events(Target::new(Kind::Service, key), notices);
         // Its waypoint may be another one.
         state.touch_routes_of(key);
@@ -149,8 +137,13 @@ impl Service {
         selector.is_some_and(|selector| labels.contain(selector))
     }
 
+    /// Whether its endpoints are what EndpointSlices list, whoever writes them.
+    pub(super) fn is_listed(&self) -> bool {
+        self.selector.is_none() && !self.alias
+    }
+
     /// What its pods say of it: while that is the same they need not be looked at.
-    fn to_pods(&self) -> (Option<&Labels>, &[ServicePort], bool, bool) {
+    fn to_pods(&self) -> (Option<&Labels>, &Ports, bool, bool) {
         let selector = self.selector.as_ref();
         (selector, &self.ports, self.alias, self.made_by_us())
     }
@@ -167,47 +160,6 @@ impl Service {
 
     pub(super) fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.port == number)
-    }
-}
-
-impl ServicePort {
-    /// `None` for what is not TCP: the mesh does not carry it.
-    fn parse(port: &core::ServicePort) -> Option<Self> {
-        if port.protocol.as_deref().unwrap_or("TCP") != "TCP" {
-            return None;
-        }
-        let number = u16::try_from(port.port).ok()?;
-        let name = port.name.clone().unwrap_or_default();
-        let target = match &port.target_port {
-            Some(IntOrString::String(name)) => TargetPort::Name(name.clone()),
-            Some(IntOrString::Int(target)) if *target != 0 => {
-                TargetPort::Number(u16::try_from(*target).ok()?)
-            }
-            _ => TargetPort::Number(number),
-        };
-        let protocol = app_protocol(port.app_protocol.as_deref(), &name);
-        Some(Self {
-            name,
-            port: number,
-            target,
-            protocol,
-        })
-    }
-}
-
-/// What is spoken on a port: what `appProtocol` says, else what the name begins with, else not known.
-fn app_protocol(declared: Option<&str>, name: &str) -> AppProtocol {
-    let word = declared
-        .unwrap_or_else(|| name.split('-').next().unwrap_or_default())
-        .to_ascii_lowercase();
-    match word.as_str() {
-        "http" | "kubernetes.io/ws" => AppProtocol::Http11,
-        "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
-        "grpc" => AppProtocol::Grpc,
-        "tls" | "https" | "kubernetes.io/wss" => AppProtocol::Tls,
-        // Protocols in which the server speaks first, and others that are surely not HTTP.
-        "tcp" | "mysql" | "mongo" | "redis" => AppProtocol::Tcp,
-        _ => AppProtocol::Unknown,
     }
 }
 
@@ -279,8 +231,28 @@ impl State {
                     "the Service has no cluster IP, so its traffic goes to the pods themselves and not through waypoint {gateway}"
                 ),
             },
+            Binding::Bound(gateway) => match service.ports.refusal() {
+                Some(refusal) => Binding::Refused {
+                    reason: TOO_MANY_PORTS,
+                    message: format!("Service {key} {refusal}"),
+                },
+                None => Binding::Bound(gateway),
+            },
             binding => binding,
         }
+    }
+
+    /// What people are told on a Service whose ports are refused.
+    fn port_notice(&self, key: &Key) -> Option<Notice> {
+        let service = self.tables.services.get(key)?;
+        let refusal = service.ports.refusal().filter(|_| !service.alias)?;
+        Some(Notice {
+            target: Target::new(Kind::Service, key),
+            uid: service.uid.clone(),
+            warning: true,
+            reason: TOO_MANY_PORTS.to_owned(),
+            note: format!("Service {key} {refusal}"),
+        })
     }
 
     fn service_resources(&self, key: &Key) -> Resources {
@@ -377,7 +349,7 @@ impl State {
         }
     }
 
-    /// The services of a namespace that a pod with these labels is behind, in no order.
+    /// The services of a namespace that a pod with these labels is behind, in the order of their names.
     pub(super) fn services_of<'a>(
         &'a self,
         namespace: &'a Arc<str>,
@@ -409,32 +381,20 @@ impl State {
             false => self.pods_behind(&key.namespace, [before, now]),
         };
         let slices = self.tables.slices.lookup().of_service(key);
-        let slices: Vec<Key> = slices.cloned().collect();
-        let contents = slices.iter().filter_map(|key| self.tables.slices.get(key));
-        let contents: Vec<Arc<Slice>> = contents.cloned().collect();
-        for slice in &contents {
-            self.touch_slice_targets(slice);
+        let slices = slices.filter_map(|key| Some((key.clone(), self.tables.slices.get(key)?)));
+        let slices: Vec<(Key, Arc<Slice>)> =
+            slices.map(|(key, slice)| (key, slice.clone())).collect();
+        let [listed, lists] = [before, now].map(|one| one.is_some_and(Service::is_listed));
+        for (key, slice) in slices {
+            self.touch_slice_targets(&slice);
+            self.relist(&key, listed.then_some(&*slice), lists.then_some(&*slice));
+            self.tables.slices.mark(key);
         }
         self.touch_claims(key, before, now);
         self.tables.pods.mark_each(pods);
-        self.tables.slices.mark_each(slices);
         self.touch_routes_of(key);
         if self.tables.gateways.get(key).is_some() {
             self.tables.gateways.mark(key.clone());
-        }
-    }
-}
-
-impl ServicePort {
-    fn wire(&self) -> wire::Port {
-        let target_port = match self.target {
-            TargetPort::Number(number) => number.into(),
-            TargetPort::Name(_) => 0,
-        };
-        wire::Port {
-            service_port: self.port.into(),
-            target_port,
-            app_protocol: self.protocol.into(),
         }
     }
 }

@@ -243,19 +243,20 @@ impl State {
         }
         let count = |service: Option<&Service>| service.map_or(0, |one| one.further.count());
         let shares = &self.tables.services.lookup().shares;
-        for other in shares.contested(key, count(before), count(now)) {
-            let Some(other) = self.tables.services.get(&other).cloned() else {
-                continue;
-            };
-            for address in other.further.addresses() {
-                self.touch_address(address);
-            }
-        }
+        let contested = shares.contested(key, count(before), count(now));
+        let others = contested.iter();
+        let others = others.filter_map(|other| self.tables.services.get(other));
+        let further = others.flat_map(|other| other.further.addresses());
+        // Many Services may name one address, and each address is told to all who name it.
+        let mut touched: BTreeSet<IpAddr> = further.collect();
         for one in [before, now].into_iter().flatten() {
-            for address in one.vips.iter().copied().chain(one.further.addresses()) {
-                self.touch_address(address);
-            }
+            touched.extend(one.vips.iter().copied().chain(one.further.addresses()));
         }
+        for address in touched {
+            self.touch_address(address);
+        }
+        // One that names none any more is not found by its addresses.
+        self.tables.services.mark_each(contested);
     }
 
     /// Who has a better right to an address that a Service names.
@@ -279,8 +280,9 @@ impl State {
             let Some(object) = self.tables.services.get(other) else {
                 return false;
             };
-            let has_it = || self.claims(other, object).any(|one| one.address == address);
-            object.further.shares_port(&service.further) && has_it()
+            // Most of many are beyond their namespace's bound, which is known at once.
+            let mut claims = self.claims(other, object);
+            claims.any(|one| one.address == address) && object.further.shares_port(&service.further)
         });
         better.cloned().map(Owner::Service)
     }

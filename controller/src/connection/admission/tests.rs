@@ -165,6 +165,57 @@ fn pods_that_anybody_may_make_leave_node_proxies_their_share() {
 }
 
 #[test]
+fn pods_behind_one_address_leave_its_node_proxies_their_share() {
+    // How many others and node proxies of one source are held, and who of it still has room.
+    for (others, proxies, room_for_other, room_for_proxy) in [
+        (0, 0, true, true),
+        (2, 0, true, true),
+        (3, 0, false, true),
+        (3, 1, false, true),
+        (0, 4, true, true),
+        (3, 2, false, false),
+        (1, 4, false, false),
+        (0, 5, false, false),
+    ] {
+        let mut table = Admission::new(Bounds {
+            proven_per_source: 5,
+            proven_of_others_per_source: 3,
+            ..Bounds::default()
+        });
+        let hold = |table: &mut Admission, source: IpAddr, class: Class| {
+            let id = table.arrive(source).0;
+            (id, held_by(table, id, &format!("{id:?}"), class).0)
+        };
+        let classes = [(Class::Other, others), (Class::NodeProxy, proxies)];
+        let mut held = Vec::new();
+        for (class, count) in classes {
+            for _ in 0..count {
+                let (id, proven) = hold(&mut table, PROXY, class);
+                assert_eq!(proven, Proven::Held);
+                held.push(id);
+            }
+        }
+        for (class, room) in [
+            (Class::Other, room_for_other),
+            (Class::NodeProxy, room_for_proxy),
+        ] {
+            let (id, proven) = hold(&mut table, PROXY, class);
+            let expected = if room { Proven::Held } else { Proven::Full };
+            assert_eq!(proven, expected, "{others} {proxies} {class:?}");
+            table.leave(id);
+            let (elsewhere, proven) = hold(&mut table, HOSTILE, class);
+            assert_eq!(proven, Proven::Held, "of another source");
+            table.leave(elsewhere);
+        }
+        for id in held {
+            table.leave(id);
+        }
+        assert_eq!(table.proven_by_source.len(), 0);
+        assert_eq!(table.proven(), 0);
+    }
+}
+
+#[test]
 fn a_connection_is_idle_once_its_last_call_has_ended() {
     let mut table = Admission::new(Bounds::default());
     let (id, _) = table.arrive(PROXY);

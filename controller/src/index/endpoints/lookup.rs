@@ -1,9 +1,5 @@
-//! Finds EndpointSlices by what they name, and counts what each brings.
+//! Finds EndpointSlices by their Service, and counts what each brings.
 
-use std::net::IpAddr;
-
-use super::super::addresses::{Addressed, ByAddress};
-use super::super::cluster::At;
 use super::super::lookup::{Lookup, Says};
 use super::super::names::Key;
 use super::super::share::Shares;
@@ -13,7 +9,6 @@ use super::{MAX_ENDPOINTS, Slice};
 /// Finds EndpointSlices.
 #[derive(Debug, Default)]
 pub(in crate::index) struct SliceLookup {
-    addresses: ByAddress,
     services: Lookup<Key>,
     /// Of endpoints that are listed by address alone.
     pub(super) shares: Shares<MAX_ENDPOINTS>,
@@ -22,11 +17,6 @@ pub(in crate::index) struct SliceLookup {
 // === impl SliceLookup ===
 
 impl SliceLookup {
-    /// The slices that name an address.
-    pub(in crate::index) fn at(&self, address: impl Into<At>) -> impl Iterator<Item = &Key> {
-        self.addresses.at(address.into())
-    }
-
     /// The slices of a Service.
     pub(in crate::index) fn of_service(&self, service: &Key) -> impl Iterator<Item = &Key> {
         self.services.get(service)
@@ -35,13 +25,11 @@ impl SliceLookup {
 
 impl SecondaryIndex<Slice> for SliceLookup {
     fn add(&mut self, key: &Key, slice: &Slice) {
-        self.addresses.add(key, slice);
         self.services.add(key, slice);
         self.shares.set(key, slice.counted());
     }
 
     fn remove(&mut self, key: &Key, slice: &Slice) {
-        self.addresses.remove(key, slice);
         self.services.remove(key, slice);
         self.shares.unset(key);
     }
@@ -51,11 +39,5 @@ impl Says<Key> for Slice {
     /// The Service that it is of.
     fn says(&self, key: &Key) -> impl Iterator<Item = Key> {
         std::iter::once(self.service_key(key))
-    }
-}
-
-impl Addressed for Slice {
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.endpoints.keys().copied()
     }
 }

@@ -139,6 +139,9 @@ pub(super) fn parent_key(route: &Key, parent: &ParentRef) -> Key {
 
 /// The port that is meant; 0: all.
 fn port(key: &Key, service: &Service, parent: &ParentRef) -> Result<u16, String> {
+    if let Some(refusal) = service.ports.refusal() {
+        return Err(format!("Service {key} {refusal}"));
+    }
     let named = match &parent.section_name {
         None => None,
         Some(name) => match service.ports.iter().find(|port| port.name == *name) {

@@ -1,5 +1,7 @@
 //! Finds Services by what they say.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -35,9 +37,10 @@ impl ServiceLookup {
         self.addresses.at(address.into())
     }
 
-    /// The Services that name an address beside their cluster IPs.
+    /// The Services that name an address beside their cluster IPs, as far as their namespace's bound lets them name any.
     pub(in crate::index) fn naming(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        self.claimants.at(address)
+        let claimants = self.claimants.at(address);
+        claimants.filter(|key| self.shares.allowance(key) > 0)
     }
 
     /// The Services whose own labels ask for a Gateway.
@@ -45,14 +48,24 @@ impl ServiceLookup {
         self.asking.get(gateway)
     }
 
-    /// The Services of a namespace that may select a pod with these labels, each once.
-    pub(in crate::index) fn selecting<'a>(
-        &'a self,
-        namespace: &'a Arc<str>,
-        labels: &'a Labels,
-    ) -> impl Iterator<Item = &'a Key> {
+    /// The Services of a namespace that may select a pod with these labels, each once, in the order of their names: whoever
+    /// wants only the first of them takes as many steps.
+    pub(in crate::index) fn selecting(
+        &self,
+        namespace: &Arc<str>,
+        labels: &Labels,
+    ) -> impl Iterator<Item = &Key> {
         let pairs = labels.pairs().iter();
-        pairs.flat_map(|pair| self.selecting.get(&(namespace.clone(), pair.clone())))
+        let said = pairs.map(|pair| (namespace.clone(), pair.clone()));
+        let mut found: Vec<_> = said.map(|said| self.selecting.get(&said)).collect();
+        let firsts = found.iter_mut().enumerate();
+        let firsts = firsts.filter_map(|(at, keys)| Some(Reverse((keys.next()?, at))));
+        let mut next: BinaryHeap<_> = firsts.collect();
+        std::iter::from_fn(move || {
+            let Reverse((key, at)) = next.pop()?;
+            next.extend(found[at].next().map(|key| Reverse((key, at))));
+            Some(key)
+        })
     }
 }
 
@@ -121,5 +134,39 @@ mod tests {
             lookup.remove(&name(number), &service(&selector(number)));
         }
         assert_eq!(lookup.selecting(&shop, &pod).count(), 0);
+    }
+
+    #[test]
+    fn whoever_is_beyond_the_bound_on_addresses_is_not_asked_about_them() {
+        let mut lookup = ServiceLookup::default();
+        let object = json!({
+            "spec": {"clusterIPs": ["10.96.0.1"], "externalIPs": ["203.0.113.1"]},
+        });
+        let object = serde_json::from_value(object).expect("a Service");
+        let naming = Service::parse(&object).expect("kept");
+        for number in 0..2 * MAX_OF_NAMESPACE {
+            lookup.add(&Key::new("evil", &format!("s{number:03}")), &naming);
+        }
+        lookup.add(&Key::new("shop", "front"), &naming);
+        let named = lookup.naming([203, 0, 113, 1].into());
+        assert_eq!(named.count(), MAX_OF_NAMESPACE + 1);
+    }
+
+    #[test]
+    fn services_are_found_in_the_order_of_their_names() {
+        let mut lookup = ServiceLookup::default();
+        let name = |number: usize| Key::new("shop", &format!("s{number:02}"));
+        let pairs = [("a", "1"), ("b", "2"), ("c", "3")];
+        for number in (0..30).rev() {
+            let (label, value) = pairs[number % 3];
+            lookup.add(&name(number), &service(&json!({label: value})));
+        }
+        let (shop, pod) = (
+            Arc::from("shop"),
+            labels(json!({"a": "1", "b": "2", "d": "4"})),
+        );
+        let found: Vec<Key> = lookup.selecting(&shop, &pod).cloned().collect();
+        let expected = (0..30).filter(|number| number % 3 != 2).map(name);
+        assert_eq!(found, expected.collect::<Vec<_>>());
     }
 }
