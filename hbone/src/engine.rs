@@ -27,7 +27,6 @@ use crate::tls::handshake::Proved;
 use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use alarm::Alarm;
 use clock::Clock;
-use yielding::Yielding;
 use link::{Link, Scratch};
 use out::Out;
 use owner::Calls;
@@ -35,10 +34,10 @@ use queue::Queue;
 use ready::Ready;
 use side::App;
 pub(crate) use side::Side;
+use yielding::Yielding;
 
 mod alarm;
 pub(crate) mod clock;
-mod yielding;
 mod down;
 mod ends;
 mod handle;
@@ -52,6 +51,7 @@ mod ready;
 mod side;
 mod socket;
 mod up;
+mod yielding;
 
 pub(crate) use handle::Handle;
 
@@ -344,7 +344,11 @@ impl Core {
         {
             acceptor.wake();
         }
-        if self.link.as_ref().is_some_and(|link| link.close_notify_seen) {
+        if self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.close_notify_seen)
+        {
             return Err(Over::Closed);
         }
         Ok(())

@@ -226,7 +226,8 @@ impl<D: Dial> Pool<D> {
             if let Some((number, client)) = hot {
                 // Good for now; whoever comes next shall have a better one.
                 let parallel = slot.clients.len() + slot.flights.len();
-                if parallel < limits.max_parallel && connections.size.get() < limits.max_connections {
+                if parallel < limits.max_parallel && connections.size.get() < limits.max_connections
+                {
                     slot.flights.push(self.depart(to.clone()));
                     connections.size.set(connections.size.get() + 1);
                 }
@@ -263,7 +264,9 @@ impl<D: Dial> Pool<D> {
         let connections = Rc::downgrade(connections);
         let task = tokio::task::spawn_local(async move {
             let outcome = client::connect(&dial, &credentials, &to, &limits).await;
-            let Some(held) = connections.upgrade() else { return };
+            let Some(held) = connections.upgrade() else {
+                return;
+            };
             let (landed, engine) = match held.land(&to, number, outcome) {
                 Ok(engine) => (Ok(()), Some(engine)),
                 Err(error) => (Err(error), None),

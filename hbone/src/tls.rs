@@ -19,10 +19,10 @@ use verify::{ClientVerifier, ServerVerifier};
 pub(crate) mod chain;
 pub(crate) mod credentials;
 pub(crate) mod handshake;
-mod verified;
 #[cfg(test)]
 pub(crate) mod lab;
 mod sessions;
+mod verified;
 mod verify;
 
 const ALPN: &[u8] = b"h2";

@@ -10,7 +10,7 @@ use crate::names::ServiceName;
 
 pub use decode::InvalidRoute;
 pub use filter::{Filter, HeaderModifier, PathModifier, Redirect, Scheme};
-pub use matching::{RequestView, Match, Path, Summary};
+pub use matching::{Match, Path, RequestView, Summary};
 
 mod decode;
 mod filter;

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::lookups::{Lookups, lookups};
 use crate::metrics::Metrics;
-use crate::proxy::{self, SelfInfo, Phase, Shared};
+use crate::proxy::{self, Phase, SelfInfo, Shared};
 
 /// Ports of the process itself: metrics, readiness, and the state for whoever is on loopback.
 const METRICS_PORT: u16 = 15020;

@@ -22,7 +22,7 @@ use crate::access_log::Record;
 use crate::balance::{self, Chosen, InFlight};
 use crate::proxy::{Core, Phase};
 use crate::session::{Session, To};
-use crate::upstream::{Failed, StreamPermit, Ready};
+use crate::upstream::{Failed, Ready, StreamPermit};
 pub(crate) use body::RequestBody;
 use body::ResponseBody;
 use decide::{Decision, Next, Routed, decide};
@@ -354,7 +354,9 @@ fn respond(
     }
     head.version = Version::default();
     match (endpoint, upgrade, granted) {
-        (None, ..) => Response::from_parts(head, ResponseBody::upstream(body, record, load, permit)),
+        (None, ..) => {
+            Response::from_parts(head, ResponseBody::upstream(body, record, load, permit))
+        }
         (Some(endpoint), Some((client, received)), Some(protocol)) => {
             upgrade::write(&mut head.headers, protocol);
             upgrade::splice(client, endpoint, record, load, received);

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 use crate::http::{LocalExec, RequestBody};
-pub(crate) use idle::StreamPermit;
 use idle::IdleConnections;
+pub(crate) use idle::StreamPermit;
 pub(crate) use wire::Wire;
 
 mod idle;

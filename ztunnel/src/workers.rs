@@ -119,7 +119,10 @@ impl Workers {
                 listeners,
                 done,
             };
-            commands.send(command).await.map_err(|_| WorkerError::Dead)?;
+            commands
+                .send(command)
+                .await
+                .map_err(|_| WorkerError::Dead)?;
             started.push(answer);
         }
         for answer in started {
@@ -215,7 +218,11 @@ fn work(commands: mpsc::Receiver<WorkerCommand>, shared: Arc<Shared>, cores: usi
     runtime.block_on(take_commands(commands, shared, cores));
 }
 
-async fn take_commands(mut commands: mpsc::Receiver<WorkerCommand>, shared: Arc<Shared>, cores: usize) {
+async fn take_commands(
+    mut commands: mpsc::Receiver<WorkerCommand>,
+    shared: Arc<Shared>,
+    cores: usize,
+) {
     let proxies = Proxies::default();
     let mut endings = JoinSet::new();
     loop {

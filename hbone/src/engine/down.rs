@@ -241,7 +241,8 @@ impl Core {
         if self.discarding.len() >= self.session.streams.len() {
             // A client may keep the first of them waiting and end all that follow.
             let streams = &self.session.streams;
-            self.discarding.retain(|(_, key)| streams.get(*key).is_some());
+            self.discarding
+                .retain(|(_, key)| streams.get(*key).is_some());
         }
         self.discarding.push_back((until, key));
         self.clock.linger(until);

@@ -45,7 +45,9 @@ impl Core {
     /// Whether it cannot keep up: its socket, or a peer that returns the connection's window only as its
     /// applications read, as stock peers do, and has some that do not.
     pub(crate) fn is_hot(&self) -> bool {
-        let flow_blocked = self.flow_blocked.is_some_and(|since| since.elapsed() >= HOT);
+        let flow_blocked = self
+            .flow_blocked
+            .is_some_and(|since| since.elapsed() >= HOT);
         flow_blocked || self.link.as_ref().is_some_and(|link| link.is_hot())
     }
 
@@ -73,7 +75,12 @@ impl Core {
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = &mut self.end {
-            let gone = || Error::lost("the client closed the connection before the HTTP/2 preface", false);
+            let gone = || {
+                Error::lost(
+                    "the client closed the connection before the HTTP/2 preface",
+                    false,
+                )
+            };
             return Poll::Ready(Err(end.take().unwrap_or_else(gone)));
         }
         self.acceptor = Some(cx.waker().clone());

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Over;
 use super::out::{MOST_RECORDS, SCRATCH as WRITE_SCRATCH, STRIDE};
 use crate::Error;
-use crate::limits::{HOT, NOT_SENT, CLOSING_BYTES, UNSENT};
+use crate::limits::{CLOSING_BYTES, HOT, NOT_SENT, UNSENT};
 use crate::record::{Opened, Records};
 
 /// What one read of a tunnel takes at most: all that one turn of a peer like us has to say for a stream,

@@ -13,7 +13,7 @@ use webpki::{
 };
 
 use super::PROVIDER;
-use super::verified::{VerifiedChains, ChainDigest};
+use super::verified::{ChainDigest, VerifiedChains};
 
 /// What to think of a certificate that no current revocation list speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What a handshake agrees on, what it continues, and whom it refuses.
 
-mod verified;
 mod resumption;
 mod revocation;
+mod verified;
 
 use rustls::NamedGroup;
 use rustls::pki_types::ServerName;

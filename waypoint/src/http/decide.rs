@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{StatusCode, request};
-use mesh::route::{BackendTo, RequestView, Filter, Found, RouteName, Rule};
+use mesh::route::{BackendTo, Filter, Found, RequestView, RouteName, Rule};
 use mesh::service::{AppProtocol, Service};
 use mesh::world::Snapshot;
 

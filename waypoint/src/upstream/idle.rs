@@ -130,7 +130,11 @@ impl IdleConnections {
     }
 
     /// Adds a shared connection and takes the first place on it.
-    pub(super) fn share(&mut self, key: Key, sender: http2::SendRequest<RequestBody>) -> StreamPermit {
+    pub(super) fn share(
+        &mut self,
+        key: Key,
+        sender: http2::SendRequest<RequestBody>,
+    ) -> StreamPermit {
         let shared = Rc::new(Shared {
             sender,
             streams: Cell::new(0),

@@ -34,7 +34,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::subscriber::DefaultGuard;
 use waypoint::lookups;
 use waypoint::metrics::Metrics;
-use waypoint::proxy::{self, SelfInfo, Phase, Shared};
+use waypoint::proxy::{self, Phase, SelfInfo, Shared};
 
 use self::book::{Answer, Book};
 

@@ -80,11 +80,10 @@ impl Node {
 
     /// Finds a running pod's namespace. One look at the process table serves the pods that ask together.
     pub(super) async fn find(&self, uid: &PodUid, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
-        let fresh = self
-            .running
-            .borrow()
-            .as_ref()
-            .and_then(|(at, running)| (at.elapsed() < PROCESS_TABLE_AGE).then(|| running.clone()));
+        let fresh =
+            self.running.borrow().as_ref().and_then(|(at, running)| {
+                (at.elapsed() < PROCESS_TABLE_AGE).then(|| running.clone())
+            });
         let (proc, uid, ips) = (self.proc.clone(), uid.to_string(), ips.to_vec());
         let look = move || -> Result<(PodNetns, Arc<Running>), FindError> {
             if let Some(running) = fresh

@@ -76,7 +76,10 @@ fn news_of_revocations_makes_it_unknown() {
 #[test]
 fn not_more_are_known_than_may_be() {
     let ca = Ca::new();
-    let (client, known) = (ca.identity(CLIENT), crate::tls::verified::VerifiedChains::default());
+    let (client, known) = (
+        ca.identity(CLIENT),
+        crate::tls::verified::VerifiedChains::default(),
+    );
     let leaf = &client.key.cert[0];
     for number in 0..3000_u32 {
         let other = number.to_be_bytes().to_vec().into();
