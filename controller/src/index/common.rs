@@ -28,10 +28,10 @@ impl Common {
     /// A key's namespace is that of others; its own name is its own, unless it is known from elsewhere.
     pub(super) fn key(&mut self, key: &Key) -> Key {
         let known = self.texts.get(&key.name);
-        Key {
-            namespace: self.texts.share(&*key.namespace),
-            name: known.unwrap_or_else(|| Arc::clone(&key.name)),
-        }
+        Key::shared(
+            self.texts.share(&*key.namespace),
+            known.unwrap_or_else(|| Arc::clone(&key.name)),
+        )
     }
 
     /// What a pod has in common with others of its owner.

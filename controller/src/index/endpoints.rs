@@ -123,10 +123,7 @@ impl Watched for Slice {
 
 impl Slice {
     pub(super) fn service_key(&self, slice: &Key) -> Key {
-        Key {
-            namespace: slice.namespace.clone(),
-            name: self.service.clone(),
-        }
+        Key::shared(slice.namespace.clone(), self.service.clone())
     }
 
     /// How many endpoints it lists by address alone.
@@ -199,10 +196,7 @@ impl State {
     /// What an endpoint of a slice is.
     fn meaning(&self, key: &Key, address: IpAddr, endpoint: &Endpoint) -> Meaning {
         if let Some(name) = &endpoint.pod {
-            let named = Key {
-                namespace: key.namespace.clone(),
-                name: name.clone(),
-            };
+            let named = Key::shared(key.namespace.clone(), name.clone());
             let pod = self.tables.pods.get(&named);
             // It may be on the host's network, where its address is not its own.
             if pod.is_some_and(|pod| !pod.finished && pod.ips.contains(&address)) {

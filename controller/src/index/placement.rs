@@ -56,10 +56,8 @@ pub struct InvalidRule(String);
 impl PodPlacement {
     /// The service account with its namespace, if the pod has an identity.
     pub fn account(&self) -> Option<Key> {
-        Some(Key {
-            namespace: self.pod.namespace.clone(),
-            name: self.service_account.clone()?,
-        })
+        let account = self.service_account.clone()?;
+        Some(Key::shared(self.pod.namespace.clone(), account))
     }
 }
 

@@ -88,10 +88,7 @@ impl<const BOUND: usize> Shares<BOUND> {
             let taken = |gone: usize| BOUND.saturating_sub(gone).min(*count);
             if taken(less) != taken(more) {
                 let namespace = key.namespace.clone();
-                contested.push(Key {
-                    namespace,
-                    name: name.clone(),
-                });
+                contested.push(Key::shared(namespace, name.clone()));
             }
             less += count;
             more += count;
