@@ -149,6 +149,8 @@ impl<T: super::kinds::Stored> Table<T> {
     /// The list has ended: these were there before it, and are not in it.
     pub(super) fn end(&mut self) -> Vec<Key> {
         self.listed = true;
+        // A list comes in order, which leaves a tree's nodes half empty.
+        self.objects = std::mem::take(&mut self.objects).into_iter().collect();
         let unseen = self
             .objects
             .iter()
