@@ -107,6 +107,9 @@ impl Watched for Slice {
         for slice in [before, now].into_iter().flatten() {
             state.touch_slice_targets(slice);
         }
+        if let Some(now) = now {
+            state.find_slice(key, now);
+        }
         let count = |slice: Option<&Self>| slice.map_or(0, Self::counted);
         state.touch_share(key, count(before), count(now));
     }
@@ -359,6 +362,13 @@ impl State {
         }
         notices.truncate(MAX_NOTICES);
         notices
+    }
+
+    /// A slice is found by its addresses as long as its Service has no selector.
+    pub(super) fn find_slice(&mut self, key: &Key, slice: &Slice) {
+        let found = self.selectorless(&slice.service_key(key)).is_some();
+        let lookup = self.tables.slices.lookup_mut();
+        lookup.find_by_address(key, slice, found);
     }
 
     /// Marks the pods whose addresses a slice names.

@@ -14,9 +14,13 @@ pub(super) struct Lookup<Q>(HashMap<Q, Keys>);
 
 /// Nearly always one: a set of its own for each would cost more than the objects.
 #[derive(Debug)]
+#[allow(
+    clippy::box_collection,
+    reason = "where there is one, it needs two words"
+)]
 enum Keys {
     One(Key),
-    Many(BTreeSet<Key>),
+    Many(Box<BTreeSet<Key>>),
 }
 
 /// An object that says something by which it is found.
@@ -67,7 +71,7 @@ impl<Q: Hash + Eq> Lookup<Q> {
                 if let Keys::One(one) = keys {
                     many.insert(one.clone());
                 }
-                *keys = Keys::Many(many);
+                *keys = Keys::Many(many.into());
             }
             Some(Keys::Many(keys)) => {
                 keys.insert(key.clone());

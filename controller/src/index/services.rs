@@ -18,7 +18,6 @@ use super::binding::{Binding, Traffic, asks_for};
 use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
 use super::common::Common;
 use super::condition::{Condition, Conditions};
-use super::endpoints::Slice;
 use super::kinds::{ApiKind, Kind, Watched};
 use super::labels::Labels;
 use super::lookup::Says;
@@ -393,10 +392,11 @@ impl State {
         };
         let slices = self.tables.slices.lookup().of_service(key);
         let slices: Vec<Key> = slices.cloned().collect();
-        let contents = slices.iter().filter_map(|key| self.tables.slices.get(key));
-        let contents: Vec<Arc<Slice>> = contents.cloned().collect();
-        for slice in &contents {
-            self.touch_slice_targets(slice);
+        for key in &slices {
+            if let Some(slice) = self.tables.slices.get(key).cloned() {
+                self.find_slice(key, &slice);
+                self.touch_slice_targets(&slice);
+            }
         }
         self.touch_claims(key, before, now);
         self.tables.pods.mark_each(pods);

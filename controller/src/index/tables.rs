@@ -108,6 +108,11 @@ impl<T: super::kinds::Stored> Table<T> {
         &self.lookup
     }
 
+    /// The same, where what is found hangs on more than the objects themselves.
+    pub(super) fn lookup_mut(&mut self) -> &mut T::Lookup {
+        &mut self.lookup
+    }
+
     /// It must be looked at again.
     pub(super) fn mark(&mut self, key: Key) {
         self.dirty.insert(key);

@@ -13,6 +13,7 @@ use super::{MAX_ENDPOINTS, Slice};
 /// Finds EndpointSlices.
 #[derive(Debug, Default)]
 pub(in crate::index) struct SliceLookup {
+    /// Only of Services without a selector: nobody looks for the others.
     addresses: ByAddress,
     services: Lookup<Key>,
     /// Of endpoints that are listed by address alone.
@@ -22,9 +23,17 @@ pub(in crate::index) struct SliceLookup {
 // === impl SliceLookup ===
 
 impl SliceLookup {
-    /// The slices that name an address.
+    /// The slices of Services without a selector that name an address.
     pub(in crate::index) fn at(&self, address: impl Into<At>) -> impl Iterator<Item = &Key> {
         self.addresses.at(address.into())
+    }
+
+    /// Whether a slice is found by the addresses that it names.
+    pub(super) fn find_by_address(&mut self, key: &Key, slice: &Slice, found: bool) {
+        match found {
+            true => self.addresses.add(key, slice),
+            false => self.addresses.remove(key, slice),
+        }
     }
 
     /// The slices of a Service.
@@ -35,7 +44,6 @@ impl SliceLookup {
 
 impl SecondaryIndex<Slice> for SliceLookup {
     fn add(&mut self, key: &Key, slice: &Slice) {
-        self.addresses.add(key, slice);
         self.services.add(key, slice);
         self.shares.set(key, slice.counted());
     }
