@@ -1,5 +1,6 @@
 //! What every stream reads: one published version of the mesh, whole and shared.
 
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,11 +35,15 @@ pub struct Snapshot {
     nodes: HashMap<Arc<str>, View>,
     /// Routes.
     waypoints: HashMap<Key, View>,
-    pods: HashMap<Arc<str>, Arc<PodPlacement>>,
+    pods: OrdSet<ByUid>,
     captured: OrdSet<Captured>,
     positions: Positions,
     token: Arc<str>,
 }
+
+/// A pod that runs, in the order of UIDs. A word for each.
+#[derive(Debug, Clone)]
+struct ByUid(Arc<PodPlacement>);
 
 /// A pod that its node was told to capture, in the order of nodes and accounts. A word for each.
 #[derive(Debug, Clone)]
@@ -62,14 +67,14 @@ impl Snapshot {
             self.put(change);
         }
         for (uid, placement) in &changes.placements {
-            if let Some(before) = self.pods.remove(uid) {
+            if let Some(ByUid(before)) = self.pods.remove(&**uid) {
                 self.captured.remove(&Captured(before));
             }
             if let Some(placement) = placement {
                 if placement.captured && placement.role == Role::Application {
                     self.captured.insert(Captured(placement.clone()));
                 }
-                self.pods.insert(uid.clone(), placement.clone());
+                self.pods.insert(ByUid(placement.clone()));
             }
         }
     }
@@ -161,7 +166,7 @@ impl Snapshot {
 
     /// The pod with this UID, while it runs.
     pub fn pod(&self, uid: &str) -> Option<&PodPlacement> {
-        self.pods.get(uid).map(|placement| &**placement)
+        self.pods.get(uid).map(|found| &*found.0)
     }
 
     /// Whether this node was told to capture a pod of this service account.
@@ -172,12 +177,41 @@ impl Snapshot {
     }
 }
 
+// === impl ByUid ===
+
+impl Borrow<str> for ByUid {
+    fn borrow(&self) -> &str {
+        &self.0.uid
+    }
+}
+
+impl PartialEq for ByUid {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.uid == other.0.uid
+    }
+}
+
+impl Eq for ByUid {}
+
+impl PartialOrd for ByUid {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByUid {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.uid.cmp(&other.0.uid)
+    }
+}
+
 // === impl Captured ===
 
 impl Captured {
     /// What would come before every pod of this account on this node.
     fn first(node: &str, account: &Key) -> Self {
         Self(Arc::new(PodPlacement {
+            uid: "".into(),
             pod: Key::new(&account.namespace, ""),
             node: node.into(),
             service_account: Some(account.name.clone()),
@@ -244,6 +278,7 @@ mod tests {
 
     fn at(pod: &str, node: &str, account: &str) -> (Arc<str>, Option<Arc<PodPlacement>>) {
         let placement = PodPlacement {
+            uid: pod.into(),
             pod: Key::new("shop", pod),
             node: node.into(),
             service_account: Some(account.into()),

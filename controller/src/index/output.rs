@@ -85,14 +85,14 @@ impl Output {
         }
     }
 
-    /// Where a pod runs, by its UID.
-    pub(super) fn place(&mut self, key: &Key, now: Option<(Arc<str>, PodPlacement)>) {
-        let now = now.map(|(uid, placement)| (uid, Arc::new(placement)));
+    /// Where a pod runs.
+    pub(super) fn place(&mut self, key: &Key, now: Option<PodPlacement>) {
+        let now = now.map(Arc::new);
         let Some(before) = self.published.place(Kind::Pod, key, now.as_ref()) else {
             return;
         };
         let told = &mut self.changes.placements;
-        told.extend(before.map(|(uid, _)| (uid, None)));
-        told.extend(now.map(|(uid, placement)| (uid, Some(placement))));
+        told.extend(before.map(|before| (before.uid.clone(), None)));
+        told.extend(now.map(|now| (now.uid.clone(), Some(now))));
     }
 }

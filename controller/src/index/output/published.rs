@@ -13,15 +13,13 @@ use super::super::names::Key;
 #[derive(Debug, Default)]
 pub(super) struct Published(HashMap<Kind, HashMap<Key, Told>>);
 
-/// Where a pod runs, with its UID.
-pub(super) type Placed = (Arc<str>, Arc<PodPlacement>);
-
 /// What has been told because of one object.
 #[derive(Debug, Default)]
 struct Told {
     /// In order. Content is compared by its version: only who reads it keeps it.
     resources: Box<[(Scope, Arc<str>, Version)]>,
-    placed: Option<Placed>,
+    /// Where a pod runs.
+    placed: Option<Arc<PodPlacement>>,
 }
 
 // === impl Published ===
@@ -69,8 +67,8 @@ impl Published {
         &mut self,
         kind: Kind,
         key: &Key,
-        now: Option<&Placed>,
-    ) -> Option<Option<Placed>> {
+        now: Option<&Arc<PodPlacement>>,
+    ) -> Option<Option<Arc<PodPlacement>>> {
         self.change(kind, key, |entry| {
             let same = entry.placed.as_ref() == now;
             (!same).then(|| std::mem::replace(&mut entry.placed, now.cloned()))
