@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdSet};
+use imbl::{HashMap, OrdMap, OrdSet};
 use mesh::xds::{
     ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, Encoded, MESH_STATE_TYPE, ROUTE_TYPE,
     View,
@@ -63,6 +63,7 @@ pub enum Viewer {
 impl Snapshot {
     /// Takes in what the index says is different.
     pub fn apply(&mut self, changes: &Changes) {
+        let first = self.addresses.is_empty();
         for change in &changes.resources {
             self.put(change);
         }
@@ -77,6 +78,20 @@ impl Snapshot {
                 self.pods.insert(ByUid(placement.clone()));
             }
         }
+        if first {
+            self.pack();
+        }
+    }
+
+    /// What is told first comes in order, and leaves the leaves of trees half empty.
+    fn pack(&mut self) {
+        self.addresses = View::from(packed(self.addresses.resources()));
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|(node, view)| (node.clone(), packed(view.resources()).into()));
+        self.nodes = nodes.collect();
+        self.pods = packed_set(&self.pods);
+        self.captured = packed_set(&self.captured);
+        self.scopes.pack();
     }
 
     fn put(&mut self, change: &ResourceChange) {
@@ -249,6 +264,21 @@ impl Ord for Captured {
 }
 
 // === free ===
+
+/// The same in full leaves: these are half full of every second one before those between come.
+fn packed<K: Clone + Ord, V: Clone>(map: &OrdMap<K, V>) -> OrdMap<K, V> {
+    let every_second = |from| {
+        let all = map.iter().skip(from).step_by(2);
+        all.map(|(key, value)| (key.clone(), value.clone()))
+    };
+    every_second(0).chain(every_second(1)).collect()
+}
+
+/// The same for a set.
+pub(super) fn packed_set<T: Clone + Ord>(set: &OrdSet<T>) -> OrdSet<T> {
+    let every_second = |from| set.iter().skip(from).step_by(2).cloned();
+    every_second(0).chain(every_second(1)).collect()
+}
 
 /// Says what was there before.
 fn put(view: &mut View, change: &ResourceChange) -> Option<Encoded> {
