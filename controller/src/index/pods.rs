@@ -26,7 +26,7 @@ use super::condition::Conditions;
 use super::kinds::{ApiKind, Kind, Watched};
 use super::labels::Labels;
 use super::names::{
-    BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, MIRROR, REDIRECTION,
+    BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, REDIRECTION,
     SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
 };
 use super::output::Output;
@@ -44,9 +44,6 @@ pub(super) struct Pod {
     /// As its status says; whose they are is decided in [`super::addresses`].
     pub(super) ips: Ips,
     pub(super) node: Arc<str>,
-    /// Of the mirror of a static pod (its kubelet made it, with whatever labels, in whatever namespace): the UID under
-    /// which the kubelet and the container runtime know the static pod itself.
-    mirror: Option<Arc<str>>,
     pub(super) host_network: bool,
     pub(super) sidecar: bool,
     pub(super) bypass_inbound: bool,
@@ -88,7 +85,6 @@ impl Watched for Pod {
                 .map_or(0, |time| time.0.as_millisecond()),
             ips: addresses(status.pod_ips, status.pod_ip),
             node: spec.node_name.as_deref().unwrap_or_default().into(),
-            mirror: annotation(MIRROR).map(|uid| uid.as_str().into()),
             host_network: spec.host_network == Some(true),
             sidecar: annotation(SIDECAR_STATUS).is_some(),
             bypass_inbound: annotation(BYPASS_INBOUND).is_some_and(|value| value == "true"),
@@ -157,7 +153,7 @@ impl Pod {
 
     /// The UID under which its node knows it.
     pub(super) fn uid_on_node(&self) -> &Arc<str> {
-        self.mirror.as_ref().unwrap_or(&self.uid)
+        self.template.mirror.as_ref().unwrap_or(&self.uid)
     }
 
     /// The service account that is its identity.
@@ -165,7 +161,7 @@ impl Pod {
         self.template
             .service_account
             .as_ref()
-            .filter(|_| self.mirror.is_none())
+            .filter(|_| self.template.mirror.is_none())
     }
 
     /// The Gateway whose waypoint this pod's labels say it is.
