@@ -86,6 +86,10 @@ impl<T: Addressed> SecondaryIndex<T> for ByAddress {
             self.0.take(&object.at(address), key);
         }
     }
+
+    fn pack(&mut self) {
+        self.0.pack();
+    }
 }
 
 // === impl Range ===

@@ -107,10 +107,8 @@ impl Watched for Pod {
             && now.is_none_or(|now| now.uid != before.uid)
         {
             state.reports.vanished(before);
-            state.uids.remove(&before.uid);
         }
         if let Some(now) = now {
-            state.uids.insert(now.uid.clone(), key.clone());
             state.reports.appeared(now);
             state.reports.compare(now);
         }

@@ -232,10 +232,8 @@ impl State {
             return;
         };
         let uid: Arc<str> = report.uid.as_str().into();
-        let pod = self
-            .uids
-            .get(&uid)
-            .and_then(|key| Some((key.clone(), self.tables.pods.get(key)?)));
+        let key = self.tables.pods.lookup().with_uid(&uid);
+        let pod = key.and_then(|key| Some((key.clone(), self.tables.pods.get(key)?)));
         match pod {
             Some((key, pod)) if pod.node == *node => {
                 let pod = pod.clone();
@@ -252,8 +250,9 @@ impl State {
     /// Nobody speaks for the node's pods here any more: what their conditions say counts.
     pub(super) fn node_gone(&mut self, node: &str) {
         let uids = self.reports.forget(node);
+        let pods = self.tables.pods.lookup();
         let keys: Vec<Key> = uids
-            .filter_map(|uid| self.uids.get(&uid).cloned())
+            .filter_map(|uid| pods.with_uid(&uid).cloned())
             .collect();
         self.tables.pods.mark_each(keys);
     }

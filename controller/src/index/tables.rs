@@ -32,6 +32,8 @@ pub(super) trait SecondaryIndex<T>: Debug + Default + Send + Sync {
     fn add(&mut self, key: &Key, object: &T);
     /// The object has gone: exactly what was added.
     fn remove(&mut self, key: &Key, object: &T);
+    /// A whole list has come.
+    fn pack(&mut self) {}
 }
 
 // === impl Table ===
@@ -156,6 +158,7 @@ impl<T: super::kinds::Stored> Table<T> {
         self.listed = true;
         // A list comes in order, which leaves a tree's nodes half empty.
         self.objects = std::mem::take(&mut self.objects).into_iter().collect();
+        self.lookup.pack();
         let unseen = self
             .objects
             .iter()
