@@ -27,7 +27,12 @@ pub(super) struct Output {
 impl Output {
     /// What became different since the last time.
     pub(super) fn take_changes(&mut self) -> Changes {
-        std::mem::take(&mut self.changes)
+        let changes = std::mem::take(&mut self.changes);
+        // Nearly everything, as at first.
+        if changes.resources.len() >= self.published.len() {
+            self.published.pack();
+        }
+        changes
     }
 
     /// How many statuses are not as they should be.

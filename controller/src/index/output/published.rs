@@ -1,6 +1,6 @@
 //! What proxies have been told because of each object: when it says anew what it stands for, only differences go out.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh::xds::Version;
@@ -11,7 +11,7 @@ use super::super::names::Key;
 
 /// What has been told, by the object that it comes from.
 #[derive(Debug, Default)]
-pub(super) struct Published(HashMap<Kind, HashMap<Key, Told>>);
+pub(super) struct Published(BTreeMap<Kind, BTreeMap<Key, Told>>);
 
 /// What has been told because of one object.
 #[derive(Debug, Default)]
@@ -73,6 +73,18 @@ impl Published {
             let same = entry.placed.as_ref() == now;
             (!same).then(|| std::mem::replace(&mut entry.placed, now.cloned()))
         })
+    }
+
+    /// Of how many objects something has been told.
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
+    }
+
+    /// To be kept for long: what is told in order leaves a tree's nodes half empty.
+    pub(super) fn pack(&mut self) {
+        for of_kind in self.0.values_mut() {
+            *of_kind = std::mem::take(of_kind).into_iter().collect();
+        }
     }
 
     /// Changes what was told because of one object; nothing is kept of one that nothing was told of.
