@@ -94,6 +94,11 @@ impl<Q: Ord> Lookup<Q> {
 
     /// To be kept for long: what comes in order leaves a tree's nodes half empty.
     pub(super) fn pack(&mut self) {
+        for keys in self.0.values_mut() {
+            if let Keys::Many(keys) = keys {
+                **keys = std::mem::take(&mut **keys).into_iter().collect();
+            }
+        }
         self.0 = std::mem::take(&mut self.0).into_iter().collect();
     }
 }

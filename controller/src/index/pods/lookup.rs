@@ -80,6 +80,7 @@ impl SecondaryIndex<Pod> for PodLookup {
 
     fn pack(&mut self) {
         self.uids.pack();
+        self.nodes.pack();
         SecondaryIndex::<Pod>::pack(&mut self.addresses);
     }
 }
