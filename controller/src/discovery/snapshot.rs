@@ -229,7 +229,7 @@ impl Captured {
             uid: "".into(),
             pod: Key::new(&account.namespace, ""),
             node: node.into(),
-            service_account: Some(account.name.clone()),
+            service_account: Some((*account.name).into()),
             captured: true,
             role: Role::Application,
         }))

@@ -139,7 +139,7 @@ impl Watched for Slice {
 
 impl Slice {
     pub(super) fn service_key(&self, slice: &Key) -> Key {
-        Key::shared(slice.namespace.clone(), self.service.clone())
+        Key::within(slice.namespace.clone(), &self.service)
     }
 
     fn port(&self, name: &str) -> Option<u16> {
@@ -226,7 +226,7 @@ impl State {
             let pod = self.tables.pods.named(&key.namespace, name);
             // It may be on the host's network, where its address is not its own.
             if pod.is_some_and(|pod| !pod.finished && pod.ips.contains(&address)) {
-                return Meaning::Pod(Key::new(&key.namespace, name));
+                return Meaning::Pod(Key::within(key.namespace.clone(), name));
             }
         }
         match (self.owner(address), endpoint) {

@@ -62,7 +62,7 @@ pub struct NamespacedName {
     /// The object's namespace.
     pub namespace: Arc<str>,
     /// Its name.
-    pub name: Arc<str>,
+    pub name: Box<str>,
 }
 
 /// What a [`Key`] is looked up by, where there is only text.
@@ -76,11 +76,12 @@ pub trait Named {
 impl Key {
     /// Names an object.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self::shared(namespace.into(), name.into())
+        Self::within(namespace.into(), name)
     }
 
-    /// Names an object by texts that others hold as well.
-    pub fn shared(namespace: Arc<str>, name: Arc<str>) -> Self {
+    /// Names an object of a namespace whose name others hold as well.
+    pub fn within(namespace: Arc<str>, name: &str) -> Self {
+        let name = name.into();
         Self(Arc::new(NamespacedName { namespace, name }))
     }
 

@@ -58,8 +58,8 @@ pub struct InvalidRule(String);
 impl PodPlacement {
     /// The service account with its namespace, if the pod has an identity.
     pub fn account(&self) -> Option<Key> {
-        let account = self.service_account.clone()?;
-        Some(Key::shared(self.pod.namespace.clone(), account))
+        let account = self.service_account.as_deref()?;
+        Some(Key::within(self.pod.namespace.clone(), account))
     }
 }
 
