@@ -46,7 +46,7 @@ mod share;
 mod tables;
 mod vips;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh::names::Network;
@@ -107,8 +107,6 @@ struct State {
     tables: Tables,
     /// How far the watches are.
     positions: Positions,
-    /// Pods by UID.
-    uids: HashMap<Arc<str>, Key>,
     reports: Reports,
     /// The Gateways that are ours, as the bound see them.
     waypoints: BTreeMap<Key, Waypoint>,
@@ -138,7 +136,6 @@ impl Index {
             common: Common::default(),
             tables,
             positions: Positions::default(),
-            uids: HashMap::new(),
             reports: Reports::default(),
             waypoints: BTreeMap::new(),
             plans: BTreeMap::new(),

@@ -132,6 +132,34 @@ fn a_slice_that_was_there_first_gives_way_to_the_pod() {
 }
 
 #[test]
+fn a_slice_counts_while_its_service_has_no_selector() {
+    let mut world = shop();
+    let steals = |world: &World| {
+        let pod = world.workload("Pod/evil/late");
+        pod.map(|pod| {
+            pod.services
+                .contains_key("evil/steal.evil.svc.cluster.local")
+        })
+    };
+    world.apply([
+        service("evil", "steal", "10.96.0.66", "-", json!({})),
+        slice("evil", "steal", &["10.0.0.9"]),
+    ]);
+    assert!(at(&world, [10, 0, 0, 9]).is_empty());
+    world.apply([manual("evil", "steal", "10.96.0.66")]);
+    assert_eq!(at(&world, [10, 0, 0, 9]), ["steal-1-10.0.0.9"]);
+    world.apply([pod("evil", "late", "10.0.0.9", json!({}))]);
+    assert_eq!(at(&world, [10, 0, 0, 9]), ["late"], "the slice is found");
+    assert_eq!(steals(&world), Some(true));
+    world.apply([service("evil", "steal", "10.96.0.66", "-", json!({}))]);
+    assert_eq!(steals(&world), Some(false));
+    world.delete(Kind::Pod, "evil", "late");
+    assert!(at(&world, [10, 0, 0, 9]).is_empty());
+    world.apply([manual("evil", "steal", "10.96.0.66")]);
+    assert_eq!(at(&world, [10, 0, 0, 9]), ["steal-1-10.0.0.9"]);
+}
+
+#[test]
 fn a_slice_claims_no_node_and_no_service() {
     let mut world = shop();
     world.apply([

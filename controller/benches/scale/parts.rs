@@ -14,12 +14,10 @@ use crate::controller::settings;
 /// Bytes for each pod, by what they are for.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Parts {
-    /// What is kept of objects, and what finds them.
-    pub(crate) objects: f64,
+    /// What the index keeps of objects, what finds them, and what it remembers of what it has told.
+    pub(crate) index: f64,
     /// Resources as they go over the wire, once.
     pub(crate) encoded: f64,
-    /// What the index remembers of what it has told.
-    pub(crate) told: f64,
     /// What every stream reads, without the resources themselves.
     pub(crate) snapshot: f64,
 }
@@ -33,7 +31,6 @@ impl Parts {
         for kind in Kind::ALL {
             fill(&mut index, *kind, cluster)?;
         }
-        let objects = allocator::held();
         let (snapshot, desired, encoded) = told(&mut index);
         let all = allocator::held();
         drop((index, desired));
@@ -42,9 +39,8 @@ impl Parts {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
         let each = |bytes: u64| bytes as f64 / pods as f64;
         Ok(Self {
-            objects: each(objects),
+            index: each(all.saturating_sub(alone)),
             encoded: each(encoded),
-            told: each(all.saturating_sub(alone + objects)),
             snapshot: each(alone.saturating_sub(encoded)),
         })
     }
@@ -52,14 +48,13 @@ impl Parts {
     /// Why a controller needs so many bytes for each pod.
     pub(crate) fn sentence(&self, all: f64) -> String {
         let Self {
-            objects,
+            index,
             encoded,
-            told,
             snapshot,
         } = self;
-        let rest = all - objects - encoded - told - snapshot;
+        let rest = all - index - encoded - snapshot;
         format!(
-            "objects and what finds them {objects:.0}, resources as on the wire {encoded:.0}, what was told {told:.0}, \
+            "what the index keeps of objects and of what it told {index:.0}, resources as on the wire {encoded:.0}, \
              what streams read {snapshot:.0}; the allocator's pages and what was needed for a moment {rest:.0}"
         )
     }

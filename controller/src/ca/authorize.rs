@@ -7,7 +7,7 @@ use hbone::{SpiffeId, TrustDomain};
 use crate::discovery::authenticate::Caller;
 use crate::discovery::snapshot::Snapshot;
 use crate::index::changes::Role;
-use crate::index::names::Key;
+use crate::index::names::{Key, NamespacedName};
 
 /// What decides besides the caller.
 #[derive(Debug, Clone)]
@@ -150,7 +150,7 @@ fn identity(
 ) -> Result<(SpiffeId, Key), Denied> {
     let id: SpiffeId = match asked {
         None => {
-            let Key { namespace, name } = &caller.account;
+            let NamespacedName { namespace, name } = &*caller.account;
             SpiffeId::for_service_account(&rules.trust_domain, namespace, name)
                 .map_err(|_| Denied::NotAnIdentity(caller.account.to_string()))?
         }

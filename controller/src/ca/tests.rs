@@ -25,6 +25,7 @@ impl Authenticate for Ztunnel {
 
 fn placed(uid: &str, namespace: &str, account: &str, role: Role) -> Changes {
     let placement = PodPlacement {
+        uid: uid.into(),
         pod: Key::new(namespace, uid),
         node: "n1".into(),
         service_account: Some(account.into()),

@@ -13,6 +13,7 @@ use mesh::proto::waypoint::{Route, backend};
 use mesh::proto::workload::{Address, GatewayAddress, NetworkMode, address, gateway_address};
 use mesh::xds::{Encoded, Resources, View};
 
+use super::snapshot::packed_set;
 use crate::index::names::Key;
 
 /// What each waypoint sees of the addresses of the mesh. A clone costs a few pointers.
@@ -59,6 +60,14 @@ impl Scopes {
     /// What this waypoint sees without asking.
     pub(super) fn view(&self, waypoint: &Key) -> View {
         self.views.get(waypoint).cloned().unwrap_or_default()
+    }
+
+    /// To be kept for long.
+    pub(super) fn pack(&mut self) {
+        self.claims = packed_set(&self.claims);
+        let behind = self.behind.iter();
+        let behind = behind.map(|(service, workloads)| (service.clone(), packed_set(workloads)));
+        self.behind = behind.collect();
     }
 
     /// The resource that has this address: of two claims a pod's.

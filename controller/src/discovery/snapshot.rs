@@ -1,10 +1,11 @@
 //! What every stream reads: one published version of the mesh, whole and shared.
 
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdSet};
+use imbl::{HashMap, OrdMap, OrdSet};
 use mesh::names::Network;
 use mesh::xds::{
     ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, Encoded, MESH_STATE_TYPE, ROUTE_TYPE,
@@ -35,11 +36,15 @@ pub struct Snapshot {
     nodes: HashMap<Arc<str>, View>,
     /// Routes.
     waypoints: HashMap<Key, View>,
-    pods: HashMap<Arc<str>, Arc<PodPlacement>>,
+    pods: OrdSet<ByUid>,
     captured: OrdSet<Captured>,
     positions: Positions,
     token: Arc<str>,
 }
+
+/// A pod that runs, in the order of UIDs. A word for each.
+#[derive(Debug, Clone)]
+struct ByUid(Arc<PodPlacement>);
 
 /// A pod that its node was told to capture, in the order of nodes and accounts. A word for each.
 #[derive(Debug, Clone)]
@@ -67,20 +72,35 @@ impl Snapshot {
 
     /// Takes in what the index says is different.
     pub fn apply(&mut self, changes: &Changes) {
+        let first = self.addresses.is_empty();
         for change in &changes.resources {
             self.put(change);
         }
         for (uid, placement) in &changes.placements {
-            if let Some(before) = self.pods.remove(uid) {
+            if let Some(ByUid(before)) = self.pods.remove(&**uid) {
                 self.captured.remove(&Captured(before));
             }
             if let Some(placement) = placement {
                 if placement.captured && placement.role == Role::Application {
                     self.captured.insert(Captured(placement.clone()));
                 }
-                self.pods.insert(uid.clone(), placement.clone());
+                self.pods.insert(ByUid(placement.clone()));
             }
         }
+        if first {
+            self.pack();
+        }
+    }
+
+    /// What is told first comes in order, and leaves the leaves of trees half empty.
+    fn pack(&mut self) {
+        self.addresses = View::from(packed(self.addresses.resources()));
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|(node, view)| (node.clone(), packed(view.resources()).into()));
+        self.nodes = nodes.collect();
+        self.pods = packed_set(&self.pods);
+        self.captured = packed_set(&self.captured);
+        self.scopes.pack();
     }
 
     fn put(&mut self, change: &ResourceChange) {
@@ -175,7 +195,7 @@ impl Snapshot {
 
     /// The pod with this UID, while it runs.
     pub fn pod(&self, uid: &str) -> Option<&PodPlacement> {
-        self.pods.get(uid).map(|placement| &**placement)
+        self.pods.get(uid).map(|found| &*found.0)
     }
 
     /// Whether this node was told to capture a pod of this service account.
@@ -186,15 +206,44 @@ impl Snapshot {
     }
 }
 
+// === impl ByUid ===
+
+impl Borrow<str> for ByUid {
+    fn borrow(&self) -> &str {
+        &self.0.uid
+    }
+}
+
+impl PartialEq for ByUid {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.uid == other.0.uid
+    }
+}
+
+impl Eq for ByUid {}
+
+impl PartialOrd for ByUid {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByUid {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.uid.cmp(&other.0.uid)
+    }
+}
+
 // === impl Captured ===
 
 impl Captured {
     /// What would come before every pod of this account on this node.
     fn first(node: &str, account: &Key) -> Self {
         Self(Arc::new(PodPlacement {
+            uid: "".into(),
             pod: Key::new(&account.namespace, ""),
             node: node.into(),
-            service_account: Some(account.name.clone()),
+            service_account: Some((*account.name).into()),
             captured: true,
             role: Role::Application,
         }))
@@ -230,6 +279,21 @@ impl Ord for Captured {
 
 // === free ===
 
+/// The same in full leaves: these are half full of every second one before those between come.
+fn packed<K: Clone + Ord, V: Clone>(map: &OrdMap<K, V>) -> OrdMap<K, V> {
+    let every_second = |from| {
+        let all = map.iter().skip(from).step_by(2);
+        all.map(|(key, value)| (key.clone(), value.clone()))
+    };
+    every_second(0).chain(every_second(1)).collect()
+}
+
+/// The same for a set.
+pub(super) fn packed_set<T: Clone + Ord>(set: &OrdSet<T>) -> OrdSet<T> {
+    let every_second = |from| set.iter().skip(from).step_by(2).cloned();
+    every_second(0).chain(every_second(1)).collect()
+}
+
 /// Says what was there before.
 fn put(view: &mut View, change: &ResourceChange) -> Option<Encoded> {
     match &change.resource {
@@ -258,6 +322,7 @@ mod tests {
 
     fn at(pod: &str, node: &str, account: &str) -> (Arc<str>, Option<Arc<PodPlacement>>) {
         let placement = PodPlacement {
+            uid: pod.into(),
             pod: Key::new("shop", pod),
             node: node.into(),
             service_account: Some(account.into()),

@@ -86,6 +86,10 @@ impl<T: Addressed> SecondaryIndex<T> for ByAddress {
             self.0.take(&object.at(address), key);
         }
     }
+
+    fn pack(&mut self) {
+        self.0.pack();
+    }
 }
 
 // === impl Range ===
@@ -217,7 +221,7 @@ impl State {
         let tables = &mut self.tables;
         let pods: Vec<Key> = tables.pods.lookup().at(address).cloned().collect();
         let nodes: Vec<Key> = tables.nodes.lookup().at(address).cloned().collect();
-        let slices: Vec<Key> = self.slice_claims.at(address).collect();
+        let slices: Vec<Key> = self.slice_claims.at(address).cloned().collect();
         let services: Vec<Key> = tables
             .services
             .lookup()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mesh::names::Uid;
 
-use super::names::Key;
+use super::names::{Key, NamespacedName};
 
 /// A cluster's name in the identities of workloads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,7 +41,7 @@ impl ClusterId {
 
     /// The workload that an EndpointSlice of this cluster names by its address.
     pub(super) fn endpoint(&self, slice: &Key, address: IpAddr) -> Uid {
-        let Key { namespace, name } = slice;
+        let NamespacedName { namespace, name } = &**slice;
         let uid = format!("{self}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}");
         Uid::from(uid.as_str())
     }

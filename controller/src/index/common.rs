@@ -25,13 +25,9 @@ impl Common {
         *text = self.texts.share(Arc::clone(text));
     }
 
-    /// A key's namespace is that of others; its own name is its own, unless it is known from elsewhere.
+    /// A key's namespace is that of others.
     pub(super) fn key(&mut self, key: &Key) -> Key {
-        let known = self.texts.get(&key.name);
-        Key {
-            namespace: self.texts.share(&*key.namespace),
-            name: known.unwrap_or_else(|| Arc::clone(&key.name)),
-        }
+        Key::within(self.texts.share(&*key.namespace), &key.name)
     }
 
     /// What a pod has in common with others of its owner.

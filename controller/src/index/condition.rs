@@ -42,8 +42,8 @@ pub(super) struct Conditions(Box<[Seen]>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     said: Arc<Said>,
-    /// Absent in what was not written by the API's rules.
-    since: Option<Timestamp>,
+    /// In seconds, as the API has it; absent in what was not written by its rules.
+    since: Option<u32>,
 }
 
 /// What a condition says; a million pods say the same.
@@ -103,7 +103,7 @@ impl Condition {
         let before = seen.find(self.kind);
         self.since = before
             .filter(|before| before.status() == self.status())
-            .and_then(|before| before.since);
+            .and_then(Seen::since);
         // A newer controller may already have looked at a newer object.
         let looked = before.and_then(Seen::generation).unwrap_or(0);
         self.generation = generation.map(|generation| generation.max(looked));
@@ -245,6 +245,10 @@ impl Seen {
         json!({"status": status.text(), "reason": reason, "message": message})
     }
 
+    fn since(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.since?.into()).ok()
+    }
+
     fn generation(&self) -> Option<i64> {
         self.said.generation
     }
@@ -265,9 +269,10 @@ impl Raw<'_> {
             message: self.message.into(),
             generation: self.generation,
         };
+        let since = self.since.map(Timestamp::as_second);
         Seen {
             said: Arc::new(said),
-            since: self.since,
+            since: since.and_then(|seconds| seconds.try_into().ok()),
         }
     }
 }

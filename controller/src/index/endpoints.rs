@@ -33,8 +33,8 @@ pub(super) struct Slice {
     /// The Service's name, in the same namespace.
     pub(super) service: Arc<str>,
     endpoints: BTreeMap<IpAddr, Endpoint>,
-    /// Port number by port name.
-    ports: BTreeMap<String, u16>,
+    /// Port names and numbers. Each name stands there once.
+    ports: Box<[(Arc<str>, u16)]>,
 }
 
 /// What an endpoint of a slice is.
@@ -60,10 +60,16 @@ const MAX_ENDPOINTS: usize = 1000;
 const MAX_NOTICES: usize = 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Endpoint {
+enum Endpoint {
+    /// It says that it is this pod of the slice's own namespace: the rest is what the pod says.
+    Pod(Box<str>),
+    Bare(Bare),
+}
+
+/// An endpoint that is listed by address alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Bare {
     ready: bool,
-    /// The pod of the slice's own namespace that it says it is.
-    pod: Option<Arc<str>>,
     node: Arc<str>,
 }
 
@@ -85,10 +91,12 @@ impl Watched for Slice {
             .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
             .filter_map(|port| {
                 Some((
-                    port.name.clone().unwrap_or_default(),
+                    port.name.as_deref().unwrap_or_default().into(),
                     u16::try_from(port.port?).ok()?,
                 ))
             });
+        // Of several ports of one name the last counts.
+        let ports: BTreeMap<Arc<str>, u16> = ports.collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             service: service.as_str().into(),
@@ -97,14 +105,19 @@ impl Watched for Slice {
                 .iter()
                 .filter_map(|endpoint| Endpoint::parse(endpoint, namespace))
                 .collect(),
-            ports: ports.collect(),
+            ports: ports.into_iter().collect(),
         })
     }
 
     fn share(&mut self, common: &mut Common) {
         common.text(&mut self.service);
+        for (name, _) in &mut self.ports {
+            common.text(name);
+        }
         for endpoint in self.endpoints.values_mut() {
-            common.text(&mut endpoint.node);
+            if let Endpoint::Bare(bare) = endpoint {
+                common.text(&mut bare.node);
+            }
         }
     }
 
@@ -131,17 +144,19 @@ impl Watched for Slice {
 
 impl Slice {
     pub(super) fn service_key(&self, slice: &Key) -> Key {
-        Key {
-            namespace: slice.namespace.clone(),
-            name: self.service.clone(),
-        }
+        Key::within(slice.namespace.clone(), &self.service)
+    }
+
+    fn port(&self, name: &str) -> Option<u16> {
+        let mut ports = self.ports.iter();
+        Some(ports.find(|(one, _)| **one == *name)?.1)
     }
 
     /// How many endpoints it lists by address alone.
     fn counted(&self) -> usize {
         self.endpoints
             .values()
-            .filter(|endpoint| endpoint.pod.is_none())
+            .filter(|endpoint| endpoint.is_bare())
             .count()
     }
 
@@ -149,8 +164,8 @@ impl Slice {
     fn taken(&self, allowance: usize) -> impl Iterator<Item = (IpAddr, &Endpoint)> {
         let mut left = allowance;
         let taken = self.endpoints.iter().filter(move |(_, endpoint)| {
-            let taken = endpoint.pod.is_some() || left > 0;
-            if endpoint.pod.is_none() {
+            let taken = !endpoint.is_bare() || left > 0;
+            if endpoint.is_bare() {
                 left = left.saturating_sub(1);
             }
             taken
@@ -161,7 +176,7 @@ impl Slice {
     /// The endpoint at an address, if it is one of those.
     fn taken_at(&self, address: IpAddr, allowance: usize) -> Option<&Endpoint> {
         let endpoint = self.endpoints.get(&address)?;
-        if endpoint.pod.is_some() || allowance == usize::MAX {
+        if !endpoint.is_bare() || allowance == usize::MAX {
             return Some(endpoint);
         }
         if allowance == 0 {
@@ -188,15 +203,21 @@ impl Endpoint {
                 .is_none_or(|one| one == namespace);
             target.kind.as_deref() == Some("Pod") && own
         });
-        let parsed = Self {
-            // Absent means ready.
-            ready: conditions
-                .and_then(|conditions| conditions.ready)
-                .unwrap_or(true),
-            pod: pod.and_then(|pod| pod.name.as_deref()).map(Into::into),
-            node: endpoint.node_name.as_deref().unwrap_or_default().into(),
+        let parsed = match pod.and_then(|pod| pod.name.as_deref()) {
+            Some(name) => Self::Pod(name.into()),
+            None => Self::Bare(Bare {
+                // Absent means ready.
+                ready: conditions
+                    .and_then(|conditions| conditions.ready)
+                    .unwrap_or(true),
+                node: endpoint.node_name.as_deref().unwrap_or_default().into(),
+            }),
         };
         Some((address, parsed))
+    }
+
+    fn is_bare(&self) -> bool {
+        matches!(self, Self::Bare(_))
     }
 }
 
@@ -208,29 +229,27 @@ impl State {
         if !self.slice_claims.counts(address, key) {
             return Meaning::Crowded;
         }
-        if let Some(name) = &endpoint.pod {
-            let named = Key {
-                namespace: key.namespace.clone(),
-                name: name.clone(),
-            };
-            let pod = self.tables.pods.get(&named);
+        if let Endpoint::Pod(name) = endpoint {
+            let pod = self.tables.pods.named(&key.namespace, name);
             // It may be on the host's network, where its address is not its own.
             if pod.is_some_and(|pod| !pod.finished && pod.ips.contains(&address)) {
-                return Meaning::Pod(named);
+                return Meaning::Pod(Key::within(key.namespace.clone(), name));
             }
         }
-        match (self.owner(address), &endpoint.pod) {
+        match (self.owner(address), endpoint) {
             // To name a pod frees an endpoint from the namespace's bound, so that it brings that pod or nothing.
-            (Some(Owner::Pod(other)), Some(_)) => Meaning::Taken(Owner::Pod(other)),
+            (Some(Owner::Pod(other)), Endpoint::Pod(_)) => Meaning::Taken(Owner::Pod(other)),
             // The pod that it names is not seen yet, or no more.
-            (_, Some(_)) => Meaning::Absent,
-            (Some(Owner::Pod(pod)), None) => Meaning::Pod(pod),
-            (Some(Owner::Service(service)), None) => Meaning::Taken(Owner::Service(service)),
-            (Some(Owner::Node(_)), None) => match self.service_at(address) {
+            (_, Endpoint::Pod(_)) => Meaning::Absent,
+            (Some(Owner::Pod(pod)), Endpoint::Bare(_)) => Meaning::Pod(pod),
+            (Some(Owner::Service(service)), Endpoint::Bare(_)) => {
+                Meaning::Taken(Owner::Service(service))
+            }
+            (Some(Owner::Node(_)), Endpoint::Bare(_)) => match self.service_at(address) {
                 Some(service) => Meaning::Taken(Owner::Service(service)),
                 None => Meaning::Host,
             },
-            (None, None) => Meaning::Outside,
+            (None, Endpoint::Bare(_)) => Meaning::Outside,
         }
     }
 
@@ -285,6 +304,9 @@ impl State {
             .map(|(port, target)| wire_port(port, target))
             .collect();
         for (address, endpoint) in slice.taken(self.allowance(key)) {
+            let Endpoint::Bare(bare) = endpoint else {
+                continue;
+            };
             let network = match self.meaning(key, address, endpoint) {
                 Meaning::Outside => NetworkMode::Standard,
                 // To dial the node itself is not to dial this endpoint.
@@ -293,7 +315,7 @@ impl State {
                     continue;
                 }
             };
-            let mut workload = self.slice_workload(key, slice, address, endpoint);
+            let mut workload = self.slice_workload(key, slice, address, bare);
             workload.network_mode = network.into();
             let ports = PortList {
                 ports: ports.clone(),
@@ -314,9 +336,9 @@ impl State {
         key: &Key,
         slice: &Slice,
         address: IpAddr,
-        endpoint: &Endpoint,
+        bare: &Bare,
     ) -> wire::Workload {
-        let health = if endpoint.ready {
+        let health = if bare.ready {
             WorkloadStatus::Healthy
         } else {
             WorkloadStatus::Unhealthy
@@ -327,7 +349,7 @@ impl State {
             namespace: key.namespace.to_string(),
             addresses: vec![octets(address).into()],
             trust_domain: self.elided_trust_domain(),
-            node: endpoint.node.to_string(),
+            node: bare.node.to_string(),
             canonical_name: slice.service.to_string(),
             canonical_revision: "latest".to_owned(),
             workload_type: WorkloadType::Pod.into(),
@@ -435,6 +457,6 @@ impl Service {
     fn ports_in<'a>(&'a self, slice: &'a Slice) -> impl Iterator<Item = (&'a ServicePort, u16)> {
         self.ports
             .iter()
-            .filter_map(|port| Some((port, *slice.ports.get(&port.name)?)))
+            .filter_map(|port| Some((port, slice.port(&port.name)?)))
     }
 }

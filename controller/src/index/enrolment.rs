@@ -128,7 +128,9 @@ impl State {
             return Some(enrolled);
         }
         Some(match self.said(pod).map(Cow::into_owned) {
-            Some(Report::Failed { reason, message }) => Condition::no(IN_MESH, reason, message),
+            Some(Report::Failed(failure)) => {
+                Condition::no(IN_MESH, failure.reason, failure.message)
+            }
             _ if pod.node.is_empty() => Condition::no(IN_MESH, PENDING, "not scheduled yet"),
             _ => Condition::no(
                 IN_MESH,

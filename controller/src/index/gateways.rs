@@ -359,7 +359,7 @@ impl State {
     }
 
     /// Marks everything that looks at a class: its Gateways.
-    fn touch_class(&mut self, name: &Arc<str>) {
+    fn touch_class(&mut self, name: &str) {
         let gateways = self.tables.gateways.lookup().get(name);
         let gateways: Vec<Key> = gateways.cloned().collect();
         self.tables.gateways.mark_each(gateways);

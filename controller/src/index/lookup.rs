@@ -1,22 +1,25 @@
 //! Finds objects of a kind by what they say, so that the cost of a change does not grow with the cluster.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::hash::Hash;
 
 use super::names::Key;
 use super::tables::SecondaryIndex;
 
 /// Objects by something that they say.
 #[derive(Debug)]
-pub(super) struct Lookup<Q>(HashMap<Q, Keys>);
+pub(super) struct Lookup<Q>(BTreeMap<Q, Keys>);
 
 /// Nearly always one: a set of its own for each would cost more than the objects.
 #[derive(Debug)]
+#[allow(
+    clippy::box_collection,
+    reason = "where there is one, it needs two words"
+)]
 enum Keys {
     One(Key),
-    Many(BTreeSet<Key>),
+    Many(Box<BTreeSet<Key>>),
 }
 
 /// An object that says something by which it is found.
@@ -28,16 +31,16 @@ pub(super) trait Says<Q> {
 
 impl<Q> Default for Lookup<Q> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self(BTreeMap::new())
     }
 }
 
-impl<Q: Hash + Eq> Lookup<Q> {
+impl<Q: Ord> Lookup<Q> {
     /// The objects that say so, in the order of their keys.
     pub(super) fn get<B>(&self, said: &B) -> impl Iterator<Item = &Key> + use<'_, Q, B>
     where
         Q: Borrow<B>,
-        B: Hash + Eq + ?Sized,
+        B: Ord + ?Sized,
     {
         let (one, many) = match self.0.get(said) {
             None => (None, None),
@@ -67,7 +70,7 @@ impl<Q: Hash + Eq> Lookup<Q> {
                 if let Keys::One(one) = keys {
                     many.insert(one.clone());
                 }
-                *keys = Keys::Many(many);
+                *keys = Keys::Many(many.into());
             }
             Some(Keys::Many(keys)) => {
                 keys.insert(key.clone());
@@ -88,11 +91,21 @@ impl<Q: Hash + Eq> Lookup<Q> {
             self.0.remove(said);
         }
     }
+
+    /// To be kept for long: what comes in order leaves a tree's nodes half empty.
+    pub(super) fn pack(&mut self) {
+        for keys in self.0.values_mut() {
+            if let Keys::Many(keys) = keys {
+                **keys = std::mem::take(&mut **keys).into_iter().collect();
+            }
+        }
+        self.0 = std::mem::take(&mut self.0).into_iter().collect();
+    }
 }
 
 impl<Q, T> SecondaryIndex<T> for Lookup<Q>
 where
-    Q: Hash + Eq + Debug + Send + Sync,
+    Q: Ord + Debug + Send + Sync,
     T: Says<Q>,
 {
     fn add(&mut self, key: &Key, object: &T) {
@@ -105,5 +118,9 @@ where
         for said in object.says(key) {
             self.take(&said, key);
         }
+    }
+
+    fn pack(&mut self) {
+        Lookup::pack(self);
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// Whether a namespace or pod is in the mesh: `ambient` or `none`.
@@ -51,13 +52,17 @@ pub const ACCEPTED_PREFIX: &str = "ambit-accepted-";
 /// The port on which tunnels arrive.
 pub const HBONE_PORT: u16 = 15008;
 
-/// A namespaced object; the namespace of a cluster-scoped one is empty.
+/// A namespaced object; the namespace of a cluster-scoped one is empty. A word, because an object is in many tables.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// Its namespace.
+pub struct Key(Arc<NamespacedName>);
+
+/// What a [`Key`] says.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub struct NamespacedName {
+    /// The object's namespace.
     pub namespace: Arc<str>,
     /// Its name.
-    pub name: Arc<str>,
+    pub name: Box<str>,
 }
 
 /// What a [`Key`] is looked up by, where there is only text.
@@ -71,10 +76,13 @@ pub trait Named {
 impl Key {
     /// Names an object.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self::within(namespace.into(), name)
+    }
+
+    /// Names an object of a namespace whose name others hold as well.
+    pub fn within(namespace: Arc<str>, name: &str) -> Self {
+        let name = name.into();
+        Self(Arc::new(NamespacedName { namespace, name }))
     }
 
     /// Names the object that carries this metadata.
@@ -83,6 +91,14 @@ impl Key {
             meta.namespace.as_deref().unwrap_or_default(),
             meta.name.as_deref().unwrap_or_default(),
         )
+    }
+}
+
+impl Deref for Key {
+    type Target = NamespacedName;
+
+    fn deref(&self) -> &NamespacedName {
+        &self.0
     }
 }
 

@@ -103,10 +103,10 @@ impl Watched for Namespace {
 
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
         // The roots go with their namespace.
-        let named = state.plans.keys().any(|plan| plan.namespace == key.name);
+        let named = state.plans.keys().any(|plan| *plan.namespace == *key.name);
         let system = *key.name == *state.settings.system_namespace;
         if state.tables.namespaces.get(key).is_none() && !named && !system {
-            output.desire(Item::Roots(key.name.clone()), None);
+            output.desire(Item::Roots((*key.name).into()), None);
         }
     }
 
@@ -117,7 +117,7 @@ impl Watched for Namespace {
                 name: key.name.to_string(),
             };
             let resource = Encoded::new(ENROLLED_NAMESPACE_TYPE, &message);
-            resources.insert(Scope::Namespaces, key.name.clone(), resource);
+            resources.insert(Scope::Namespaces, (*key.name).into(), resource);
         }
         // Said until the end, also when the namespace is gone already: a node that has not heard stays as it is.
         if state.leaving && *key.name == *state.settings.system_namespace {

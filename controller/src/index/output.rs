@@ -27,7 +27,12 @@ pub(super) struct Output {
 impl Output {
     /// What became different since the last time.
     pub(super) fn take_changes(&mut self) -> Changes {
-        std::mem::take(&mut self.changes)
+        let changes = std::mem::take(&mut self.changes);
+        // Nearly everything, as at first.
+        if changes.resources.len() >= self.published.len() {
+            self.published.pack();
+        }
+        changes
     }
 
     /// How many statuses are not as they should be.
@@ -85,14 +90,14 @@ impl Output {
         }
     }
 
-    /// Where a pod runs, by its UID.
-    pub(super) fn place(&mut self, key: &Key, now: Option<(Arc<str>, PodPlacement)>) {
-        let now = now.map(|(uid, placement)| (uid, Arc::new(placement)));
+    /// Where a pod runs.
+    pub(super) fn place(&mut self, key: &Key, now: Option<PodPlacement>) {
+        let now = now.map(Arc::new);
         let Some(before) = self.published.place(Kind::Pod, key, now.as_ref()) else {
             return;
         };
         let told = &mut self.changes.placements;
-        told.extend(before.map(|(uid, _)| (uid, None)));
-        told.extend(now.map(|(uid, placement)| (uid, Some(placement))));
+        told.extend(before.map(|before| (before.uid.clone(), None)));
+        told.extend(now.map(|now| (now.uid.clone(), Some(now))));
     }
 }

@@ -197,7 +197,8 @@ impl State {
     pub(super) fn waypoint_of(&self, key: &Key, pod: &Pod) -> Option<Key> {
         let gateway = Key::new(&key.namespace, pod.names_gateway()?);
         let gateway_uid = self.our_gateways.get(&gateway)?;
-        pod.identity().filter(|account| **account == gateway.name)?;
+        pod.identity()
+            .filter(|account| ***account == *gateway.name)?;
         let by = pod.controller()?;
         let set = self.tables.replica_sets.named(&key.namespace, &by.name)?;
         let deployment = self.tables.deployments.get(&gateway)?;

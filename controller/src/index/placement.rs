@@ -11,6 +11,8 @@ use super::pods::Pod;
 /// A pod that runs, as far as the question goes who may ask for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodPlacement {
+    /// Its UID.
+    pub uid: Arc<str>,
     /// The pod.
     pub pod: Key,
     /// Its node.
@@ -56,10 +58,8 @@ pub struct InvalidRule(String);
 impl PodPlacement {
     /// The service account with its namespace, if the pod has an identity.
     pub fn account(&self) -> Option<Key> {
-        Some(Key {
-            namespace: self.pod.namespace.clone(),
-            name: self.service_account.clone()?,
-        })
+        let account = self.service_account.as_deref()?;
+        Some(Key::within(self.pod.namespace.clone(), account))
     }
 }
 
@@ -122,21 +122,21 @@ impl fmt::Display for NodeProxyRule {
 // === impl State ===
 
 impl State {
-    /// Where a pod runs and what it is, by its UID, until it has ended.
-    pub(super) fn placement(&self, key: &Key) -> Option<(Arc<str>, PodPlacement)> {
+    /// Where a pod runs and what it is, until it has ended.
+    pub(super) fn placement(&self, key: &Key) -> Option<PodPlacement> {
         let pod = self
             .tables
             .pods
             .get(key)
             .filter(|pod| !pod.finished && !pod.node.is_empty())?;
-        let placement = PodPlacement {
+        Some(PodPlacement {
+            uid: pod.uid.clone(),
             pod: key.clone(),
             node: pod.node.clone(),
             service_account: pod.identity().cloned(),
             captured: self.wanted(key, pod),
             role: self.role(key, pod),
-        };
-        Some((pod.uid.clone(), placement))
+        })
     }
 
     /// Labels alone make nobody anything: a tenant writes them.

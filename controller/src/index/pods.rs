@@ -24,7 +24,7 @@ use super::condition::Conditions;
 use super::kinds::{ApiKind, Kind, Watched};
 use super::labels::Labels;
 use super::names::{
-    BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, MIRROR, REDIRECTION,
+    BYPASS_INBOUND, GATEWAY_NAME, IN_MESH, Key, MANAGED, MANAGED_BY_US, REDIRECTION,
     SIDECAR_STATUS, TUNNEL, WAYPOINT_BOUND,
 };
 use super::namespaces::Mode;
@@ -43,9 +43,6 @@ pub(super) struct Pod {
     /// As its status says; whose they are is decided in [`super::addresses`].
     pub(super) ips: Ips,
     pub(super) node: Arc<str>,
-    /// Of the mirror of a static pod (its kubelet made it, with whatever labels, in whatever namespace): the UID under
-    /// which the kubelet and the container runtime know the static pod itself.
-    mirror: Option<Arc<str>>,
     pub(super) host_network: bool,
     pub(super) sidecar: bool,
     pub(super) bypass_inbound: bool,
@@ -87,7 +84,6 @@ impl Watched for Pod {
                 .map_or(0, |time| time.0.as_millisecond()),
             ips: addresses(status.pod_ips, status.pod_ip),
             node: spec.node_name.as_deref().unwrap_or_default().into(),
-            mirror: annotation(MIRROR).map(|uid| uid.as_str().into()),
             host_network: spec.host_network == Some(true),
             sidecar: annotation(SIDECAR_STATUS).is_some(),
             bypass_inbound: annotation(BYPASS_INBOUND).is_some_and(|value| value == "true"),
@@ -118,10 +114,8 @@ impl Watched for Pod {
             && now.is_none_or(|now| now.uid != before.uid)
         {
             state.reports.vanished(before);
-            state.uids.remove(&before.uid);
         }
         if let Some(now) = now {
-            state.uids.insert(now.uid.clone(), key.clone());
             state.reports.appeared(now);
             state.reports.compare(now);
         }
@@ -165,7 +159,7 @@ impl Pod {
 
     /// The UID under which its node knows it.
     pub(super) fn uid_on_node(&self) -> &Arc<str> {
-        self.mirror.as_ref().unwrap_or(&self.uid)
+        self.template.mirror.as_ref().unwrap_or(&self.uid)
     }
 
     /// The service account that is its identity.
@@ -173,7 +167,7 @@ impl Pod {
         self.template
             .service_account
             .as_ref()
-            .filter(|_| self.mirror.is_none())
+            .filter(|_| self.template.mirror.is_none())
     }
 
     /// The Gateway whose waypoint this pod's labels say it is.

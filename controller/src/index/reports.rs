@@ -23,7 +23,15 @@ const MAX_EARLY: usize = 512;
 pub(super) enum Report {
     Enrolled,
     Removed,
-    Failed { reason: String, message: String },
+    /// Boxed: nearly all are enrolled.
+    Failed(Box<Failure>),
+}
+
+/// Why a node could not do with a pod what it was told to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    pub(super) message: String,
 }
 
 /// What the nodes say, by node and pod UID.
@@ -61,10 +69,9 @@ impl Report {
             enrolment_report::State::Unspecified => None,
             enrolment_report::State::Enrolled => Some(Self::Enrolled),
             enrolment_report::State::Removed => Some(Self::Removed),
-            enrolment_report::State::Failed => Some(Self::Failed {
-                reason: word(&report.reason),
-                message: report.message.clone(),
-            }),
+            enrolment_report::State::Failed => {
+                Some(Self::failed(word(&report.reason), report.message.clone()))
+            }
         }
     }
 }
@@ -77,16 +84,19 @@ impl Report {
             (Status::True, _) => Some(Self::Enrolled),
             // These are the controller's own words.
             (Status::False, PENDING | UNKNOWN_MODE | NO_IDENTITY) => None,
-            (Status::False, reason) => Some(Self::Failed {
-                reason: reason.to_owned(),
-                message: seen.message().to_owned(),
-            }),
+            (Status::False, reason) => {
+                Some(Self::failed(reason.to_owned(), seen.message().to_owned()))
+            }
             (Status::Unknown, _) => None,
         }
     }
 }
 
 impl Report {
+    fn failed(reason: String, message: String) -> Self {
+        Self::Failed(Box::new(Failure { reason, message }))
+    }
+
     /// Whether a condition that tells of `stands` tells of this.
     fn is_in(&self, stands: Option<&Self>) -> bool {
         match self {
@@ -232,10 +242,8 @@ impl State {
             return;
         };
         let uid: Arc<str> = report.uid.as_str().into();
-        let pod = self
-            .uids
-            .get(&uid)
-            .and_then(|key| Some((key.clone(), self.tables.pods.get(key)?)));
+        let key = self.tables.pods.lookup().with_uid(&uid);
+        let pod = key.and_then(|key| Some((key.clone(), self.tables.pods.get(key)?)));
         match pod {
             Some((key, pod)) if pod.node == *node => {
                 let pod = pod.clone();
@@ -252,8 +260,9 @@ impl State {
     /// Nobody speaks for the node's pods here any more: what their conditions say counts.
     pub(super) fn node_gone(&mut self, node: &str) {
         let uids = self.reports.forget(node);
+        let pods = self.tables.pods.lookup();
         let keys: Vec<Key> = uids
-            .filter_map(|uid| self.uids.get(&uid).cloned())
+            .filter_map(|uid| pods.with_uid(&uid).cloned())
             .collect();
         self.tables.pods.mark_each(keys);
     }

@@ -36,7 +36,7 @@ const TOO_MANY_PORTS: &str = "TooManyPorts";
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Service {
     pub(super) uid: Arc<str>,
-    pub(super) controller: Option<Controller>,
+    pub(super) controller: Option<Box<Controller>>,
     pub(super) labels: Labels,
     /// Absent: endpoints come from EndpointSlices that somebody else writes.
     pub(super) selector: Option<Labels>,
@@ -74,7 +74,7 @@ impl Watched for Service {
         let vips: Vec<IpAddr> = vips.iter().filter_map(|vip| parse(vip)).collect();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
-            controller: Controller::of(&object.metadata),
+            controller: Controller::of(&object.metadata).map(Box::new),
             labels: Labels::of(object.metadata.labels.as_ref()),
             selector: Some(Labels::of(spec.selector.as_ref()))
                 .filter(|selector| !selector.is_empty()),

@@ -17,14 +17,14 @@ pub(super) struct Shares<const BOUND: usize>(HashMap<Arc<str>, Share>);
 /// What the objects of one namespace bring, by name; those that bring nothing are left out.
 #[derive(Debug, Default)]
 struct Share {
-    counts: BTreeMap<Arc<str>, usize>,
+    counts: BTreeMap<Box<str>, usize>,
     cut: Option<Cut>,
 }
 
 /// The first object of which not everything is taken; of those behind it nothing is.
 #[derive(Debug)]
 struct Cut {
-    name: Arc<str>,
+    name: Box<str>,
     taken: usize,
 }
 
@@ -88,10 +88,7 @@ impl<const BOUND: usize> Shares<BOUND> {
             let taken = |gone: usize| BOUND.saturating_sub(gone).min(*count);
             if taken(less) != taken(more) {
                 let namespace = key.namespace.clone();
-                contested.push(Key {
-                    namespace,
-                    name: name.clone(),
-                });
+                contested.push(Key::within(namespace, name));
             }
             less += count;
             more += count;

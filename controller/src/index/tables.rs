@@ -11,22 +11,15 @@ use super::names::{Key, Named};
 /// Objects of one kind.
 #[derive(Debug)]
 pub(super) struct Table<T: super::kinds::Stored> {
-    objects: BTreeMap<Key, Held<T>>,
+    objects: BTreeMap<Key, Arc<T>>,
     /// Changes that the objects do not show yet.
     pub(super) ahead: Ahead<T>,
     dirty: BTreeSet<Key>,
     lookup: T::Lookup,
-    /// Of the last list that began.
-    list: u32,
+    /// What was there when the list began that goes on, and was not told of since: at its end it is gone.
+    unseen: BTreeSet<Key>,
     /// A list has ended once.
     listed: bool,
-}
-
-/// An object, and the last list that began before it was told of: what the end of a later list has not seen is gone.
-#[derive(Debug)]
-struct Held<T> {
-    object: Arc<T>,
-    list: u32,
 }
 
 /// Finds objects of a kind by what they say; kept by their table.
@@ -35,6 +28,8 @@ pub(super) trait SecondaryIndex<T>: Debug + Default + Send + Sync {
     fn add(&mut self, key: &Key, object: &T);
     /// The object has gone: exactly what was added.
     fn remove(&mut self, key: &Key, object: &T);
+    /// A whole list has come.
+    fn pack(&mut self) {}
 }
 
 // === impl Table ===
@@ -46,7 +41,7 @@ impl<T: super::kinds::Stored> Default for Table<T> {
             ahead: Ahead::default(),
             dirty: BTreeSet::new(),
             lookup: T::Lookup::default(),
-            list: 0,
+            unseen: BTreeSet::new(),
             listed: false,
         }
     }
@@ -54,7 +49,7 @@ impl<T: super::kinds::Stored> Default for Table<T> {
 
 impl<T: super::kinds::Stored> Table<T> {
     pub(super) fn get(&self, key: &Key) -> Option<&Arc<T>> {
-        self.objects.get(key).map(|held| &held.object)
+        self.objects.get(key)
     }
 
     /// The key that the table holds, which all share.
@@ -64,8 +59,7 @@ impl<T: super::kinds::Stored> Table<T> {
 
     /// An object by its name, which costs no allocation.
     pub(super) fn named(&self, namespace: &str, name: &str) -> Option<&Arc<T>> {
-        let held = self.objects.get(&(namespace, name) as &dyn Named)?;
-        Some(&held.object)
+        self.objects.get(&(namespace, name) as &dyn Named)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -74,17 +68,11 @@ impl<T: super::kinds::Stored> Table<T> {
 
     /// Puts what is there now, and gives what was.
     pub(super) fn put(&mut self, key: &Key, now: Option<&Arc<T>>) -> Option<Arc<T>> {
+        self.see(key);
         let before = match now {
-            Some(now) => {
-                let held = Held {
-                    object: now.clone(),
-                    list: self.list,
-                };
-                self.objects.insert(key.clone(), held)
-            }
+            Some(now) => self.objects.insert(key.clone(), now.clone()),
             None => self.objects.remove(key),
         };
-        let before = before.map(|held| held.object);
         if let Some(before) = &before {
             self.lookup.remove(key, before);
         }
@@ -104,7 +92,6 @@ impl<T: super::kinds::Stored> Table<T> {
         self.objects
             .range::<dyn Named + '_, _>((first, Bound::Unbounded))
             .take_while(move |(key, _)| &*key.namespace == namespace)
-            .map(|(key, held)| (key, &held.object))
     }
 
     /// What finds the objects by something else than their key.
@@ -140,24 +127,21 @@ impl<T: super::kinds::Stored> Table<T> {
 
     /// A list begins.
     pub(super) fn begin(&mut self) {
-        self.list = self.list.wrapping_add(1);
+        self.unseen = self.objects.keys().cloned().collect();
     }
 
     /// It is in the list, or was told of while it went on.
     pub(super) fn see(&mut self, key: &Key) {
-        if let Some(held) = self.objects.get_mut(key) {
-            held.list = self.list;
-        }
+        self.unseen.remove(key);
     }
 
     /// The list has ended: these were there before it, and are not in it.
-    pub(super) fn end(&mut self) -> Vec<Key> {
+    pub(super) fn end(&mut self) -> BTreeSet<Key> {
         self.listed = true;
-        let unseen = self
-            .objects
-            .iter()
-            .filter(|(_, held)| held.list != self.list);
-        unseen.map(|(key, _)| key.clone()).collect()
+        // A list comes in order, which leaves a tree's nodes half empty.
+        self.objects = std::mem::take(&mut self.objects).into_iter().collect();
+        self.lookup.pack();
+        std::mem::take(&mut self.unseen)
     }
 
     /// There is no list, because there is no such kind. What is known from before stays: an API server that starts may

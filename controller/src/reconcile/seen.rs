@@ -60,7 +60,7 @@ pub fn all(client: &Client, to: &mpsc::Sender<Seen>, tasks: &mut Supervisor) {
     let roots = Watched::all("configmaps").fields(&format!("metadata.name={CONFIG_MAP}"));
     tasks.must_live(
         "watch roots",
-        of::<ConfigMap>(client, roots, |key| Seen::Roots(key.namespace), to),
+        of::<ConfigMap>(client, roots, |key| Seen::Roots(key.namespace.clone()), to),
     );
 }
 

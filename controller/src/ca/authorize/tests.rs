@@ -64,6 +64,7 @@ impl Mesh {
             .into_iter()
             .map(|(uid, namespace, account, node, captured, role)| {
                 let placement = PodPlacement {
+                    uid: uid.into(),
                     pod: Key::new(namespace, uid),
                     node: node.into(),
                     service_account: account.map(Into::into),

@@ -15,8 +15,8 @@ use super::super::room::Room;
 #[derive(Debug, Default)]
 pub(in crate::index) struct Claims(HashMap<At, BTreeMap<Arc<str>, Namespace>>);
 
-/// The slices of one namespace that list an address, by name, with the number of their ports.
-type Namespace = BTreeMap<Arc<str>, usize>;
+/// The slices of one namespace that list an address, with the number of their ports.
+type Namespace = BTreeMap<Key, usize>;
 
 /// EndpointSlices of one namespace that count at an address, each for another Service or family.
 pub(super) const MAX_SLICES: usize = 32;
@@ -31,7 +31,7 @@ impl Claims {
         let namespaces = self.0.entry(at).or_default();
         let slices = namespaces.entry(slice.namespace.clone()).or_default();
         change(slices, slice, |slices| {
-            slices.insert(slice.name.clone(), ports);
+            slices.insert(slice.clone(), ports);
         })
     }
 
@@ -44,7 +44,7 @@ impl Claims {
             return Vec::new();
         };
         let changed = change(slices, slice, |slices| {
-            slices.remove(&slice.name);
+            slices.remove(slice);
         });
         if slices.is_empty() {
             namespaces.remove(&slice.namespace);
@@ -56,45 +56,34 @@ impl Claims {
     }
 
     /// The slices that count at an address, in the order of their keys.
-    pub(in crate::index) fn at(&self, address: impl Into<At>) -> impl Iterator<Item = Key> {
+    pub(in crate::index) fn at(&self, address: impl Into<At>) -> impl Iterator<Item = &Key> {
         let namespaces = self.0.get(&address.into()).into_iter().flatten();
-        namespaces.flat_map(|(namespace, slices)| {
-            counting(slices).map(|name| Key {
-                namespace: namespace.clone(),
-                name: name.clone(),
-            })
-        })
+        namespaces.flat_map(|(_, slices)| counting(slices))
     }
 
     /// Whether a slice that lists an address counts there.
     pub(super) fn counts(&self, address: impl Into<At>, slice: &Key) -> bool {
         let namespaces = self.0.get(&address.into());
         let slices = namespaces.and_then(|namespaces| namespaces.get(&slice.namespace));
-        slices.is_some_and(|slices| counting(slices).any(|name| *name == slice.name))
+        slices.is_some_and(|slices| counting(slices).any(|counts| counts == slice))
     }
 }
 
-fn counting(slices: &Namespace) -> impl Iterator<Item = &Arc<str>> {
+fn counting(slices: &Namespace) -> impl Iterator<Item = &Key> {
     let mut room = Room::new(MAX_SLICES, MAX_PORTS);
     let counting = slices
         .iter()
         .take_while(move |(_, ports)| room.takes(**ports));
-    counting.map(|(name, _)| name)
+    counting.map(|(key, _)| key)
 }
 
 /// Changes one slice, and says which others that makes count or not.
 fn change(slices: &mut Namespace, slice: &Key, how: impl FnOnce(&mut Namespace)) -> Vec<Key> {
-    let before: BTreeSet<Arc<str>> = counting(slices).cloned().collect();
+    let before: BTreeSet<Key> = counting(slices).cloned().collect();
     how(slices);
-    let now: BTreeSet<Arc<str>> = counting(slices).cloned().collect();
+    let now: BTreeSet<Key> = counting(slices).cloned().collect();
     let changed = before.symmetric_difference(&now);
-    let others = changed.filter(|name| **name != slice.name);
-    others
-        .map(|name| Key {
-            namespace: slice.namespace.clone(),
-            name: name.clone(),
-        })
-        .collect()
+    changed.filter(|key| *key != slice).cloned().collect()
 }
 
 #[cfg(test)]
@@ -112,7 +101,7 @@ mod tests {
     }
 
     fn standing(claims: &Claims) -> Vec<Key> {
-        claims.at(at()).collect()
+        claims.at(at()).cloned().collect()
     }
 
     #[test]

@@ -33,6 +33,10 @@ impl SecondaryIndex<Slice> for SliceLookup {
         self.services.remove(key, slice);
         self.shares.unset(key);
     }
+
+    fn pack(&mut self) {
+        self.services.pack();
+    }
 }
 
 impl Says<Key> for Slice {

@@ -51,7 +51,7 @@ impl Watched for Class {
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
         if CLASSES.contains(&&*key.name) {
             let missing = state.missing_class(&key.name).then_some(Wanted::Class);
-            let item = Item::Class(key.name.clone());
+            let item = Item::Class((*key.name).into());
             output.desire(item, missing.map(Entry::leader));
         }
     }

@@ -1,6 +1,6 @@
 //! What proxies have been told because of each object: when it says anew what it stands for, only differences go out.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh::xds::Version;
@@ -11,17 +11,15 @@ use super::super::names::Key;
 
 /// What has been told, by the object that it comes from.
 #[derive(Debug, Default)]
-pub(super) struct Published(HashMap<Kind, HashMap<Key, Told>>);
-
-/// Where a pod runs, with its UID.
-pub(super) type Placed = (Arc<str>, Arc<PodPlacement>);
+pub(super) struct Published(BTreeMap<Kind, BTreeMap<Key, Told>>);
 
 /// What has been told because of one object.
 #[derive(Debug, Default)]
 struct Told {
     /// In order. Content is compared by its version: only who reads it keeps it.
     resources: Box<[(Scope, Arc<str>, Version)]>,
-    placed: Option<Placed>,
+    /// Where a pod runs.
+    placed: Option<Arc<PodPlacement>>,
 }
 
 // === impl Published ===
@@ -69,12 +67,24 @@ impl Published {
         &mut self,
         kind: Kind,
         key: &Key,
-        now: Option<&Placed>,
-    ) -> Option<Option<Placed>> {
+        now: Option<&Arc<PodPlacement>>,
+    ) -> Option<Option<Arc<PodPlacement>>> {
         self.change(kind, key, |entry| {
             let same = entry.placed.as_ref() == now;
             (!same).then(|| std::mem::replace(&mut entry.placed, now.cloned()))
         })
+    }
+
+    /// Of how many objects something has been told.
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
+    }
+
+    /// To be kept for long: what is told in order leaves a tree's nodes half empty.
+    pub(super) fn pack(&mut self) {
+        for of_kind in self.0.values_mut() {
+            *of_kind = std::mem::take(of_kind).into_iter().collect();
+        }
     }
 
     /// Changes what was told because of one object; nothing is kept of one that nothing was told of.

@@ -13,6 +13,7 @@ use super::Pod;
 /// Finds pods.
 #[derive(Debug, Default)]
 pub(in crate::index) struct PodLookup {
+    uids: Lookup<Arc<str>>,
     addresses: ByAddress,
     nodes: Lookup<Arc<str>>,
     /// By the Gateway whose waypoint their labels say they are.
@@ -24,6 +25,11 @@ pub(in crate::index) struct PodLookup {
 // === impl PodLookup ===
 
 impl PodLookup {
+    /// The pod with this UID.
+    pub(in crate::index) fn with_uid(&self, uid: &str) -> Option<&Key> {
+        self.uids.get(uid).next()
+    }
+
     /// The pods that name an address.
     pub(in crate::index) fn at(&self, address: impl Into<At>) -> impl Iterator<Item = &Key> {
         self.addresses.at(address.into())
@@ -47,6 +53,7 @@ impl PodLookup {
 
 impl SecondaryIndex<Pod> for PodLookup {
     fn add(&mut self, key: &Key, pod: &Pod) {
+        self.uids.insert(pod.uid.clone(), key);
         self.addresses.add(key, pod);
         if !pod.node.is_empty() {
             self.nodes.insert(pod.node.clone(), key);
@@ -60,6 +67,7 @@ impl SecondaryIndex<Pod> for PodLookup {
     }
 
     fn remove(&mut self, key: &Key, pod: &Pod) {
+        self.uids.take(&pod.uid, key);
         self.addresses.remove(key, pod);
         self.nodes.take(&pod.node, key);
         if let Some(gateway) = pod.instance_of(key) {
@@ -68,5 +76,11 @@ impl SecondaryIndex<Pod> for PodLookup {
         if let Some(gateway) = asks_for(&key.namespace, pod.labels()) {
             self.asking.take(&gateway, key);
         }
+    }
+
+    fn pack(&mut self) {
+        self.uids.pack();
+        self.nodes.pack();
+        SecondaryIndex::<Pod>::pack(&mut self.addresses);
     }
 }

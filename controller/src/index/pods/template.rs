@@ -8,12 +8,16 @@ use mesh::proto::workload::WorkloadType;
 
 use super::super::common::Common;
 use super::super::labels::Labels;
+use super::super::names::MIRROR;
 use super::super::owners::Controller;
 
 /// What is the same on every pod that its owner made, as far as it is one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::index) struct Template {
     pub(super) labels: Labels,
+    /// Of the mirror of a static pod (its kubelet made it, with whatever labels, in whatever namespace): the UID under
+    /// which the kubelet and the container runtime know the static pod itself. Nothing else has this template.
+    pub(super) mirror: Option<Arc<str>>,
     /// Absent in a mirror of a static pod.
     pub(super) service_account: Option<Arc<str>>,
     /// TCP ports that have a name, in the order of their names.
@@ -28,8 +32,11 @@ impl Template {
     pub(super) fn parse(object: &core::Pod) -> Self {
         let labels = Labels::of(object.metadata.labels.as_ref());
         let spec = object.spec.as_ref();
+        let annotations = object.metadata.annotations.as_ref();
+        let mirror = annotations.and_then(|all| all.get(MIRROR));
         let account = spec.and_then(|spec| spec.service_account_name.as_deref());
         Self {
+            mirror: mirror.map(|uid| uid.as_str().into()),
             service_account: account.filter(|name| !name.is_empty()).map(Into::into),
             ports: spec.map(ports).unwrap_or_default(),
             owner: owner(&object.metadata, &labels),

@@ -90,6 +90,11 @@ impl SecondaryIndex<Service> for ServiceLookup {
             self.selecting.take(&said, key);
         }
     }
+
+    fn pack(&mut self) {
+        SecondaryIndex::<Service>::pack(&mut self.addresses);
+        self.selecting.pack();
+    }
 }
 
 fn said(key: &Key, service: &Service) -> impl Iterator<Item = (Arc<str>, Pair)> {
