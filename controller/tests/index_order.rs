@@ -231,6 +231,11 @@ fn pool() -> Vec<Vec<Value>> {
                "metadata": {"name": "n1", "uid": "n1", "labels": {"topology.kubernetes.io/zone": zone}},
                "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
     };
+    let mut ranged = node("10.0.0.7", "z2");
+    ranged["spec"] = json!({"podCIDRs": ["10.0.0.0/30"]});
+    // It names the cluster IP of a Service and the address of a node.
+    let mut liar = pod("shop", "b", "10.0.0.2", app.clone());
+    liar["status"]["podIPs"] = json!([{"ip": "10.96.0.3"}, {"ip": "10.0.0.7"}, {"ip": "10.0.0.2"}]);
     let mut for_all = gateway("shop", "gate");
     for_all["metadata"]["labels"] = json!({"istio.io/waypoint-for": "all"});
     let mut theirs = gateway("shop", "gate");
@@ -246,11 +251,12 @@ fn pool() -> Vec<Vec<Value>> {
             namespace("shop", uses_both),
         ],
         vec![namespace("till", ambient)],
-        vec![node("172.18.0.2", "z1"), node("10.0.0.7", "z2")],
+        vec![node("172.18.0.2", "z1"), node("10.0.0.7", "z2"), ranged],
         vec![pending, unready, pod("shop", "a", "10.0.0.1", app.clone())],
         vec![
             pod("shop", "b", "10.0.0.2", json!({USE: "gate"})),
             pod("shop", "b", "10.0.0.1", app.clone()),
+            liar,
         ],
         vec![pod("till", "c", "10.0.0.7", app)],
         vec![
