@@ -53,8 +53,9 @@ use crate::waypoint::render::Mesh;
 
 /// Whose fields ours are, in every object we write to.
 pub const FIELD_MANAGER: &str = "ambit.mesh/controller";
-/// Tries at once. One namespace's pods get half of them: enough to enrol it quickly, few enough for any API server.
-const PLACES: usize = 32;
+/// Tries at once: few enough for any API server. A namespace gets half of them at most, and its pods half of that, which
+/// is enough to enrol it quickly.
+const PLACES: usize = 64;
 /// A status that was written and is not seen after so long was overwritten, or the watch lags: it is written again.
 const CONFIRM: Duration = Duration::from_secs(30);
 /// How often what stays wanted is looked at, even if nothing changed: watches tell sooner.

@@ -7,15 +7,19 @@ mod streams;
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use controller::index::Input;
 use mesh::proto::discovery::DeltaDiscoveryRequest;
+use mesh::proto::node::EnrolmentReport;
 use mesh::proto::workload::{Address, address};
-use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, ROUTE_TYPE};
+use mesh::xds::{ADDRESS_TYPE, ENROLMENT_REPORT_TYPE, ENROLMENT_TYPE, ROUTE_TYPE};
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Code;
 
-use streams::{Controller, subscription};
+use streams::{Controller, LONG, subscription};
 use support::{World, bound, pod, route, service};
 
 const CART: &str = "shop/cart.shop.svc.cluster.local";
@@ -262,6 +266,50 @@ async fn a_proxy_that_does_not_say_what_it_knows_loses_nothing_at_first() {
     ended["status"]["phase"] = json!("Succeeded");
     controller.apply([ended]);
     assert_eq!(stream.names().await.2, ["a"]);
+}
+
+/// Reports of so many pods.
+fn reports(count: usize) -> DeltaDiscoveryRequest {
+    let report = |number: usize| EnrolmentReport {
+        uid: format!("p{number}"),
+        ..EnrolmentReport::default()
+    };
+    let any = |report: EnrolmentReport| prost_types::Any {
+        type_url: ENROLMENT_REPORT_TYPE.to_owned(),
+        value: report.encode_to_vec(),
+    };
+    DeltaDiscoveryRequest {
+        reports: (0..count).map(report).map(any).collect(),
+        ..subscription(ENROLMENT_TYPE)
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_reconnects_speaks_no_faster() {
+    let mut controller = Controller::start().await;
+    let began = Instant::now();
+    let mut told: u32 = 0;
+    let first = controller.open("ztunnel").await.expect("opened");
+    first.say(reports(1100)).await;
+    while told < 1024 {
+        let input = timeout(LONG, controller.told.recv()).await;
+        let input = input.expect("in time").expect("it listens");
+        told += u32::from(matches!(input, Input::Report { .. }));
+    }
+    drop(first);
+    let again = controller.open("ztunnel").await.expect("opened");
+    again.say(reports(1100)).await;
+    let listened = Instant::now() + Duration::from_secs(1);
+    while let Ok(Some(input)) = timeout_at(listened, controller.told.recv()).await {
+        told += u32::from(matches!(input, Input::Report { .. }));
+    }
+    // The burst once, and then the rate.
+    let rate = 50.0 * began.elapsed().as_secs_f64();
+    let beyond = told - 1024;
+    assert!(
+        f64::from(beyond) <= rate + 1.0,
+        "{beyond} instead of {rate}"
+    );
 }
 
 #[tokio::test]

@@ -247,6 +247,145 @@ fn a_node_that_names_a_pods_address_is_told_and_has_nothing_of_it() {
     );
 }
 
+/// `evil/liar` on n2, whose status names these addresses.
+fn liar(addresses: &[&str]) -> Value {
+    let mut liar = pod("evil", "liar", addresses[0], json!({}));
+    let named = addresses.iter().map(|address| json!({"ip": address}));
+    liar["spec"]["nodeName"] = json!("n2");
+    liar["status"]["podIPs"] = named.collect();
+    liar
+}
+
+/// Every object told alone: the last ones before the first ones, or as they stand.
+fn told(mut objects: Vec<Value>, backwards: bool) -> World {
+    if backwards {
+        objects.reverse();
+    }
+    let mut world = World::new();
+    for object in objects {
+        world.apply([object]);
+    }
+    world
+}
+
+/// The addresses under which a pod is known.
+fn addresses(world: &World, pod: &str) -> Vec<Vec<u8>> {
+    let workload = world.workload(&format!("Pod/{pod}"));
+    let addresses = workload.map(|one| one.addresses).unwrap_or_default();
+    addresses.iter().map(|one| one.to_vec()).collect()
+}
+
+#[test]
+fn a_pod_that_names_a_cluster_ip_is_told_and_has_nothing_of_it() {
+    for backwards in [false, true] {
+        // Of whatever range: the API server gives out no address twice.
+        let nodes = [
+            ranged("n1", "192.168.0.1", "10.0.0.0/24"),
+            ranged("n2", "192.168.0.2", "10.96.0.0/16"),
+        ];
+        let objects = nodes.into_iter().chain([
+            service("shop", "cart", "10.96.0.1", "cart", json!({})),
+            liar(&["10.96.0.1", "10.96.7.7"]),
+        ]);
+        let mut world = told(objects.collect(), backwards);
+        assert!(at(&world, [10, 96, 0, 1]).is_empty());
+        assert_eq!(
+            addresses(&world, "evil/liar"),
+            [[10, 96, 7, 7]],
+            "its others stay"
+        );
+        assert_eq!(
+            world.events(),
+            [
+                "Pod evil/liar AddressTaken: address 10.96.0.1 is that of Service shop/cart: in the mesh it leads there"
+            ]
+        );
+        // One that names nothing else is nowhere.
+        world.apply([liar(&["10.96.0.1"])]);
+        assert!(world.workload("Pod/evil/liar").is_none());
+        world.delete(Kind::Service, "shop", "cart");
+        assert_eq!(at(&world, [10, 96, 0, 1]), ["liar"]);
+        assert!(world.events().is_empty(), "{:?}", world.events());
+    }
+}
+
+#[test]
+fn a_node_that_names_a_cluster_ip_is_told() {
+    let mut world = shop();
+    world.apply([ranged("n2", "10.96.0.1", "10.0.1.0/24")]);
+    assert_eq!(
+        world.events(),
+        [
+            "Node n2 AddressTaken: address 10.96.0.1 is that of Service shop/cart: in the mesh it leads there"
+        ]
+    );
+}
+
+#[test]
+fn what_tenants_write_into_services_takes_no_pod_its_address() {
+    for backwards in [false, true] {
+        let mut headless = service("evil", "headless", "None", "-", json!({}));
+        headless["spec"]["externalIPs"] = json!(["10.0.0.1"]);
+        let mut balanced = service("evil", "balanced", "10.96.0.66", "-", json!({}));
+        balanced["spec"]["type"] = json!("LoadBalancer");
+        balanced["spec"]["externalIPs"] = json!(["10.0.0.1"]);
+        balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
+        let objects = vec![pod("shop", "db", "10.0.0.1", json!({})), headless, balanced];
+        let world = told(objects, backwards);
+        assert_eq!(at(&world, [10, 0, 0, 1]), ["db"]);
+    }
+}
+
+#[test]
+fn a_pod_outside_its_nodes_range_that_names_a_nodes_address_has_nothing_of_it() {
+    for backwards in [false, true] {
+        let objects = vec![
+            ranged("n1", "192.168.0.1", "10.0.0.0/24"),
+            ranged("n2", "192.168.0.2", "10.0.1.0/24"),
+            manual("shop", "api", "10.96.0.2"),
+            slice("shop", "api", &["192.168.0.1"]),
+            liar(&["192.168.0.1", "10.0.1.9"]),
+        ];
+        let mut world = told(objects, backwards);
+        assert!(at(&world, [192, 168, 0, 1]).is_empty());
+        assert_eq!(addresses(&world, "evil/liar"), [[10, 0, 1, 9]]);
+        let host = world.workload("discovery.k8s.io/EndpointSlice/shop/api-1/192.168.0.1");
+        assert_eq!(
+            host.expect("an endpoint").network_mode(),
+            NetworkMode::HostNetwork
+        );
+        assert_eq!(
+            world.events(),
+            [
+                "Pod evil/liar AddressTaken: address 192.168.0.1 is that of node n1: in the mesh it leads there"
+            ]
+        );
+        // Another liar is no better, and neither takes an honest pod's place.
+        let mut honest = pod("shop", "honest", "192.168.0.1", json!({}));
+        honest["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+        world.apply([honest, ranged("n1", "192.168.0.1", "192.168.0.0/24")]);
+        assert_eq!(at(&world, [192, 168, 0, 1]), ["honest"]);
+        world.delete(Kind::Pod, "shop", "honest");
+        world.delete(Kind::Node, "", "n1");
+        assert_eq!(at(&world, [192, 168, 0, 1]), ["liar"]);
+    }
+}
+
+#[test]
+fn where_no_pod_ranges_are_given_out_no_node_takes_a_pod_its_address() {
+    for backwards in [false, true] {
+        let mut fallen = ranged("n2", "10.0.0.1", "");
+        fallen["spec"] = json!({});
+        let mut plain = ranged("n1", "192.168.0.1", "");
+        // Of the other family alone: it says nothing.
+        plain["spec"] = json!({"podCIDRs": ["fd00::/64"]});
+        let objects = vec![plain, fallen, pod("shop", "db", "10.0.0.1", json!({}))];
+        let world = told(objects, backwards);
+        assert_eq!(at(&world, [10, 0, 0, 1]), ["db"]);
+        assert!(world.events()[0].starts_with("Node n2 AddressTaken"));
+    }
+}
+
 #[test]
 fn a_pod_on_the_hosts_network_is_an_endpoint_where_a_slice_names_it() {
     let mut world = shop();

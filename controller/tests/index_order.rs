@@ -250,6 +250,11 @@ fn pool() -> Vec<Vec<Value>> {
                "metadata": {"name": "n1", "uid": "n1", "labels": {"topology.kubernetes.io/zone": zone}},
                "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
     };
+    let mut ranged = node("10.0.0.7", "z2");
+    ranged["spec"] = json!({"podCIDRs": ["10.0.0.0/30"]});
+    // It names the cluster IP of a Service and the address of a node.
+    let mut liar = pod("shop", "b", "10.0.0.2", app.clone());
+    liar["status"]["podIPs"] = json!([{"ip": "10.96.0.3"}, {"ip": "10.0.0.7"}, {"ip": "10.0.0.2"}]);
     let mut for_all = gateway("shop", "gate");
     for_all["metadata"]["labels"] = json!({"istio.io/waypoint-for": "all"});
     let mut theirs = gateway("shop", "gate");
@@ -265,11 +270,12 @@ fn pool() -> Vec<Vec<Value>> {
             namespace("shop", uses_both),
         ],
         vec![namespace("till", ambient)],
-        vec![node("172.18.0.2", "z1"), node("10.0.0.7", "z2")],
+        vec![node("172.18.0.2", "z1"), node("10.0.0.7", "z2"), ranged],
         vec![pending, unready, pod("shop", "a", "10.0.0.1", app.clone())],
         vec![
             pod("shop", "b", "10.0.0.2", json!({USE: "gate"})),
             pod("shop", "b", "10.0.0.1", app.clone()),
+            liar,
         ],
         vec![pod("till", "c", "10.0.0.7", app)],
         vec![
@@ -359,6 +365,10 @@ fn a_relist_covers_nothing_before_it_has_told_all() {
     let end = |version: &str| WatchEvent::End {
         version: version.to_owned(),
     };
+    index.apply(told(
+        Kind::Namespace,
+        WatchEvent::Apply(namespace("shop", json!({}))),
+    ));
     for (event, coverage) in [
         (WatchEvent::Begin, Coverage::Unknown),
         (end("8900"), Coverage::Behind),
@@ -386,6 +396,10 @@ fn what_cannot_be_read_in_a_relist_stays_as_it_was_and_what_is_gone_goes() {
     };
     let key = |name: &str| Key::new("shop", name);
     let pods = |index: &Index| index.summary()["objects"]["pods"].clone();
+    index.apply(told(
+        Kind::Namespace,
+        WatchEvent::Apply(namespace("shop", json!({}))),
+    ));
     for name in ["a", "b"] {
         let pod = pod("shop", name, "10.0.0.1", json!({}));
         index.apply(told(Kind::Pod, WatchEvent::Apply(pod)));

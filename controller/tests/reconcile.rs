@@ -46,6 +46,72 @@ async fn sixteen_hung_patches_of_one_namespace_do_not_stop_anothers() {
     assert_eq!(cluster.in_flight("PATCH", "*/shop/*"), 16);
 }
 
+/// A hundred of each kind of work in `shop`, one kind after another; one of the kinds of which a namespace has one.
+async fn want_all_kinds(cluster: &Cluster, reconciling: &Reconciling) {
+    let name = |number: usize| format!("p{number}");
+    let target = |kind: Kind, number: usize| Target {
+        kind,
+        key: Key::new("shop", &name(number)),
+    };
+    let status = |number: usize| pod_status(cluster, "shop", &name(number), "Pending").1;
+    let settled = || pass(Duration::from_millis(10));
+    for kind in [Kind::Pod, Kind::Service, Kind::Gateway, Kind::HttpRoute] {
+        for number in 0..100 {
+            let item = Item::Status(target(kind, number));
+            reconciling.want(item, status(number));
+        }
+        settled().await;
+    }
+    for number in 0..100 {
+        let Wanted::Status(status) = status(number).wanted else {
+            panic!("no status")
+        };
+        let told = Entry::leader(Wanted::Events(status.notices));
+        reconciling.want(Item::Events(target(Kind::EndpointSlice, number)), told);
+    }
+    settled().await;
+    for number in 0..100 {
+        reconciling.want_gateway("shop", &name(number));
+    }
+    settled().await;
+    let kept = Wanted::Accepted([("a".to_owned(), "b".to_owned())].into());
+    reconciling.want(Item::Roots("shop".into()), Entry::leader(Wanted::Roots));
+    reconciling.want(Item::Accepted("shop".into()), Entry::leader(kept));
+    settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_whose_writes_of_all_kinds_hang_keeps_nobody_waiting() {
+    let cluster = Cluster::new();
+    put_pods(&cluster, "shop", 100);
+    put_pod(&cluster, "other", "a");
+    cluster.spoil("*", "*shop*", Fault::Hang);
+    let reconciling = Reconciling::start(&cluster);
+    want_all_kinds(&cluster, &reconciling).await;
+    let hung = cluster.in_flight("*", "*shop*");
+    let began = Instant::now();
+    reconciling.want_pod(&cluster, "other", "a", "Pending");
+    cluster
+        .until("another's is written", |cluster| {
+            reason(cluster, "other", "a").is_some()
+        })
+        .await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "at once");
+    assert_eq!(cluster.in_flight("*", "*shop*"), hung, "they hang still");
+    let kinds = [
+        ("PATCH", "*/pods/*/status"),
+        ("PATCH", "*/services/*/status"),
+        ("PATCH", "*/gateways/*/status"),
+        ("PATCH", "*/httproutes/*/status"),
+        ("POST", "*/events"),
+    ];
+    for (verb, path) in kinds {
+        let tried = cluster.called(verb, path);
+        let tried = tried.iter().any(|call| call.path.contains("shop"));
+        assert!(tried, "none of {path} has its turn");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_seventeenth_patch_of_the_same_namespace_is_tried_within_a_minute() {
     let cluster = Cluster::new();

@@ -1,10 +1,12 @@
 //! What a node says of its pods: the latest word on each, cut to size, and no faster than others can bear.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use mesh::proto::discovery::DeltaDiscoveryRequest;
 use mesh::proto::node::EnrolmentReport;
 use mesh::xds::ENROLMENT_REPORT_TYPE;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc::{OwnedPermit, Sender};
 use tokio::time::{Instant, sleep_until};
@@ -13,7 +15,8 @@ use crate::index::Input;
 use crate::rate::{Bucket, Rate};
 use crate::text::one_line;
 
-/// A node that comes back speaks of all its pods: more than that run on none. Each may become a status write and an Event.
+/// Of one node. One that comes back speaks of all its pods: more than that run on none. Each may become a status write and
+/// an Event.
 const REPORTS: Rate = Rate {
     burst: 1024,
     per_second: 50,
@@ -30,8 +33,14 @@ pub(super) const MAX_TEXT: usize = 1024;
 pub(super) struct Reports {
     /// By pod: an older report is of no use when a newer one is there.
     waiting: BTreeMap<String, EnrolmentReport>,
-    bucket: Bucket,
+    node: Arc<str>,
+    pace: Pace,
 }
+
+/// How fast nodes' reports are told, each node's on whichever streams they come. A node that has been silent for as long as
+/// its bucket needs to be full is forgotten. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pace(Arc<Mutex<HashMap<Arc<str>, Bucket>>>);
 
 /// Why a report counts for nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,10 +62,11 @@ pub(super) struct TooMany;
 
 impl Reports {
     /// Nothing said yet.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(node: Arc<str>, pace: Pace) -> Self {
         Self {
             waiting: BTreeMap::new(),
-            bucket: Bucket::new(REPORTS, now),
+            node,
+            pace,
         }
     }
 
@@ -94,16 +104,39 @@ impl Reports {
         if self.waiting.is_empty() {
             return std::future::pending().await;
         }
-        sleep_until(self.bucket.ready(Instant::now())).await;
+        sleep_until(self.pace.ready(&self.node, Instant::now())).await;
         index.clone().reserve_owned().await.ok()
     }
 
     /// The next one, if the rate allows one.
     pub(super) fn next(&mut self, now: Instant) -> Option<EnrolmentReport> {
-        if !self.bucket.take(now) {
+        if !self.pace.take(&self.node, now) {
             return None;
         }
         self.waiting.pop_first().map(|(_, report)| report)
+    }
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// When one of the node's may be told, as far as nobody else tells one before.
+    fn ready(&self, node: &Arc<str>, now: Instant) -> Instant {
+        let mut buckets = self.0.lock();
+        let bucket = buckets.get_mut(node);
+        bucket.map_or(now, |bucket| bucket.ready(now))
+    }
+
+    /// Takes one of the node's, if there is one.
+    fn take(&self, node: &Arc<str>, now: Instant) -> bool {
+        let mut buckets = self.0.lock();
+        if !buckets.contains_key(node) {
+            buckets.retain(|_, bucket| !bucket.is_full(now));
+        }
+        let bucket = buckets.entry(node.clone());
+        bucket
+            .or_insert_with(|| Bucket::new(REPORTS, now))
+            .take(now)
     }
 }
 
@@ -128,9 +161,14 @@ mod tests {
         }
     }
 
+    /// Of a node that nobody has heard of.
+    fn reports() -> Reports {
+        Reports::new("n".into(), Pace::default())
+    }
+
     #[test]
     fn texts_are_cut_and_cannot_write_lines_of_their_own() {
-        let mut reports = Reports::new(Instant::now());
+        let mut reports = reports();
         let long = "y\r\n".repeat(5000);
         reports
             .take(&request(["a".to_owned()].into_iter(), &long))
@@ -143,7 +181,7 @@ mod tests {
     #[test]
     fn a_flood_is_told_at_its_rate_and_each_pod_once() {
         let start = Instant::now();
-        let mut reports = Reports::new(start);
+        let mut reports = reports();
         let uids = || (0..2000).map(|at: u32| at.to_string());
         for word in ["first", "second", "last"] {
             reports.take(&request(uids(), word)).expect("taken");
@@ -157,13 +195,39 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_told_at_its_rate_on_whichever_streams_it_speaks() {
+        let (start, pace) = (Instant::now(), Pace::default());
+        let opened = |node: &str| {
+            let mut reports = Reports::new(node.into(), pace.clone());
+            let uids = (0..2000).map(|at: u32| at.to_string());
+            reports.take(&request(uids, "")).expect("taken");
+            reports
+        };
+        let told = |reports: &mut Reports, at| std::iter::from_fn(|| reports.next(at)).count();
+        let mut first = opened("n1");
+        assert_eq!(told(&mut first, start), 1024);
+        for _ in 0..3 {
+            assert_eq!(told(&mut opened("n1"), start), 0, "it was full again");
+        }
+        assert_eq!(told(&mut opened("n2"), start), 1024, "others have theirs");
+        let later = start + std::time::Duration::from_secs(1);
+        let mut again = opened("n1");
+        assert_eq!(told(&mut again, later) + told(&mut first, later), 50);
+        assert!(pace.ready(&first.node, later) > later);
+        // Who has been silent for long is like one who was never there.
+        let much_later = start + std::time::Duration::from_secs(3600);
+        assert_eq!(told(&mut opened("n3"), much_later), 1024);
+        assert_eq!(pace.0.lock().len(), 1);
+    }
+
+    #[test]
     fn a_node_that_speaks_of_pods_without_end_is_stopped() {
-        let mut reports = Reports::new(Instant::now());
+        let mut flooded = reports();
         let flood = request((0..5000).map(|at: u32| at.to_string()), "");
-        assert_eq!(reports.take(&flood), Err(TooMany));
-        assert_eq!(reports.waiting.len(), MAX_WAITING);
+        assert_eq!(flooded.take(&flood), Err(TooMany));
+        assert_eq!(flooded.waiting.len(), MAX_WAITING);
         let long = request(["u".repeat(1000)].into_iter(), "");
-        let mut reports = Reports::new(Instant::now());
+        let mut reports = reports();
         assert_eq!(reports.take(&long), Ok(Some(Unread::Uid(1000))));
         assert!(reports.waiting.is_empty());
     }

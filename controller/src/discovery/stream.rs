@@ -273,7 +273,13 @@ impl Says {
             // A waypoint of the first release comes with all addresses that it was told.
             versions: 2 * snapshot.addresses().len() + SPARE_VERSIONS,
         };
-        let reports = matches!(viewer, Viewer::Node(_)).then(|| Reports::new(now));
+        let reports = match viewer {
+            Viewer::Node(node) => {
+                let pace = discovery.streams.pace.clone();
+                Some(Reports::new(node.clone(), pace))
+            }
+            Viewer::Waypoint(_) => None,
+        };
         Self {
             viewer: viewer.clone(),
             session: ControllerSession::shared(limits, discovery.streams.deltas.clone()),

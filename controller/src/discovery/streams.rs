@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::lines::Lines;
+use super::reports::Pace;
 use crate::index::Input;
 use crate::index::names::Key;
 use crate::rate::{Bucket, Rate};
@@ -31,6 +32,8 @@ pub struct Streams {
     pub(super) deltas: Deltas,
     /// What they may write into the log.
     pub(super) lines: Lines,
+    /// What nodes may report.
+    pub(super) pace: Pace,
 }
 
 #[derive(Debug, Default)]

@@ -1,7 +1,12 @@
-//! DECISION: whose address is this? One owner each: pods before nodes before the rest.
+//! DECISION: whose address is this? One owner each: a cluster IP is its Service's; then pods go before nodes.
 //!
-//! An EndpointSlice, a pod's status and a node's status are words of whoever may write them. An address that a live pod has
-//! is that pod's, whatever they say, so that nobody takes a pod out of mutual TLS, or speaks in its place, by listing it.
+//! A cluster IP is the API server's own word: nothing that a status or a slice says takes it from its Service, past whose
+//! waypoint it would lead. All other addresses are words of whoever may write them. One that a live pod has is that pod's,
+//! whatever slices and nodes say, so that nobody takes a pod out of mutual TLS, or speaks in its place, by listing it. But a
+//! pod's status is its kubelet's word, and one that has fallen may name another node's address. So a node's address is no
+//! pod's that is outside the pod range which the pod's node was given. Where no ranges are given out nothing says which of
+//! two kubelets lies; then the pod has it, because a node that lies must not take any pod of the mesh out of mutual TLS.
+//!
 //! Pods on the host's network have their node's address and own none. Two pods can name one address (a node that is gone
 //! still has pods, or a kubelet lies): one that has an identity goes before one that has none, one inside its own node's
 //! pod range before one outside, then the younger, then the greater UID. Each replica comes to the same answer.
@@ -123,13 +128,10 @@ impl Range {
 impl State {
     pub(super) fn owner(&self, address: impl Into<At>) -> Option<Owner> {
         let address = address.into();
-        self.pod_at(address)
-            .map(Owner::Pod)
-            .or_else(|| {
-                let node = self.tables.nodes.lookup().at(address).next();
-                node.cloned().map(Owner::Node)
-            })
-            .or_else(|| self.service_at(address).map(Owner::Service))
+        let service = self.service_at(address).map(Owner::Service);
+        service
+            .or_else(|| self.pod_at(address).map(Owner::Pod))
+            .or_else(|| self.node_at(address).cloned().map(Owner::Node))
     }
 
     /// The Service whose cluster IP it is.
@@ -138,23 +140,42 @@ impl State {
         self.tables.services.lookup().at(address).next().cloned()
     }
 
+    fn node_at(&self, address: At) -> Option<&Key> {
+        self.tables.nodes.lookup().at(address).next()
+    }
+
     fn pod_at(&self, address: At) -> Option<Key> {
+        if self.service_at(address).is_some() {
+            return None;
+        }
+        let is_nodes = self.node_at(address).is_some();
         let named = self.tables.pods.lookup().at(address);
         let claims = named.filter_map(|key| {
             let pod = self.tables.pods.get(key)?;
-            (!pod.finished && !pod.host_network).then_some((key, pod))
+            if pod.finished || pod.host_network {
+                return None;
+            }
+            let in_range = self.in_range(pod, address.ip());
+            let denied = is_nodes && in_range == Some(false);
+            (!denied).then_some((key, pod, in_range == Some(true)))
         });
-        let ranked = claims.max_by_key(|(_, pod)| {
-            let node = self.tables.nodes.named("", &pod.node);
-            let in_range = node.is_some_and(|node| {
-                node.pod_ranges
-                    .iter()
-                    .any(|range| range.contains(address.ip()))
-            });
+        let ranked = claims.max_by_key(|(_, pod, in_range)| {
             let identity = pod.identity().is_some();
-            (identity, in_range, pod.created, pod.uid.clone())
+            (identity, *in_range, pod.created, pod.uid.clone())
         });
-        ranked.map(|(key, _)| key.clone())
+        ranked.map(|(key, ..)| key.clone())
+    }
+
+    /// Whether an address is from the pod range that a pod's node was given; `None`: it was given none of that family.
+    fn in_range(&self, pod: &Pod, address: IpAddr) -> Option<bool> {
+        let node = self.tables.nodes.named("", &pod.node)?;
+        let mut ranges = node
+            .pod_ranges
+            .iter()
+            .filter(|range| range.network.is_ipv4() == address.is_ipv4())
+            .peekable();
+        ranges.peek()?;
+        Some(ranges.any(|range| range.contains(address)))
     }
 
     /// The addresses under which a pod is known: those of its status that are its own.

@@ -3,13 +3,16 @@
 //! * A key is never run twice at once. One that is asked for while it runs is run again afterwards.
 //! * A key that is asked for often before it runs is run once: whoever runs it reads what is wanted then.
 //! * One that failed waits, twice as long from failure to failure, with jitter; a change of what is wanted ends the wait.
-//! * Keys stand in lanes, which have their turns one after another. A lane may have no more running than there are places
-//!   free: the first may take half of them, the next half of the rest. Of 32 places the sixth lane whose calls all hang
-//!   gets the last one; those after it wait until a call ends, which its deadline sees to.
+//! * Keys stand in lanes, which have their turns one after another, and lanes belong to namespaces. A namespace may have no
+//!   more running in all its lanes than there are places free, a lane half of what its namespace has left: whatever a
+//!   namespace's calls do, half of the places stay for others, and while those of one lane hang, its other lanes go on.
+//!   Of 64 places the seventh namespace whose calls all hang gets the last one, and so does the sixth such lane of the
+//!   first; those after it wait until a call ends, which its deadline sees to.
 //!
 //! Pure: it is told the time, and runs nothing.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -27,8 +30,14 @@ pub trait Work: Clone + Eq + Hash {
     /// Those that share a lane wait for one another.
     type Lane: Clone + Eq + Hash;
 
+    /// Whose lanes are bounded together.
+    type Namespace: Clone + Eq + Hash;
+
     /// Where it stands.
     fn lane(&self) -> Self::Lane;
+
+    /// Whose it is. All that stand in a lane are the same namespace's.
+    fn namespace(&self) -> Self::Namespace;
 }
 
 /// What comes after a run.
@@ -54,6 +63,8 @@ pub struct Queue<W: Work> {
     running: usize,
     slots: HashMap<W, Slot>,
     lanes: HashMap<W::Lane, Lane<W>>,
+    /// How many run of each namespace, if any.
+    namespaces: HashMap<W::Namespace, usize>,
     /// Lanes that have something ready, in the order of their turns.
     turns: VecDeque<W::Lane>,
     timers: BTreeMap<(Instant, u64), W>,
@@ -83,7 +94,8 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Lane<W> {
+struct Lane<W: Work> {
+    namespace: W::Namespace,
     ready: BTreeMap<u64, W>,
     running: usize,
 }
@@ -98,6 +110,7 @@ impl<W: Work> Queue<W> {
             running: 0,
             slots: HashMap::new(),
             lanes: HashMap::new(),
+            namespaces: HashMap::new(),
             turns: VecDeque::new(),
             timers: BTreeMap::new(),
             sequence: 0,
@@ -171,14 +184,21 @@ impl<W: Work> Queue<W> {
                 break;
             }
             let lane = self.turns.get(at).and_then(|name| self.lanes.get_mut(name));
-            let Some(lane) = lane.filter(|lane| lane.running < free) else {
+            let Some(lane) = lane else {
                 continue;
             };
+            let of_namespace = self.namespaces.get(&lane.namespace).copied();
+            let of_namespace = of_namespace.unwrap_or(0);
+            if !has_place(free, of_namespace, lane.running) {
+                continue;
+            }
             let Some((_, work)) = lane.ready.pop_first() else {
                 continue;
             };
             lane.running += 1;
             let more = !lane.ready.is_empty();
+            self.namespaces
+                .insert(lane.namespace.clone(), of_namespace + 1);
             self.running += 1;
             if let Some(name) = self.turns.remove(at).filter(|_| more) {
                 self.turns.push_back(name);
@@ -212,6 +232,12 @@ impl<W: Work> Queue<W> {
         self.running -= 1;
         if let Some(lane) = self.lanes.get_mut(&work.lane()) {
             lane.running -= 1;
+        }
+        if let Entry::Occupied(mut running) = self.namespaces.entry(work.namespace()) {
+            *running.get_mut() -= 1;
+            if *running.get() == 0 {
+                running.remove();
+            }
         }
         let not_before = match then {
             Then::Retry { at_least } if !at_least.is_zero() => Some(now + at_least),
@@ -273,6 +299,7 @@ impl<W: Work> Queue<W> {
         let place = self.sequence;
         let name = work.lane();
         let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane {
+            namespace: work.namespace(),
             ready: BTreeMap::new(),
             running: 0,
         });
@@ -299,6 +326,12 @@ impl<W: Work> Queue<W> {
             self.lanes.remove(name);
         }
     }
+}
+
+/// Whether one more may run of a lane that has so many running, of a namespace that has so many, where so many places are free.
+fn has_place(free: usize, of_namespace: usize, of_lane: usize) -> bool {
+    let share = (free + of_namespace).div_ceil(2);
+    of_namespace + of_lane < share
 }
 
 fn back_off(failures: u32) -> Duration {

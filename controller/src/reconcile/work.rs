@@ -15,7 +15,7 @@ pub(super) enum Work {
     Tell(Target),
 }
 
-/// What has turns of its own: a kind of work, in a namespace.
+/// What has turns of its own: a kind of work, in a namespace; where there is none its name is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Lane {
     pub(super) kind: WorkKind,
@@ -37,8 +37,10 @@ pub(super) enum WorkKind {
 
 impl queue::Work for Work {
     type Lane = Lane;
+    type Namespace = Arc<str>;
 
     fn lane(&self) -> Lane {
+        let cluster = Arc::from("");
         let (kind, namespace) = match self {
             Self::Item(Item::Status(target)) => {
                 (WorkKind::Status(target.kind), &target.key.namespace)
@@ -47,7 +49,7 @@ impl queue::Work for Work {
                 (WorkKind::Events, &target.key.namespace)
             }
             Self::Item(Item::Waypoint(key)) => (WorkKind::Waypoint, &key.namespace),
-            Self::Item(Item::Class(name)) => (WorkKind::Class, name),
+            Self::Item(Item::Class(_)) => (WorkKind::Class, &cluster),
             Self::Item(Item::Roots(namespace)) => (WorkKind::Roots, namespace),
             Self::Item(Item::Accepted(namespace)) => (WorkKind::Accepted, namespace),
         };
@@ -55,5 +57,9 @@ impl queue::Work for Work {
             kind,
             namespace: namespace.clone(),
         }
+    }
+
+    fn namespace(&self) -> Arc<str> {
+        self.lane().namespace
     }
 }

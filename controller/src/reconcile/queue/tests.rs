@@ -2,15 +2,20 @@
 
 use super::*;
 
-/// A name in a lane.
+/// A name in a lane, `namespace` or `namespace/kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Job(&'static str, u32);
 
 impl Work for Job {
     type Lane = &'static str;
+    type Namespace = &'static str;
 
     fn lane(&self) -> &'static str {
         self.0
+    }
+
+    fn namespace(&self) -> &'static str {
+        self.0.split_once('/').map_or(self.0, |(name, _)| name)
     }
 }
 
@@ -125,6 +130,7 @@ async fn what_is_no_longer_wanted_is_not_run() {
     queue.remove(&Job("a", 3));
     assert_eq!(queue.next(now + LAST_RETRY), None);
     assert!(queue.lanes.is_empty() && queue.turns.is_empty() && queue.slots.is_empty());
+    assert!(queue.namespaces.is_empty());
     assert_eq!(queue.running, 0);
 }
 
@@ -157,14 +163,64 @@ async fn a_lane_that_hangs_leaves_places_for_every_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_lane_alone_takes_half_of_the_places() {
+async fn a_namespace_that_hangs_in_all_its_lanes_leaves_places_for_every_other() {
+    const KINDS: [&str; 8] = ["a/1", "a/2", "a/3", "a/4", "a/5", "a/6", "a/7", "a/8"];
+    // Whether its lanes fill one after another, or all at once.
+    for together in [false, true] {
+        let (mut queue, now) = queue();
+        for kind in KINDS {
+            for job in 0..1000 {
+                queue.request(Job(kind, job));
+            }
+            if !together {
+                drain(&mut queue, now);
+            }
+        }
+        drain(&mut queue, now);
+        assert!(queue.running <= 16, "{} of 32 are one's", queue.running);
+        for other in ["b/1", "c/1", "d/1"] {
+            queue.request(Job(other, 1));
+            assert_eq!(queue.next(now), Some(Job(other, 1)), "{together}");
+        }
+    }
+}
+
+#[test]
+fn places_go_to_namespaces_by_halves_and_to_their_lanes_by_halves_of_those() {
+    // Free places, how many the namespace has running and how many the lane: whether it gets one more.
+    for (free, of_namespace, of_lane, gets) in [
+        (0, 0, 0, false),
+        (48, 16, 16, false),
+        (40, 24, 8, false),
+        (32, 32, 0, false),
+        (1, 1, 0, false),
+        (64, 0, 0, true),
+        (49, 15, 15, true),
+        (48, 16, 0, true),
+        (33, 31, 0, true),
+        (2, 0, 0, true),
+        (1, 0, 0, true),
+    ] {
+        let case = (free, of_namespace, of_lane);
+        assert_eq!(has_place(free, of_namespace, of_lane), gets, "{case:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_lane_alone_takes_a_quarter_of_the_places() {
     let (mut queue, now) = queue();
     for job in 0..1000 {
         queue.request(Job("a", job));
     }
-    assert_eq!(drain(&mut queue, now).len(), 16);
+    assert_eq!(drain(&mut queue, now).len(), 8);
     queue.finished(&Job("a", 3), Then::Forget, now, 1.0);
-    assert_eq!(drain(&mut queue, now), [Job("a", 16)]);
+    assert_eq!(drain(&mut queue, now), [Job("a", 8)]);
+    queue.request(Job("a/other", 1));
+    assert_eq!(
+        queue.next(now),
+        Some(Job("a/other", 1)),
+        "its other kinds go on"
+    );
 }
 
 #[tokio::test(start_paused = true)]
