@@ -118,7 +118,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         instance: config.pod_name.clone(),
         namespace: config.namespace.clone(),
         mesh: waypoints(&config),
-        roots: String::new(),
+        roots: watch::channel(String::new()).1,
     };
     bring_about(settings, &key, &metrics, &channels, &leadership, &mut tasks);
 
@@ -218,9 +218,9 @@ fn find_key(client: &Client, config: &Config, tasks: &mut Supervisor) -> Key {
         &config.pod_name,
     );
     tasks.must_live("signing key", async move {
-        found.send_replace(Some(Arc::new(store.wait().await)));
-        // It must live.
-        std::future::pending::<()>().await;
+        let authority = Arc::new(store.wait().await);
+        found.send_replace(Some(authority.clone()));
+        store.keep(&authority).await
     });
     Key(key)
 }
@@ -247,7 +247,7 @@ fn bring_about(
             return;
         };
         let settings = reconcile::Settings {
-            roots: authority.roots().to_owned(),
+            roots: authority.watch_roots(),
             ..settings
         };
         Reconciler::new(settings, term, metrics).run(inputs).await;

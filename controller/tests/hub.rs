@@ -168,7 +168,7 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
             cluster_domain: "cluster.local".to_owned(),
             log_format: "text".to_owned(),
         },
-        roots: "roots".to_owned(),
+        roots: watch::channel("roots".to_owned()).1,
     };
     let (seen, happened) = mpsc::channel(1);
     let inputs = Inputs {

@@ -27,6 +27,7 @@ use crate::kubernetes::Cluster;
 
 /// A reconciler at work, and the table that it reads.
 pub struct Reconciling {
+    pub roots: watch::Sender<String>,
     pub table: watch::Sender<DesiredState>,
     pub seen: mpsc::Sender<Seen>,
     pub task: JoinHandle<()>,
@@ -51,12 +52,13 @@ impl Reconciling {
     }
 
     pub fn with(cluster: &Cluster, term: Term) -> Self {
+        let roots = watch::Sender::new("the roots".to_owned());
         let settings = Settings {
             client: kube::Client::new(DeadlineLayer::default().layer(cluster.service()), "default"),
             instance: "controller-0".to_owned(),
             namespace: "ambit-system".to_owned(),
             mesh: mesh(),
-            roots: "the roots".to_owned(),
+            roots: roots.subscribe(),
         };
         let table = watch::Sender::new(DesiredState::default());
         let (seen, happened) = mpsc::channel(16);
@@ -67,7 +69,12 @@ impl Reconciling {
         };
         let reconciler = Reconciler::new(settings, term, Metrics::default());
         let task = tokio::spawn(reconciler.run(inputs));
-        Self { table, seen, task }
+        Self {
+            roots,
+            table,
+            seen,
+            task,
+        }
     }
 
     pub fn want(&self, item: Item, entry: Entry) {
