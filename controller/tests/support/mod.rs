@@ -108,8 +108,12 @@ pub fn settings() -> Settings {
 impl World {
     /// Nothing in it; what happens at the very start is swallowed.
     pub fn new() -> Self {
+        Self::with(settings())
+    }
+
+    pub fn with(settings: Settings) -> Self {
         let mut world = Self {
-            index: Index::new(settings()),
+            index: Index::new(settings),
             resources: BTreeMap::new(),
             objects: BTreeMap::new(),
             desired: BTreeMap::new(),
