@@ -8,14 +8,17 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use controller::index::Input;
 use mesh::proto::discovery::DeltaDiscoveryRequest;
+use mesh::proto::node::EnrolmentReport;
 use mesh::proto::workload::{Address, address};
-use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE, ROUTE_TYPE};
+use mesh::xds::{ADDRESS_TYPE, ENROLMENT_REPORT_TYPE, ENROLMENT_TYPE, ROUTE_TYPE};
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tonic::Code;
 
-use streams::{Controller, subscription};
+use streams::{Controller, LONG, subscription};
 use support::{bound, pod, route, service};
 
 const CART: &str = "shop/cart.shop.svc.cluster.local";
@@ -274,4 +277,49 @@ async fn a_type_that_nobody_serves_is_empty_and_makes_no_series() {
     let long = subscription(&"t".repeat(300));
     stream.say(long).await;
     assert_eq!(stream.end().await.code(), Code::InvalidArgument);
+}
+
+/// The index takes nothing for a while: what a node has to say waits, and what it is told does not.
+#[tokio::test]
+async fn a_node_that_has_something_to_report_is_told_things_while_the_index_is_full() {
+    let mut controller = Controller::start().await;
+    while controller.index.try_send(Input::Leave).is_ok() {}
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    let report = EnrolmentReport {
+        uid: "a".to_owned(),
+        ..EnrolmentReport::default()
+    };
+    let report = prost_types::Any {
+        type_url: ENROLMENT_REPORT_TYPE.to_owned(),
+        value: report.encode_to_vec(),
+    };
+    stream.say(subscription(ENROLMENT_TYPE)).await;
+    stream.next().await;
+    stream
+        .say(DeltaDiscoveryRequest {
+            reports: vec![report],
+            ..subscription(ENROLMENT_TYPE)
+        })
+        .await;
+    // Requests are answered, and so the report has been taken in.
+    stream.say(subscription(ADDRESS_TYPE)).await;
+    assert!(stream.next().await.type_url == ADDRESS_TYPE);
+    for (name, ip) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+        controller.apply([pod("shop", name, ip, json!({}))]);
+        let both = [stream.names().await, stream.names().await];
+        let enrolled = both.iter().find(|(kind, ..)| kind == "Enrolment");
+        assert_eq!(enrolled.expect("told").1, [name]);
+    }
+    // And it is not lost.
+    loop {
+        let told = timeout(LONG, controller.told.recv()).await.expect("told");
+        match told.expect("it lives") {
+            Input::Leave => {}
+            Input::Report { node, report } => {
+                assert_eq!((&*node, &*report.uid), ("n1", "a"));
+                return;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
