@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 
 use crate::ca::Certificates;
 use crate::ca::authority::Authority;
-use crate::ca::authorize::Rules;
 use crate::ca::store::Store;
 use crate::config::Config;
 use crate::desired::DesiredState;
@@ -289,10 +288,7 @@ fn serve(
         refusals: refusals.clone(),
         streams: Streams::default(),
     };
-    let rules = Rules {
-        trust_domain: config.trust_domain.clone(),
-        allow_self_issue: config.allow_self_issue,
-    };
+    let rules = config.rules();
     let snapshots = channels.snapshots.clone();
     let mut state = channels.state.clone();
     Ok(async move {
