@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 
 use crate::ca::Certificates;
 use crate::ca::authority::Authority;
-use crate::ca::authorize::Rules;
 use crate::ca::store::Store;
 use crate::config::Config;
 use crate::desired::DesiredState;
@@ -129,7 +128,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         instance: config.pod_name.clone(),
         namespace: config.namespace.clone(),
         mesh: waypoints(&config),
-        roots: String::new(),
+        roots: watch::channel(String::new()).1,
     };
     let (seen, happened) = mpsc::channel(SEEN_QUEUE);
     seen::all(&client, &seen, &mut tasks);
@@ -237,9 +236,9 @@ fn find_key(client: &Client, config: &Config, tasks: &mut Supervisor) -> Key {
         &config.pod_name,
     );
     tasks.must_live("signing key", async move {
-        found.send_replace(Some(Arc::new(store.wait().await)));
-        // It must live.
-        std::future::pending::<()>().await;
+        let authority = Arc::new(store.wait().await);
+        found.send_replace(Some(authority.clone()));
+        store.keep(&authority).await
     });
     Key(key)
 }
@@ -258,7 +257,7 @@ fn bring_about(
             return;
         };
         let settings = reconcile::Settings {
-            roots: authority.roots().to_owned(),
+            roots: authority.watch_roots(),
             ..settings
         };
         Reconciler::new(settings, term, metrics).run(inputs).await;
@@ -301,10 +300,7 @@ fn serve(
         refusals: refusals.clone(),
         streams: Streams::default(),
     };
-    let rules = Rules {
-        trust_domain: config.trust_domain.clone(),
-        allow_self_issue: config.allow_self_issue,
-    };
+    let rules = config.rules();
     let snapshots = channels.snapshots.clone();
     let mut state = channels.state.clone();
     Ok(async move {

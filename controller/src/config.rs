@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use clap::Parser;
 use mesh::names::Network;
 
+use crate::ca::authorize::Rules;
 use crate::index::Settings;
 use crate::index::placement::NodeProxyRule;
 
@@ -123,6 +124,14 @@ impl Config {
         self.network.as_str().into()
     }
 
+    /// For certificates.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            trust_domain: self.trust_domain.clone(),
+            allow_self_issue: self.allow_self_issue,
+        }
+    }
+
     /// Which pods are node proxies: ours, and those that were named.
     pub fn node_proxies(&self) -> Vec<NodeProxyRule> {
         std::iter::once(NodeProxyRule::ours(&self.namespace))
@@ -162,7 +171,56 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+
+    fn with(arguments: &[&str]) -> Result<Config, clap::Error> {
+        Config::try_parse_from(["controller"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn ours_are_node_proxies_and_whoever_is_named() {
+        let config = with(&[]).expect("the defaults");
+        let ours = NodeProxyRule::ours("ambit-system");
+        assert_eq!(config.node_proxies(), config.settings().node_proxies);
+        assert_eq!(config.node_proxies(), std::slice::from_ref(&ours));
+        assert!(!config.rules().allow_self_issue);
+
+        let config = with(&["--trusted-node-proxies=istio-system/ztunnel,a/b/DaemonSet/c"]);
+        let named = config.expect("two rules").settings().node_proxies;
+        let parse = |rule: &str| -> NodeProxyRule { rule.parse().expect("a rule") };
+        let others = [parse("istio-system/ztunnel"), parse("a/b/DaemonSet/c")];
+        assert_eq!(named, [&[ours], &others[..]].concat());
+
+        // One bad rule, and nothing starts.
+        for bad in ["a/b,c", "a/b/DaemonSet"] {
+            let refused = with(&[&format!("--trusted-node-proxies={bad}")]);
+            assert!(refused.is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn who_may_have_a_certificate_is_as_it_was_set() {
+        let config = with(&["--allow-self-issue", "--trust-domain=example.org"]);
+        let rules = config.expect("read").rules();
+        assert!(rules.allow_self_issue);
+        assert_eq!(rules.trust_domain.as_str(), "example.org");
+    }
+
+    #[test]
+    fn what_is_dangerous_is_set_under_the_names_of_the_manual() {
+        let command = Config::command();
+        for (argument, variable) in [
+            ("trusted_node_proxies", "TRUSTED_NODE_PROXIES"),
+            ("allow_self_issue", "ALLOW_SELF_ISSUE"),
+        ] {
+            let mut all = command.get_arguments();
+            let found = all.find(|one| one.get_id() == argument);
+            let env = found.and_then(clap::Arg::get_env);
+            assert_eq!(env, Some(variable.as_ref()), "{argument}");
+        }
+    }
 
     #[test]
     fn the_network_has_no_name_unless_it_is_given_one() {

@@ -76,8 +76,8 @@ pub struct Settings {
     pub namespace: String,
     /// What waypoints have in common.
     pub mesh: Mesh,
-    /// The roots, PEM.
-    pub roots: String,
+    /// The roots, PEM. Others are written as soon as each namespace's are looked at again.
+    pub roots: watch::Receiver<String>,
 }
 
 /// What a reconciler reads.

@@ -187,9 +187,14 @@ async fn renew(
     current: &Current,
     mut renewal: Renewal,
 ) -> Infallible {
+    let mut roots = authority.watch_roots();
     loop {
         while let Some(wait) = renewal.wait(SystemTime::now()) {
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // Another key signs: what the former one signed goes out of trust with its root.
+                Ok(()) = roots.changed() => break,
+            }
         }
         renewal = match certified(authority, names) {
             Ok((key, next)) => {
@@ -209,5 +214,28 @@ async fn renew(
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn another_signing_key_certifies_the_server_at_once() {
+        let key = || Authority::ephemeral("cluster.local").expect("a key");
+        let (authority, names) = (key(), ["a".to_owned()]);
+        let (certified, renewal) = certified(&authority, &names).expect("certified");
+        let before = certified.cert.clone();
+        let current = Current(ArcSwap::from_pointee(certified));
+        let renewing = renew(&authority, &names, &current, renewal);
+        tokio::pin!(renewing);
+        assert!(poll!(&mut renewing).is_pending());
+        assert_eq!(current.0.load().cert, before);
+        authority.take_over(&key());
+        assert!(poll!(&mut renewing).is_pending());
+        assert_ne!(current.0.load().cert, before);
     }
 }

@@ -6,6 +6,8 @@ mod server;
 mod streams;
 mod support;
 
+use std::time::Duration;
+
 use controller::index::Input;
 use controller::index::changes::Kind;
 use mesh::xds::{ADDRESS_TYPE, ENROLMENT_TYPE};
@@ -14,7 +16,7 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use streams::{Controller, LONG, subscription, ztunnel};
-use support::{gateway, pod};
+use support::{bound, gateway, pod, service};
 
 #[tokio::test]
 async fn a_pod_that_has_ended_takes_its_streams_with_it() {
@@ -91,4 +93,50 @@ async fn a_gateway_that_goes_takes_the_streams_of_its_waypoint_with_it() {
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     controller.apply([gateway("shop", "gate")]);
     controller.open("waypoint").await.expect("it is back");
+}
+
+/// As if the time after which every stream's token has been judged again had passed.
+async fn judged_again() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(361)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_when_it_is_shown_again_takes_its_stream_with_it() {
+    let mut controller = Controller::start().await;
+    let mut stays = controller.open("waypoint").await.expect("opened");
+    stays.say(subscription(ADDRESS_TYPE)).await;
+    stays.next().await;
+    let mut revoked = controller.open("ztunnel").await.expect("opened");
+    revoked.say(subscription(ENROLMENT_TYPE)).await;
+    revoked.next().await;
+    // Nobody asks before it is time.
+    controller.tokens.revoke("ztunnel");
+    controller.apply([pod("shop", "a", "10.0.0.1", json!({}))]);
+    assert_eq!(revoked.names().await.1, ["a"]);
+
+    judged_again().await;
+    let status = revoked.end().await;
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    assert!(status.message().contains("unknown token"), "{status}");
+    // Whose token is still good hears on.
+    controller.apply([service("shop", "cart", "10.96.0.1", "cart", bound())]);
+    let (_, names, _) = stays.names().await;
+    let cart = "shop/cart.shop.svc.cluster.local".to_owned();
+    assert!(names.contains(&cart), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_another_pods_when_it_is_shown_again_takes_its_stream_with_it() {
+    let controller = Controller::start().await;
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    stream.say(subscription(ENROLMENT_TYPE)).await;
+    stream.next().await;
+    let tokens = &controller.tokens;
+    tokens.give("ztunnel", "ambit-system", "ztunnel", "zt2");
+    judged_again().await;
+    let status = stream.end().await;
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    assert!(status.message().contains("somebody else's"), "{status}");
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use controller::index::Input;
+use controller::index::placement::NodeProxyRule;
 use mesh::proto::discovery::DeltaDiscoveryRequest;
 use mesh::proto::node::EnrolmentReport;
 use mesh::proto::workload::{Address, address};
@@ -20,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Code;
 
 use streams::{Controller, LONG, subscription};
-use support::{World, bound, pod, route, service};
+use support::{World, bound, pod, route, service, settings};
 
 const CART: &str = "shop/cart.shop.svc.cluster.local";
 const OTHER: &str = "shop/other.shop.svc.cluster.local";
@@ -360,4 +361,122 @@ async fn a_type_that_nobody_serves_is_empty_and_makes_no_series() {
     let long = subscription(&"t".repeat(300));
     stream.say(long).await;
     assert_eq!(stream.end().await.code(), Code::InvalidArgument);
+}
+
+/// The index takes nothing for a while: what a node has to say waits, and what it is told does not.
+#[tokio::test]
+async fn a_node_that_has_something_to_report_is_told_things_while_the_index_is_full() {
+    let mut controller = Controller::start().await;
+    while controller.index.try_send(Input::Leave).is_ok() {}
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    let report = EnrolmentReport {
+        uid: "a".to_owned(),
+        ..EnrolmentReport::default()
+    };
+    let report = prost_types::Any {
+        type_url: ENROLMENT_REPORT_TYPE.to_owned(),
+        value: report.encode_to_vec(),
+    };
+    stream.say(subscription(ENROLMENT_TYPE)).await;
+    stream.next().await;
+    stream
+        .say(DeltaDiscoveryRequest {
+            reports: vec![report],
+            ..subscription(ENROLMENT_TYPE)
+        })
+        .await;
+    // Requests are answered, and so the report has been taken in.
+    stream.say(subscription(ADDRESS_TYPE)).await;
+    assert!(stream.next().await.type_url == ADDRESS_TYPE);
+    for (name, ip) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+        controller.apply([pod("shop", name, ip, json!({}))]);
+        let both = [stream.names().await, stream.names().await];
+        let enrolled = both.iter().find(|(kind, ..)| kind == "Enrolment");
+        assert_eq!(enrolled.expect("told").1, [name]);
+    }
+    // And it is not lost.
+    loop {
+        let told = timeout(LONG, controller.told.recv()).await.expect("told");
+        match told.expect("it lives") {
+            Input::Leave => {}
+            Input::Report { node, report } => {
+                assert_eq!((&*node, &*report.uid), ("n1", "a"));
+                return;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_has_sixteen_types_at_most() {
+    let controller = Controller::start().await;
+    let mut stream = controller.open("ztunnel").await.expect("opened");
+    for at in 0..16 {
+        stream.say(subscription(&format!("type-{at}"))).await;
+        stream.next().await;
+    }
+    stream.say(subscription("one-more")).await;
+    let status = stream.end().await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("16 "), "{status}");
+}
+
+/// A waypoint asks for the addresses of its clients, a node for whatever its pods may need.
+#[tokio::test]
+async fn a_stream_asks_for_so_many_names_at_most() {
+    let controller = Controller::start().await;
+    for (token, most) in [("waypoint", 4096), ("ztunnel", 65_536)] {
+        let ask = |count: usize| DeltaDiscoveryRequest {
+            resource_names_subscribe: (0..count).map(|at| format!("{at:x}")).collect(),
+            ..subscription(ADDRESS_TYPE)
+        };
+        let mut stream = controller.open(token).await.expect("opened");
+        stream.say(ask(most)).await;
+        stream.next().await;
+        stream.say(ask(most + 1)).await;
+        let status = stream.end().await;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{token}: {status}");
+        let words = format!("more than {most} names");
+        assert!(status.message().contains(&words), "{token}: {status}");
+    }
+}
+
+/// Who was named in `TRUSTED_NODE_PROXIES`, with an owner and without.
+#[tokio::test]
+async fn a_node_proxy_of_others_is_one_exactly_if_a_rule_says_so() {
+    let theirs = |name: &str, namespace: &str, account: &str, owner: &str| {
+        let mut pod = pod(namespace, name, "10.0.9.7", json!({}));
+        pod["spec"]["serviceAccountName"] = json!(account);
+        pod["metadata"]["ownerReferences"] = json!([
+            {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": owner, "uid": owner, "controller": true},
+        ]);
+        pod
+    };
+    let rule = |text: &str| -> NodeProxyRule { text.parse().expect("a rule") };
+    let mut settings = settings::index();
+    let ours = settings.node_proxies.clone();
+    settings.node_proxies = [
+        rule("istio-system/ztunnel"),
+        rule("agents/proxy/DaemonSet/node"),
+    ]
+    .into_iter()
+    .chain(ours)
+    .collect();
+    let mut controller = Controller::with(World::with(settings)).await;
+    for (name, namespace, account, owner, is_one) in [
+        ("any-owner", "istio-system", "ztunnel", "whoever", true),
+        ("right-owner", "agents", "proxy", "node", true),
+        ("other-owner", "agents", "proxy", "another", false),
+        ("other-account", "istio-system", "default", "ztunnel", false),
+        ("other-namespace", "shop", "ztunnel", "ztunnel", false),
+    ] {
+        controller.apply([theirs(name, namespace, account, owner)]);
+        controller.tokens.give(name, namespace, account, name);
+        let opened = controller.open(name).await;
+        assert_eq!(opened.is_ok(), is_one, "{name}");
+        let Ok(mut stream) = opened else { continue };
+        stream.say(subscription(ENROLMENT_TYPE)).await;
+        stream.next().await;
+    }
 }

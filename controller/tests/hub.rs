@@ -158,7 +158,7 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
         instance: "controller-0".to_owned(),
         namespace: "ambit-system".to_owned(),
         mesh: settings::waypoints(),
-        roots: "roots".to_owned(),
+        roots: watch::channel("roots".to_owned()).1,
     };
     let (seen, happened) = mpsc::channel(1);
     let (_notices, noticed) = mpsc::channel(1);

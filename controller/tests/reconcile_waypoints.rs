@@ -181,6 +181,11 @@ async fn roots_classes_and_accepted_generations_are_kept_and_taken_away() {
     let map = root(&cluster).expect("the roots");
     assert_eq!(map["data"]["root-cert.pem"], "the roots");
 
+    reconciling.roots.send_replace("other roots".to_owned());
+    pass(Duration::from_secs(61)).await;
+    let map = root(&cluster).expect("the roots");
+    assert_eq!(map["data"]["root-cert.pem"], "other roots");
+
     reconciling.want(roots, Entry::leader(Wanted::NoRoots));
     reconciling.want(accepted, Entry::leader(Wanted::Accepted(BTreeMap::new())));
     pass(Duration::from_secs(1)).await;

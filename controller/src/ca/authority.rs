@@ -1,17 +1,24 @@
 //! What signs certificates, and the roots that everybody may know.
 //!
 //! Several roots may be published while one key signs: a root is trusted everywhere before it signs, and for as long as
-//! something that it signed lives.
+//! something that it signed lives. Both may become others while the process runs (`store.rs` says when).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
+use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor as verify_chain;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::ParsedCertificate;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use tokio::sync::watch;
 
 use super::authorize::Permit;
 use super::issue::{self, IssueError, Leaf, Signer};
@@ -24,10 +31,19 @@ const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Signs.
 pub struct Authority {
+    /// What it signs with.
+    key: ArcSwap<SigningKey>,
+    /// The roots, said anew with each key.
+    roots: watch::Sender<String>,
+}
+
+/// A key with what is above it.
+struct SigningKey {
     signer: Signer,
     /// What leads from a leaf up to a root, roots last.
     chain: Vec<String>,
-    roots: String,
+    /// The certificate of the key, PEM.
+    certificate: String,
 }
 
 /// What a request got.
@@ -58,6 +74,9 @@ pub enum AuthorityError {
     /// A part is missing.
     #[error("it has no {0}")]
     Incomplete(&'static str),
+    /// Nobody could accept what it signs.
+    #[error("what {CERTIFICATE} signs leads up to no root in {ROOTS}")]
+    Rootless,
     /// A part is something else.
     #[error("{0}")]
     Unreadable(String),
@@ -103,31 +122,68 @@ impl Authority {
             vec![certificate.clone()]
         };
         let chain = above.into_iter().chain([roots.clone()]).collect();
-        Ok(Self {
+        let key = SigningKey {
             signer: Signer { issuer, not_after },
             chain,
-            roots: roots.clone(),
-        })
+            certificate: certificate.clone(),
+        };
+        let authority = Self {
+            key: ArcSwap::from_pointee(key),
+            roots: watch::Sender::new(roots.clone()),
+        };
+        let usable = authority.is_trusted_by(roots);
+        usable.then_some(authority).ok_or(AuthorityError::Rootless)
     }
 
     /// The roots that everybody may know, PEM.
-    pub fn roots(&self) -> &str {
-        &self.roots
+    pub fn roots(&self) -> String {
+        self.roots.borrow().clone()
+    }
+
+    /// The same, as they become others.
+    pub fn watch_roots(&self) -> watch::Receiver<String> {
+        self.roots.subscribe()
     }
 
     /// When it can sign no more.
     pub fn not_after(&self) -> SystemTime {
-        self.signer.not_after
+        self.key.load().signer.not_after
+    }
+
+    /// Whether it signs with the same key, and publishes the same roots.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        self.key.load().certificate == other.key.load().certificate
+            && *self.roots.borrow() == *other.roots.borrow()
+    }
+
+    /// From now on signs with the other's key.
+    pub(crate) fn take_over(&self, other: &Self) {
+        self.key.store(other.key.load_full());
+        self.roots.send_replace(other.roots());
+    }
+
+    /// Whether somebody with these roots accepts what it signs: a certificate of nobody is signed and verified. (A key
+    /// whose life is over signs nothing, and that is said where it is asked to.)
+    pub(super) fn is_trusted_by(&self, roots: &str) -> bool {
+        match self.server(&[]) {
+            Ok(trial) => leads_up(&trial.chain, roots),
+            Err(IssueError::IssuerExpired(_)) => true,
+            Err(error) => {
+                tracing::error!(%error, "the signing key signs nothing");
+                false
+            }
+        }
     }
 
     /// Signs what is permitted.
     pub fn sign(&self, csr: &str, permit: &Permit, life: Duration) -> Result<Signed, IssueError> {
+        let by = self.key.load();
         let Leaf {
             pem,
             serial,
             not_after,
-        } = issue::issue(csr, permit, life, &self.signer, SystemTime::now())?;
-        let chain = std::iter::once(pem).chain(self.chain.iter().cloned());
+        } = issue::issue(csr, permit, life, &by.signer, SystemTime::now())?;
+        let chain = std::iter::once(pem).chain(by.chain.iter().cloned());
         Ok(Signed {
             chain: chain.collect(),
             serial,
@@ -138,8 +194,9 @@ impl Authority {
     /// A certificate with its key for a server with these names.
     pub fn server(&self, names: &[String]) -> Result<ServerCertificate, IssueError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Signing)?;
-        let (leaf, not_after) = issue::server(names, &key, &self.signer, SystemTime::now())?;
-        let above = self.chain.iter().take(self.chain.len() - 1);
+        let by = self.key.load();
+        let (leaf, not_after) = issue::server(names, &key, &by.signer, SystemTime::now())?;
+        let above = by.chain.iter().take(by.chain.len() - 1);
         let chain = std::iter::once(leaf.der().clone()).chain(above.filter_map(|pem| der(pem)));
         Ok(ServerCertificate {
             chain: chain.collect(),
@@ -182,6 +239,19 @@ pub(super) fn make(trust_domain: &str, now: SystemTime) -> Result<Parts, Authori
 
 fn der(pem: &str) -> Option<CertificateDer<'static>> {
     CertificateDer::from_pem_slice(pem.as_bytes()).ok()
+}
+
+/// Whether the chain leads up to one of these roots.
+fn leads_up(chain: &[CertificateDer<'static>], roots: &str) -> bool {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(CertificateDer::pem_slice_iter(roots.as_bytes()).flatten());
+    let Some((leaf, above)) = chain.split_first() else {
+        return false;
+    };
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    ParsedCertificate::try_from(leaf)
+        .and_then(|leaf| verify_chain(&leaf, &store, above, UnixTime::now(), algorithms.all))
+        .is_ok()
 }
 
 /// Whether the certificate is one of this public key.

@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn the_end_of_an_issuer_is_read_from_its_certificate() {
         let authority = Authority::ephemeral("cluster.local").expect("a root");
-        let (_, root_ends) = validity(authority.roots());
+        let (_, root_ends) = validity(&authority.roots());
         assert_eq!(authority.not_after(), root_ends);
     }
 }

@@ -2,3 +2,5 @@
 
 /// The ConfigMap; the roots are in its `root-cert.pem`.
 pub const CONFIG_MAP: &str = "ambit-ca-root-cert";
+/// On what we made, and on nothing that we did not.
+pub const LABEL: (&str, &str) = ("app.kubernetes.io/managed-by", "ambit");

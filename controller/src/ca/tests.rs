@@ -1,6 +1,11 @@
+use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 
+use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 use super::*;
 use crate::discovery::authenticate::AuthenticateError;
@@ -106,4 +111,85 @@ async fn what_does_not_come_is_refused_in_time_and_what_can_never_be_at_once() {
         assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status}");
         assert_eq!(begun.elapsed().as_secs(), waits.as_secs(), "{id}");
     }
+}
+
+/// The lines at INFO that this thread wrote, by their fields.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<HashMap<&'static str, String>>>>);
+
+struct Fields(HashMap<&'static str, String>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::INFO && metadata.target() == "controller::ca"
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields(HashMap::new());
+        event.record(&mut fields);
+        self.0.lock().push(fields.0);
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+    fn enter(&self, _span: &span::Id) {}
+    fn exit(&self, _span: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_certificate_is_a_line_that_says_whose_and_which() {
+    let log = Log::default();
+    let _on_this_thread = tracing::subscriber::set_default(log.clone());
+    let (publish, certificates) = service();
+    let mut snapshot = (**publish.borrow()).clone();
+    snapshot.apply(&placed("cart", "shop", "cart", Role::Application));
+    publish.send_replace(Arc::new(snapshot));
+
+    let refused = certificates.create_certificate(request("cart")).await;
+    refused.expect_err("no identity");
+    assert!(log.0.lock().is_empty(), "nothing was signed");
+
+    let signed = certificates.create_certificate(request(CART)).await;
+    let chain = signed.expect("signed").into_inner().cert_chain;
+    let (_, leaf) = x509_parser::pem::parse_x509_pem(chain[0].as_bytes()).expect("PEM");
+    let leaf = leaf.parse_x509().expect("a certificate");
+    let lines = log.0.lock();
+    let [line] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    let end = Timestamp::from_second(leaf.validity().not_after.timestamp()).expect("a time");
+    let serial: String = leaf
+        .raw_serial()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    for (field, expected) in [
+        ("message", "certificate signed"),
+        ("id", CART),
+        ("pod", "zt"),
+        ("account", "ambit-system/ztunnel"),
+        ("node", "n1"),
+        ("serial", &serial),
+    ] {
+        assert_eq!(
+            line.get(field).map(String::as_str),
+            Some(expected),
+            "{field}"
+        );
+    }
+    let said: Timestamp = line["not_after"].parse().expect("a time");
+    assert_eq!(said.as_second(), end.as_second());
 }

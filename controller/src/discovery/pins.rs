@@ -258,6 +258,8 @@ fn name(ip: IpAddr, network: &Network) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -278,5 +280,31 @@ mod tests {
         for bad in ["", "/", "10.1.2.3", "/fd00:0::7", "/x", "*", "ns/host"] {
             assert!(parse(bad, &Network::default()).is_none(), "{bad}");
         }
+    }
+    #[test]
+    fn a_stream_keeps_so_many_addresses_and_room_for_others_when_it_gives_some_up() {
+        let snapshot = Snapshot::default();
+        let mut pins = Pins::new(Key::new("shop", "gate"), &snapshot);
+        let names = |from: usize, to: usize| -> Vec<String> {
+            let ip = |at: usize| Ipv4Addr::from(u32::try_from(at).expect("few"));
+            (from..to)
+                .map(|at| name(ip(at).into(), &Network::default()))
+                .collect()
+        };
+        let mut ask = DeltaDiscoveryRequest {
+            resource_names_subscribe: names(0, MAX_LOOKUPS + 10),
+            ..DeltaDiscoveryRequest::default()
+        };
+        pins.request(&mut ask, &snapshot, || true);
+        assert_eq!(ask.resource_names_subscribe, names(0, MAX_LOOKUPS));
+        let mut exchange = DeltaDiscoveryRequest {
+            resource_names_subscribe: names(MAX_LOOKUPS, MAX_LOOKUPS + 2),
+            resource_names_unsubscribe: names(0, 1),
+            ..DeltaDiscoveryRequest::default()
+        };
+        // Nobody has any of these: what was asked for keeps its place all the same.
+        pins.request(&mut exchange, &snapshot, || true);
+        let taken = names(MAX_LOOKUPS, MAX_LOOKUPS + 1);
+        assert_eq!(exchange.resource_names_subscribe, taken);
     }
 }

@@ -62,7 +62,8 @@ async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcom
         }
         (Item::Class(name), Wanted::Class) => class::reconcile(client, name).await,
         (Item::Roots(namespace), Wanted::Roots) => {
-            roots::publish(client, namespace, &settings.roots).await
+            let current = settings.roots.borrow().clone();
+            roots::publish(client, namespace, &current).await
         }
         (Item::Roots(namespace), Wanted::NoRoots) => roots::give_up(client, namespace).await,
         (Item::Accepted(namespace), Wanted::Accepted(generations)) => {

@@ -8,11 +8,8 @@ use serde_json::json;
 
 use super::FIELD_MANAGER;
 use super::outcome::Outcome;
-use crate::ca::roots::CONFIG_MAP;
+use crate::ca::roots::{CONFIG_MAP, LABEL};
 use crate::index::names::{MANAGED, MANAGED_BY_US};
-
-/// On what we made, and on nothing that we did not.
-const LABEL: (&str, &str) = ("app.kubernetes.io/managed-by", "ambit");
 
 /// Makes the ConfigMap say the roots.
 pub(super) async fn publish(client: &Client, namespace: &str, roots: &str) -> Outcome {

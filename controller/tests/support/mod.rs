@@ -95,15 +95,18 @@ impl DesiredChanges for Changes {
 impl World {
     /// Nothing in it; what happens at the very start is swallowed.
     pub fn new() -> Self {
-        Self::in_network("")
+        Self::with(settings::index())
     }
 
     /// The same, whose addresses are of this network.
     pub fn in_network(network: &str) -> Self {
-        let settings = Settings {
+        Self::with(Settings {
             network: network.into(),
             ..settings::index()
-        };
+        })
+    }
+
+    pub fn with(settings: Settings) -> Self {
         let mut world = Self {
             index: Index::new(settings),
             resources: BTreeMap::new(),

@@ -28,6 +28,7 @@ use crate::kubernetes::Cluster;
 
 /// A reconciler at work, and the table that it reads.
 pub struct Reconciling {
+    pub roots: watch::Sender<String>,
     pub table: watch::Sender<DesiredState>,
     pub seen: mpsc::Sender<Seen>,
     pub notices: mpsc::Sender<Notice>,
@@ -41,12 +42,13 @@ impl Reconciling {
     }
 
     pub fn with(cluster: &Cluster, term: Term) -> Self {
+        let roots = watch::Sender::new("the roots".to_owned());
         let settings = Settings {
             client: kube::Client::new(DeadlineLayer::default().layer(cluster.service()), "default"),
             instance: "controller-0".to_owned(),
             namespace: "ambit-system".to_owned(),
             mesh: settings::waypoints(),
-            roots: "the roots".to_owned(),
+            roots: roots.subscribe(),
         };
         let table = watch::Sender::new(DesiredState::default());
         let (seen, happened) = mpsc::channel(16);
@@ -60,6 +62,7 @@ impl Reconciling {
         let reconciler = Reconciler::new(settings, term, Metrics::default());
         let task = tokio::spawn(reconciler.run(inputs));
         Self {
+            roots,
             table,
             seen,
             notices,

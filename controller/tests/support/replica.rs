@@ -93,7 +93,7 @@ impl Replica {
             instance: name.to_owned(),
             namespace: "ambit-system".to_owned(),
             mesh: settings::waypoints(),
-            roots: "the roots".to_owned(),
+            roots: channel::channel("the roots".to_owned()).1,
         };
         let reconciler = Reconciler::new(settings, term.clone(), Metrics::default());
         tasks.must_live("reconciler", reconciler.run(inputs));

@@ -44,11 +44,31 @@ impl Authenticate for Tokens {
     }
 }
 
+impl Tokens {
+    /// Makes this token somebody's.
+    pub fn give(&self, token: &str, namespace: &str, account: &str, pod: &str) {
+        let caller = Caller {
+            account: Key::new(namespace, account),
+            pod: Some(pod.into()),
+            node: None,
+        };
+        self.0.lock().insert(token.to_owned(), caller);
+    }
+
+    /// Makes it nobody's.
+    pub fn revoke(&self, token: &str) {
+        self.0.lock().remove(token);
+    }
+}
+
 /// The discovery service without TLS, its world, and what it told the index.
 pub struct Controller {
     pub world: World,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     pub told: mpsc::Receiver<Input>,
+    /// The other end of the index's queue.
+    pub index: mpsc::Sender<Input>,
+    pub tokens: Tokens,
     metrics: Metrics,
     pub address: SocketAddr,
 }
@@ -61,35 +81,33 @@ pub struct Conversation {
 
 impl Controller {
     pub async fn start() -> Self {
-        Self::in_network("").await
+        Self::of(World::new(), "").await
     }
 
     pub async fn in_network(network: &str) -> Self {
+        Self::of(World::in_network(network), network).await
+    }
+
+    pub async fn with(world: World) -> Self {
+        Self::of(world, "").await
+    }
+
+    async fn of(world: World, network: &str) -> Self {
         let tokens = Tokens::default();
-        for (token, namespace, account, pod) in [
-            ("ztunnel", "ambit-system", "ztunnel", "zt1"),
-            ("waypoint", "shop", "gate", "gate-0"),
-        ] {
-            let caller = Caller {
-                account: Key::new(namespace, account),
-                pod: Some(pod.into()),
-                node: None,
-            };
-            let mut all = tokens.0.lock();
-            all.insert(token.to_owned(), caller);
-        }
+        tokens.give("ztunnel", "ambit-system", "ztunnel", "zt1");
+        tokens.give("waypoint", "shop", "gate", "gate-0");
         let (snapshots, seen) = watch::channel(Arc::new(Snapshot::new(network.into())));
         let (index, told) = mpsc::channel(64);
         let metrics = Metrics::default();
         let parts = Parts {
-            authenticate: Arc::new(tokens),
+            authenticate: Arc::new(tokens.clone()),
             snapshots: seen,
-            index,
+            index: index.clone(),
             metrics: metrics.clone(),
         };
         let discovery = parts.discovery();
-        let (streams, index) = (discovery.streams.clone(), discovery.index.clone());
-        tokio::spawn(async move { streams.tell(index).await });
+        let (streams, gone) = (discovery.streams.clone(), discovery.index.clone());
+        tokio::spawn(async move { streams.tell(gone).await });
         let service = DiscoveryServer::new(discovery, 1 << 20);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -98,9 +116,11 @@ impl Controller {
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         let mut controller = Self {
-            world: World::in_network(network),
+            world,
             snapshots,
             told,
+            index,
+            tokens,
             metrics,
             address,
         };

@@ -1,4 +1,5 @@
-//! The controller's account may write waypoints, and nothing else that its Role would let it.
+//! The controller's account may write waypoints and its own words in others' status, and nothing else that its Role would
+//! let it.
 
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use e2e::apps::{EchoServer, Namespace, dynamic};
 use e2e::mesh::SYSTEM_NAMESPACE;
 use e2e::probe::{eventually, has_condition, wait_until};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Pod, Service, ServiceAccount};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +47,7 @@ async fn the_controller_writes_waypoints_and_nothing_else() -> Result<()> {
         Box::pin(of_its_waypoint(&as_controller, ns)).await?;
         Box::pin(what_people_scale(&as_controller, ns)).await?;
         Box::pin(its_own_account(&as_controller)).await?;
+        Box::pin(others_status(&as_controller, ns)).await?;
         Box::pin(by_name(&as_controller, ns)).await
     })
     .await
@@ -195,6 +197,78 @@ async fn its_own_account(as_controller: &Client) -> Result<()> {
     allowed.context("its own finalizer")
 }
 
+/// Of what others run it says its conditions, and on pods the annotation. A status is a way to much else: whose an address
+/// is, who is ready, and the labels by which pods and namespaces get rights.
+async fn others_status(as_controller: &Client, ns: &Namespace) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(as_controller.clone(), ns.name());
+    let listed = pods.list(&ListParams::default().labels("app=web")).await?;
+    let pod = listed.items.first().context("a pod of web")?.name_any();
+    let services: Api<Service> = Api::namespaced(as_controller.clone(), ns.name());
+    let namespaces: Api<NamespaceObject> = Api::all(as_controller.clone());
+    let condition = |kind: &str| {
+        json!({"status": {"conditions": [
+            {"type": kind, "status": "True", "reason": "Tried", "message": "in a test"},
+        ]}})
+    };
+    let finalizer = json!({"metadata": {"finalizers": ["example.com/theirs"]}});
+    let label =
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
+    let annotation = |name: &str| json!({"metadata": {"annotations": {name: "enabled"}}});
+    for change in [
+        condition("ambit.mesh/InMesh"),
+        condition("istio.io/WaypointBound"),
+        annotation("ambient.istio.io/redirection"),
+    ] {
+        let allowed = patch_status(&pods, &pod, &change).await;
+        allowed.with_context(|| format!("a pod: {change}"))?;
+    }
+    for (change, why) in [
+        (
+            json!({"status": {"podIPs": [{"ip": "10.96.0.10"}]}}),
+            "only its conditions",
+        ),
+        (
+            json!({"status": {"podIP": "10.96.0.10", "podIPs": [{"ip": "10.96.0.10"}]}}),
+            "only its conditions",
+        ),
+        (
+            json!({"status": {"hostIPs": [{"ip": "10.96.0.10"}]}}),
+            "only its conditions",
+        ),
+        (
+            json!({"status": {"phase": "Failed"}}),
+            "only its conditions",
+        ),
+        (condition("Ready"), "InMesh"),
+        (condition("example.com/Theirs"), "InMesh"),
+        (annotation("example.com/theirs"), "redirection"),
+        (label.clone(), "labels"),
+        (finalizer.clone(), "finalizers"),
+    ] {
+        let tried = patch_status(&pods, &pod, &change).await;
+        refused(tried, why).with_context(|| format!("a pod: {change}"))?;
+    }
+
+    let allowed = patch_status(&services, "web", &condition("istio.io/WaypointBound")).await;
+    allowed.context("a Service's condition")?;
+    let balanced = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+    for (change, why) in [
+        (balanced, "only its conditions"),
+        (finalizer.clone(), "finalizers"),
+    ] {
+        let tried = patch_status(&services, "web", &change).await;
+        refused(tried, why).with_context(|| format!("a Service: {change}"))?;
+    }
+
+    let allowed = patch_status(&namespaces, ns.name(), &condition("ambit.mesh/InMesh")).await;
+    allowed.context("a Namespace's condition")?;
+    for (change, why) in [(label, "labels"), (finalizer, "finalizers")] {
+        let tried = patch_status(&namespaces, ns.name(), &change).await;
+        refused(tried, why).with_context(|| format!("a Namespace: {change}"))?;
+    }
+    Ok(())
+}
+
 /// What people change of a waypoint is theirs, and the controller goes on writing the rest.
 async fn what_people_scale(as_controller: &Client, ns: &Namespace) -> Result<()> {
     let deployments: Api<Deployment> = Api::namespaced(as_controller.clone(), ns.name());
@@ -281,6 +355,20 @@ where
         ..PatchParams::default()
     };
     api.patch(name, &how, &Patch::Strategic(change)).await?;
+    Ok(())
+}
+
+/// Through the status, and nothing is really changed.
+async fn patch_status<K>(api: &Api<K>, name: &str, change: &Value) -> Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let how = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let patch = Patch::Strategic(change);
+    api.patch_status(name, &how, &patch).await?;
     Ok(())
 }
 
