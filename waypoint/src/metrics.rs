@@ -86,9 +86,17 @@ struct Key {
     service: Option<ServiceName>,
     upstream: Option<Uid>,
     protocol: Protocol,
-    code: u16,
-    grpc: Option<u16>,
+    code: Code,
+    grpc: Code,
     flags: &'static str,
+}
+
+/// A status as a label. A server may answer with any number: those that no protocol has are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Code {
+    None,
+    Known(u16),
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -103,7 +111,7 @@ struct Series {
 struct Labels {
     #[prometheus(flatten)]
     common: Common,
-    response_code: u16,
+    response_code: String,
     grpc_response_status: String,
 }
 
@@ -285,8 +293,8 @@ impl Recorder {
             service: ended.to.service().map(|service| service.id.clone()),
             upstream: ended.upstream.map(|workload| workload.uid.clone()),
             protocol: ended.protocol,
-            code: ended.code,
-            grpc: ended.grpc,
+            code: Code::http(ended.code),
+            grpc: Code::grpc(ended.grpc),
             flags: ended.flags,
         };
         if let Some(series) = self.cache.borrow().get(&key) {
@@ -300,8 +308,8 @@ impl Recorder {
                 ended.protocol.as_str(),
                 ended.flags,
             ),
-            response_code: ended.code,
-            grpc_response_status: ended.grpc.map(|code| code.to_string()).unwrap_or_default(),
+            response_code: key.code.label(),
+            grpc_response_status: key.grpc.label(),
         };
         let series = Rc::new(Series {
             requests: self.shared.requests.get_or_create(&labels).clone(),
@@ -315,6 +323,34 @@ impl Recorder {
         }
         cache.insert(key, Rc::clone(&series));
         series
+    }
+}
+
+// === impl Code ===
+
+impl Code {
+    /// 0: a request that was never answered.
+    fn http(code: u16) -> Self {
+        match code {
+            0 | 100..=599 => Self::Known(code),
+            _ => Self::Unknown,
+        }
+    }
+
+    fn grpc(code: Option<u16>) -> Self {
+        match code {
+            None => Self::None,
+            Some(code @ 0..=16) => Self::Known(code),
+            Some(_) => Self::Unknown,
+        }
+    }
+
+    fn label(self) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::Known(code) => code.to_string(),
+            Self::Unknown => UNKNOWN.to_owned(),
+        }
     }
 }
 
@@ -353,34 +389,24 @@ fn common(
     flags: &'static str,
 ) -> Common {
     let from = client.workload.as_deref();
-    let said = &client.baggage;
-    let source = |of: fn(&Workload) -> &str, said: Option<&Arc<str>>| {
-        known(from.map(of).or(said.map(|said| &**said)))
-    };
+    // What a client says of itself is no label: each word would be a series of its own.
+    let source = |of: fn(&Workload) -> &str| known(from.map(of));
+    let namespace = client.id.service_account().map(|(namespace, _)| namespace);
     let destination = |of: fn(&Workload) -> &str| known(upstream.map(of));
     let identity = upstream.map(|workload| workload.identity().to_string());
     let service = to.service();
-    let app = source(
-        |workload| &workload.template.canonical_name,
-        said.service_name.as_ref(),
-    );
-    let version = source(
-        |workload| &workload.template.canonical_revision,
-        said.service_version.as_ref(),
-    );
+    let app = source(|workload| &workload.template.canonical_name);
+    let version = source(|workload| &workload.template.canonical_revision);
     Common {
         reporter: "waypoint",
-        source_workload: source(
-            |workload| &workload.template.workload_name,
-            said.workload_name.as_ref(),
-        ),
-        source_workload_namespace: source(|workload| workload.namespace(), said.namespace.as_ref()),
+        source_workload: source(|workload| &workload.template.workload_name),
+        source_workload_namespace: known(namespace),
         source_canonical_service: app.clone(),
         source_canonical_revision: version.clone(),
         source_principal: client.id.to_string(),
         source_app: app,
         source_version: version,
-        source_cluster: source(|workload| &workload.location.cluster, said.cluster.as_ref()),
+        source_cluster: source(|workload| &workload.location.cluster),
         destination_workload: destination(|workload| &workload.template.workload_name),
         destination_workload_namespace: destination(|workload| workload.namespace()),
         destination_canonical_service: destination(|workload| &workload.template.canonical_name),
@@ -405,3 +431,6 @@ fn known(value: Option<&str>) -> String {
     let value = value.filter(|value| !value.is_empty());
     value.unwrap_or(UNKNOWN).to_owned()
 }
+
+#[cfg(test)]
+mod tests;

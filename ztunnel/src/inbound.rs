@@ -168,12 +168,7 @@ fn client_party(proxy: &Proxy, incoming: &Incoming) -> Party {
             .filter(|w| w.identity() == *id)
             .cloned()
     });
-    known
-        .map_or_else(
-            || Party::from_baggage(&incoming.request.baggage),
-            |w| Party::of(&w),
-        )
-        .proven(id.clone())
+    Party::of_peer(known.as_deref(), id.clone())
 }
 
 /// For logs and metrics only: the service the client says it dialled, if this pod stands behind it.

@@ -136,16 +136,9 @@ async fn try_route(
                 proxy.dialled(&to.uid);
             }
             tracing::debug!(%client, dst = %dst.0, via = %destination.addr, "opening a tunnel");
-            let Opened {
-                tunnel,
-                peer,
-                response,
-            } = proxy.pool.open(&destination, &request).await?;
+            let Opened { tunnel, peer, .. } = proxy.pool.open(&destination, &request).await?;
             info.encrypted = true;
-            if info.destination.workload.is_none() {
-                info.destination = Party::from_baggage(&response.baggage);
-            }
-            info.destination.identity = Some(peer);
+            info.destination = std::mem::take(&mut info.destination).proven(peer);
             Ok(Way::Tunnel(tunnel))
         }
     }

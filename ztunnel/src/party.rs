@@ -48,25 +48,18 @@ impl Party {
         }
     }
 
-    /// What a proven peer says of itself, where the mesh does not know its address.
-    pub fn from_baggage(baggage: &Baggage) -> Self {
-        Self {
-            namespace: baggage.namespace.clone(),
-            workload: baggage.workload_name.clone(),
-            app: baggage.service_name.clone(),
-            version: baggage.service_version.clone(),
-            cluster: baggage.cluster.clone(),
-            region: baggage.region.clone(),
-            zone: baggage.zone.clone(),
-            ..Self::default()
-        }
+    /// A proven peer: what the mesh knows of the workload with its identity at its address, if there is one, and else what
+    /// the certificate says. What a peer says of itself in baggage is no label: each word would be a series of its own.
+    #[must_use]
+    pub fn of_peer(known: Option<&Workload>, identity: SpiffeId) -> Self {
+        known.map(Self::of).unwrap_or_default().proven(identity)
     }
 
-    /// The same party with its identity proven.
+    /// The same party with its identity proven, which says the namespace, too.
     #[must_use]
     pub fn proven(mut self, identity: SpiffeId) -> Self {
-        if self.namespace.is_none() {
-            self.namespace = identity.service_account().map(|(ns, _)| ns.into());
+        if let Some((namespace, _)) = identity.service_account() {
+            self.namespace = Some(namespace.into());
         }
         self.identity = Some(identity);
         self
@@ -97,5 +90,28 @@ fn kind(kind: WorkloadType) -> &'static str {
         WorkloadType::CronJob => "cronjob",
         WorkloadType::Job => "job",
         WorkloadType::Pod => "pod",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Sample, id};
+
+    #[test]
+    fn a_peers_namespace_is_the_certificates() {
+        let says = |w: &mut mesh::proto::workload::Workload| {
+            w.namespace = "kube-system".into();
+            w.workload_name = "cart".into();
+        };
+        let world = Sample::default().pod("a", "10.0.0.1", says).world();
+        let known = world.look(|world| world.workload_at([10, 0, 0, 1].into()).cloned());
+        assert!(known.is_some());
+        for known in [None, known.as_deref()] {
+            let party = Party::of_peer(known, id("a"));
+            assert_eq!(party.namespace.as_deref(), Some("ns"));
+            assert_eq!(party.workload.is_some(), known.is_some());
+            assert_eq!(party.identity, Some(id("a")));
+        }
     }
 }
