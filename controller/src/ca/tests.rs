@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::thread::{self, ThreadId};
 
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -113,9 +114,12 @@ async fn what_does_not_come_is_refused_in_time_and_what_can_never_be_at_once() {
     }
 }
 
-/// The lines at INFO that this thread wrote, by their fields.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<HashMap<&'static str, String>>>>);
+/// The lines at INFO that the thread which made it wrote, by their fields.
+#[derive(Clone)]
+struct Log {
+    of: ThreadId,
+    lines: Arc<Mutex<Vec<HashMap<&'static str, String>>>>,
+}
 
 struct Fields(HashMap<&'static str, String>);
 
@@ -135,9 +139,12 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
+        if thread::current().id() != self.of {
+            return;
+        }
         let mut fields = Fields(HashMap::new());
         event.record(&mut fields);
-        self.0.lock().push(fields.0);
+        self.lines.lock().push(fields.0);
     }
 
     fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
@@ -151,8 +158,12 @@ impl Subscriber for Log {
 
 #[tokio::test(start_paused = true)]
 async fn each_certificate_is_a_line_that_says_whose_and_which() {
-    let log = Log::default();
-    let _on_this_thread = tracing::subscriber::set_default(log.clone());
+    let log = Log {
+        of: thread::current().id(),
+        lines: Arc::default(),
+    };
+    // For all threads: one that comes by without a subscriber may have it remembered that nobody listens.
+    tracing::subscriber::set_global_default(log.clone()).expect("the only one");
     let (publish, certificates) = service();
     let mut snapshot = (**publish.borrow()).clone();
     snapshot.apply(&placed("cart", "shop", "cart", Role::Application));
@@ -160,13 +171,13 @@ async fn each_certificate_is_a_line_that_says_whose_and_which() {
 
     let refused = certificates.create_certificate(request("cart")).await;
     refused.expect_err("no identity");
-    assert!(log.0.lock().is_empty(), "nothing was signed");
+    assert!(log.lines.lock().is_empty(), "nothing was signed");
 
     let signed = certificates.create_certificate(request(CART)).await;
     let chain = signed.expect("signed").into_inner().cert_chain;
     let (_, leaf) = x509_parser::pem::parse_x509_pem(chain[0].as_bytes()).expect("PEM");
     let leaf = leaf.parse_x509().expect("a certificate");
-    let lines = log.0.lock();
+    let lines = log.lines.lock();
     let [line] = lines.as_slice() else {
         panic!("{lines:?}")
     };

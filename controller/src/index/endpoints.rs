@@ -265,16 +265,16 @@ impl State {
         let mut found = Vec::new();
         for address in pod.ips.iter() {
             for slice_key in self.slice_claims.at(*address) {
-                let Some(slice) = self.tables.slices.get(&slice_key) else {
+                let Some(slice) = self.tables.slices.get(slice_key) else {
                     continue;
                 };
-                let Some(endpoint) = slice.taken_at(*address, self.allowance(&slice_key)) else {
+                let Some(endpoint) = slice.taken_at(*address, self.allowance(slice_key)) else {
                     continue;
                 };
-                if self.meaning(&slice_key, *address, endpoint) != Meaning::Pod(key.clone()) {
+                if self.meaning(slice_key, *address, endpoint) != Meaning::Pod(key.clone()) {
                     continue;
                 }
-                let service_key = slice.service_key(&slice_key);
+                let service_key = slice.service_key(slice_key);
                 let Some(service) = self.selectorless(&service_key) else {
                     continue;
                 };
