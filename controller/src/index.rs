@@ -257,7 +257,6 @@ impl State {
     fn take_in<T: Watched>(&mut self, key: &Key, now: Option<T>) {
         let before = T::table(self).get(key).cloned();
         if before.as_deref() == now.as_ref() {
-            T::table_mut(self).see(key);
             return;
         }
         let now = now.map(|mut now| {

@@ -320,43 +320,13 @@ fn what_tenants_write_into_services_takes_no_pod_its_address() {
 }
 
 #[test]
-fn a_pod_outside_its_nodes_range_that_names_a_nodes_address_has_nothing_of_it() {
-    let objects = [
-        ranged("n1", "192.168.0.1", "10.0.0.0/24"),
-        ranged("n2", "192.168.0.2", "10.0.1.0/24"),
-        manual("shop", "api", "10.96.0.2"),
-        slice("shop", "api", &["192.168.0.1"]),
-        liar(&["192.168.0.1", "10.0.1.9"]),
-    ];
-    for mut world in in_turns(&objects) {
-        assert!(at(&world, [192, 168, 0, 1]).is_empty());
-        assert_eq!(addresses(&world, "evil/liar"), [[10, 0, 1, 9]]);
-        let host = world.workload("discovery.k8s.io/EndpointSlice/shop/api-1/192.168.0.1");
-        assert_eq!(
-            host.expect("an endpoint").network_mode(),
-            NetworkMode::HostNetwork
-        );
-        assert_eq!(
-            world.events(),
-            [
-                "Pod evil/liar AddressTaken: address 192.168.0.1 is that of node n1: in the mesh it leads there"
-            ]
-        );
-        // One in whose range it is has it all the same, before the liar, and has it without an identity.
-        let mut honest = pod("shop", "honest", "192.168.0.1", json!({}));
-        honest["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
-        world.apply([honest, ranged("n1", "192.168.0.1", "192.168.0.0/24")]);
-        assert_eq!(at(&world, [192, 168, 0, 1]), ["honest"]);
-        world.delete(Kind::Pod, "shop", "honest");
-        world.delete(Kind::Node, "", "n1");
-        assert_eq!(at(&world, [192, 168, 0, 1]), ["liar"]);
-    }
-}
-
-#[test]
-fn where_no_pod_ranges_are_given_out_no_node_takes_a_pod_its_address() {
-    // A range of the other family says nothing.
-    for spec in [json!({}), json!({"podCIDRs": ["fd00::/64"]})] {
+fn no_node_takes_a_pod_its_address() {
+    // A Node's addresses are its kubelet's word as well. Nor does a range say anything that the CNI does not use.
+    for spec in [
+        json!({}),
+        json!({"podCIDRs": ["fd00::/64"]}),
+        json!({"podCIDRs": ["10.9.0.0/24"]}),
+    ] {
         let mut host = node("n1", "192.168.0.1");
         host["spec"] = spec;
         let objects = [

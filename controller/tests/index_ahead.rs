@@ -389,3 +389,31 @@ fn a_pod_waits_for_its_namespace_and_a_namespace_for_its_pods() {
     tell(&mut world, &Apply(23, pod()));
     assert_eq!(known(&world), (true, Some(Capture::In)));
 }
+
+#[test]
+fn what_is_set_aside_and_not_in_the_list_that_ends_meanwhile_is_gone() {
+    let mut world = shop();
+    for event in [
+        // It is made, waits for its backend, and is deleted while nobody watches.
+        Apply(22, to("canary", 80, 1)),
+        List(24, Kind::HttpRoute, Vec::new()),
+    ] {
+        tell(&mut world, &event);
+    }
+    turns(&mut world, ALL_TURNS);
+    assert!(backends(&world).is_empty(), "{:?}", backends(&world));
+}
+
+#[test]
+fn what_is_set_aside_before_a_list_and_taken_in_during_it_is_gone_all_the_same() {
+    let mut world = shop();
+    tell(&mut world, &Apply(22, to("canary", 80, 1)));
+    world.index.apply(told(Kind::HttpRoute, WatchEvent::Begin));
+    turns(&mut world, ALL_TURNS);
+    assert_eq!(backends(&world), ["500"], "taken in");
+    let version = "24".to_owned();
+    let end = WatchEvent::End { version };
+    world.index.apply(told(Kind::HttpRoute, end));
+    turns(&mut world, ALL_TURNS);
+    assert!(backends(&world).is_empty(), "{:?}", backends(&world));
+}

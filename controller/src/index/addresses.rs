@@ -2,10 +2,9 @@
 //!
 //! A cluster IP is the API server's own word: nothing that a status or a slice says takes it from its Service, past whose
 //! waypoint it would lead. All other addresses are words of whoever may write them. One that a live pod has is that pod's,
-//! whatever slices and nodes say, so that nobody takes a pod out of mutual TLS, or speaks in its place, by listing it. But a
-//! pod's status is its kubelet's word, and one that has fallen may name another node's address. So a node's address is no
-//! pod's that is outside the pod range which the pod's node was given. Where no ranges are given out nothing says which of
-//! two kubelets lies; then the pod has it, because a node that lies must not take any pod of the mesh out of mutual TLS.
+//! whatever slices and nodes say, so that nobody takes a pod out of mutual TLS, or speaks in its place, by listing it. Both
+//! a pod's status and a Node's are their kubelet's word: one that has fallen may name another node's address for a pod of
+//! its own, which stops what listens there, but can take no other node's pod out of the mesh.
 //!
 //! Pods on the host's network have their node's address and own none. Two pods can name one address (a node that is gone
 //! still has pods, or a kubelet lies): one that has an identity goes before one that has none, one inside its own node's
@@ -148,16 +147,13 @@ impl State {
         if self.service_at(address).is_some() {
             return None;
         }
-        let is_nodes = self.node_at(address).is_some();
         let named = self.tables.pods.lookup().at(address);
         let claims = named.filter_map(|key| {
             let pod = self.tables.pods.get(key)?;
             if pod.finished || pod.host_network {
                 return None;
             }
-            let in_range = self.in_range(pod, address.ip());
-            let denied = is_nodes && in_range == Some(false);
-            (!denied).then_some((key, pod, in_range == Some(true)))
+            Some((key, pod, self.in_range(pod, address.ip())))
         });
         let ranked = claims.max_by_key(|(_, pod, in_range)| {
             let identity = pod.identity().is_some();
@@ -166,16 +162,11 @@ impl State {
         ranked.map(|(key, ..)| key.clone())
     }
 
-    /// Whether an address is from the pod range that a pod's node was given; `None`: it was given none of that family.
-    fn in_range(&self, pod: &Pod, address: IpAddr) -> Option<bool> {
-        let node = self.tables.nodes.named("", &pod.node)?;
-        let mut ranges = node
-            .pod_ranges
-            .iter()
-            .filter(|range| range.network.is_ipv4() == address.is_ipv4())
-            .peekable();
-        ranges.peek()?;
-        Some(ranges.any(|range| range.contains(address)))
+    /// Whether an address is from the pod range that a pod's node was given. That it is not says nothing: some CNIs hand out
+    /// addresses of their own.
+    fn in_range(&self, pod: &Pod, address: IpAddr) -> bool {
+        let node = self.tables.nodes.named("", &pod.node);
+        node.is_some_and(|node| node.pod_ranges.iter().any(|range| range.contains(address)))
     }
 
     /// The addresses under which a pod is known: those of its status that are its own.

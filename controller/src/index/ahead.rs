@@ -45,6 +45,10 @@ impl<T> Ahead<T> {
         self.changes.is_empty()
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.changes.keys()
+    }
+
     fn turn(&mut self) {
         for change in self.changes.values_mut() {
             change.turns = change.turns.saturating_add(1);
@@ -57,7 +61,9 @@ impl<T> Ahead<T> {
 impl State {
     /// Takes one object in, there or gone as of `version`; or sets it aside.
     pub(super) fn put<T: Watched>(&mut self, key: &Key, version: &str, mut object: Option<T>) {
-        let waiting = T::table_mut(self).ahead.changes.remove(key);
+        let table = T::table_mut(self);
+        table.see(key);
+        let waiting = table.ahead.changes.remove(key);
         let turns = waiting.as_ref().map_or(0, |waiting| waiting.turns);
         if let Some(now) = &mut object {
             if let Some(waiting) = waiting.and_then(|waiting| waiting.object) {
@@ -96,8 +102,6 @@ impl State {
         if change.turns < PATIENCE && self.is_ahead(key, &change) {
             self.positions.waits(T::API.plural, &change.version);
             let table = T::table_mut(self);
-            // A list that ends meanwhile has it.
-            table.see(key);
             table.ahead.changes.insert(key.clone(), change);
         } else {
             self.take_in(key, change.object);

@@ -68,7 +68,6 @@ impl<T: super::kinds::Stored> Table<T> {
 
     /// Puts what is there now, and gives what was.
     pub(super) fn put(&mut self, key: &Key, now: Option<&Arc<T>>) -> Option<Arc<T>> {
-        self.see(key);
         let before = match now {
             Some(now) => self.objects.insert(key.clone(), now.clone()),
             None => self.objects.remove(key),
@@ -127,7 +126,8 @@ impl<T: super::kinds::Stored> Table<T> {
 
     /// A list begins.
     pub(super) fn begin(&mut self) {
-        self.unseen = self.objects.keys().cloned().collect();
+        let there = self.objects.keys().chain(self.ahead.keys());
+        self.unseen = there.cloned().collect();
     }
 
     /// It is in the list, or was told of while it went on.
