@@ -1,83 +1,15 @@
 //! Addresses have one owner: whoever lists, claims or repeats another's address gets nothing of it, and is told.
 
+#[path = "support/addresses.rs"]
+mod addresses;
 mod support;
 
 use controller::index::changes::Kind;
-use mesh::proto::node::enrolment_report::State as Reported;
 use mesh::proto::workload::{NetworkMode, TunnelProtocol};
 use serde_json::{Value, json};
 
-use support::{World, in_turns, namespace, node, pod, service};
-
-/// An EndpointSlice of the Service `name`, with these addresses.
-fn slice(namespace: &str, name: &str, addresses: &[&str]) -> Value {
-    let endpoints: Vec<Value> = addresses
-        .iter()
-        .map(|address| json!({"addresses": [address]}))
-        .collect();
-    json!({
-        "kind": "EndpointSlice",
-        "apiVersion": "discovery.k8s.io/v1",
-        "metadata": {
-            "namespace": namespace,
-            "name": format!("{name}-1"),
-            "uid": format!("slice-{namespace}-{name}"),
-            "labels": {"kubernetes.io/service-name": name},
-        },
-        "addressType": "IPv4",
-        "endpoints": endpoints,
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-    })
-}
-
-/// A Service whose endpoints somebody else writes.
-fn manual(namespace: &str, name: &str, ip: &str) -> Value {
-    let mut service = service(namespace, name, ip, "-", json!({}));
-    service["spec"]["selector"] = json!(null);
-    service
-}
-
-/// A node whose pods have addresses of this range.
-fn ranged(name: &str, address: &str, range: &str) -> Value {
-    let mut node = node(name, address);
-    node["spec"] = json!({"podCIDRs": [range]});
-    node
-}
-
-/// The same, whose first endpoint says that it is this pod.
-fn naming(mut slice: Value, namespace: &str, pod: &str) -> Value {
-    slice["endpoints"][0]["targetRef"] =
-        json!({"kind": "Pod", "name": pod, "namespace": namespace});
-    slice
-}
-
-/// `shop/db` in the mesh at 10.0.0.1, on node n1 at 192.168.0.1.
-fn shop() -> World {
-    let mut world = World::new();
-    let changes = world.apply([
-        namespace("shop", json!({"istio.io/dataplane-mode": "ambient"})),
-        namespace("evil", json!({})),
-        ranged("n1", "192.168.0.1", "10.0.0.0/24"),
-        pod("shop", "db", "10.0.0.1", json!({})),
-        service("shop", "cart", "10.96.0.1", "cart", json!({})),
-    ]);
-    world.write(changes);
-    let changes = world.report("n1", "db", Reported::Enrolled, "");
-    world.write(changes);
-    world
-}
-
-/// Names of the workloads that have an address.
-fn at(world: &World, address: [u8; 4]) -> Vec<String> {
-    let named = world.resources.iter().filter_map(|((_, name), _)| {
-        let uid = name.strip_prefix("Kubernetes/")?;
-        let workload = world.workload(uid.trim_start_matches('/'))?;
-        let claims = workload.network_mode() == NetworkMode::Standard;
-        (claims && workload.addresses.iter().any(|one| **one == address))
-            .then(|| workload.name.clone())
-    });
-    named.collect()
-}
+use addresses::{at, manual, naming, ranged, shop, slice};
+use support::{World, in_turns, namespace, pod, service};
 
 #[test]
 fn a_slice_of_another_namespace_that_lists_a_pod_means_that_pod() {
@@ -231,114 +163,6 @@ fn of_two_pods_with_one_address_one_has_it_in_any_order() {
         assert_eq!(events.len(), 3, "{events:?}");
         world.delete(Kind::Pod, "shop", "fresh");
         assert_eq!(at(&world, [10, 0, 0, 7]), ["stale"]);
-    }
-}
-
-#[test]
-fn a_node_that_names_a_pods_address_is_told_and_has_nothing_of_it() {
-    let mut world = shop();
-    world.apply([ranged("n2", "10.0.0.1", "10.0.1.0/24")]);
-    assert_eq!(at(&world, [10, 0, 0, 1]), ["db"]);
-    assert_eq!(
-        world.events(),
-        [
-            "Node n2 AddressTaken: address 10.0.0.1 is that of pod shop/db: in the mesh it leads there"
-        ]
-    );
-}
-
-/// `evil/liar` on n2, whose status names these addresses.
-fn liar(addresses: &[&str]) -> Value {
-    let mut liar = pod("evil", "liar", addresses[0], json!({}));
-    let named = addresses.iter().map(|address| json!({"ip": address}));
-    liar["spec"]["nodeName"] = json!("n2");
-    liar["status"]["podIPs"] = named.collect();
-    liar
-}
-
-/// The addresses under which a pod is known.
-fn addresses(world: &World, pod: &str) -> Vec<Vec<u8>> {
-    let workload = world.workload(&format!("Pod/{pod}"));
-    let addresses = workload.map(|one| one.addresses).unwrap_or_default();
-    addresses.iter().map(|one| one.to_vec()).collect()
-}
-
-#[test]
-fn a_pod_that_names_a_cluster_ip_is_told_and_has_nothing_of_it() {
-    let objects = [
-        // Even where that is in its range.
-        ranged("n2", "192.168.0.2", "10.96.0.0/16"),
-        service("shop", "cart", "10.96.0.1", "cart", json!({})),
-        liar(&["10.96.0.1", "10.96.7.7"]),
-    ];
-    for mut world in in_turns(&objects) {
-        assert!(at(&world, [10, 96, 0, 1]).is_empty());
-        assert_eq!(
-            addresses(&world, "evil/liar"),
-            [[10, 96, 7, 7]],
-            "its others stay"
-        );
-        assert_eq!(
-            world.events(),
-            [
-                "Pod evil/liar AddressTaken: address 10.96.0.1 is that of Service shop/cart: in the mesh it leads there"
-            ]
-        );
-        // One that names nothing else is nowhere.
-        world.apply([liar(&["10.96.0.1"])]);
-        assert!(world.workload("Pod/evil/liar").is_none());
-        world.delete(Kind::Service, "shop", "cart");
-        assert_eq!(at(&world, [10, 96, 0, 1]), ["liar"]);
-        assert!(world.events().is_empty(), "{:?}", world.events());
-    }
-}
-
-#[test]
-fn a_node_that_names_a_cluster_ip_is_told() {
-    let mut world = shop();
-    world.apply([ranged("n2", "10.96.0.1", "10.0.1.0/24")]);
-    assert_eq!(
-        world.events(),
-        [
-            "Node n2 AddressTaken: address 10.96.0.1 is that of Service shop/cart: in the mesh it leads there"
-        ]
-    );
-}
-
-#[test]
-fn what_tenants_write_into_services_takes_no_pod_its_address() {
-    let mut headless = service("evil", "headless", "None", "-", json!({}));
-    headless["spec"]["externalIPs"] = json!(["10.0.0.1"]);
-    let mut balanced = service("evil", "balanced", "10.96.0.66", "-", json!({}));
-    balanced["spec"]["type"] = json!("LoadBalancer");
-    balanced["spec"]["externalIPs"] = json!(["10.0.0.1"]);
-    balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
-    let objects = [pod("shop", "db", "10.0.0.1", json!({})), headless, balanced];
-    for world in in_turns(&objects) {
-        assert_eq!(at(&world, [10, 0, 0, 1]), ["db"]);
-    }
-}
-
-#[test]
-fn no_node_takes_a_pod_its_address() {
-    // A Node's addresses are its kubelet's word as well. Nor does a range say anything that the CNI does not use.
-    for spec in [
-        json!({}),
-        json!({"podCIDRs": ["fd00::/64"]}),
-        json!({"podCIDRs": ["10.9.0.0/24"]}),
-    ] {
-        let mut host = node("n1", "192.168.0.1");
-        host["spec"] = spec;
-        let objects = [
-            host,
-            node("n2", "10.0.0.1"),
-            pod("shop", "db", "10.0.0.1", json!({})),
-        ];
-        for world in in_turns(&objects) {
-            assert_eq!(at(&world, [10, 0, 0, 1]), ["db"]);
-            let events = world.events();
-            assert!(events[0].starts_with("Node n2 AddressTaken"), "{events:?}");
-        }
     }
 }
 
