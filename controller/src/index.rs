@@ -103,6 +103,8 @@ pub struct Index {
 struct State {
     settings: Settings,
     leaving: bool,
+    /// What is derived has been told once.
+    told: bool,
     common: Common,
     tables: Tables,
     /// How far the watches are.
@@ -133,6 +135,7 @@ impl Index {
         let state = State {
             settings,
             leaving: false,
+            told: false,
             common: Common::default(),
             tables,
             positions: Positions::default(),
@@ -214,6 +217,7 @@ impl Index {
             self.settle_kinds();
         }
         self.settle_roots();
+        self.state.told = true;
         self.output.take_changes()
     }
 

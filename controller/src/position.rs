@@ -8,6 +8,8 @@
 //!   bookmark. Not an item of a list, because older objects may follow it.
 //!   A token is covered once every one of its versions has been seen.
 //!
+//! From a version that is set aside on ([`Positions::set_aside`]) nothing counts as seen.
+//!
 //! Two numbers, because a bookmark comes once a minute: were the token made of `seen`, a replica whose watch is quiet
 //! would be "behind" another whose bookmark came a second earlier, although both know the same.
 
@@ -41,8 +43,8 @@ pub enum Coverage {
 struct Position {
     changed: Version,
     seen: Version,
-    /// The oldest version that was told and has not been taken in yet.
-    waits: Option<u64>,
+    /// The oldest version that was told and is set aside: from there on nothing counts as seen.
+    set_aside: Option<u64>,
     /// The API server did not know the kind when it was last asked.
     absent: bool,
 }
@@ -83,16 +85,18 @@ impl Positions {
     }
 
     /// What was told of at `version` is set aside: it counts as not seen.
-    pub fn waits(&mut self, kind: &'static str, version: &str) {
+    pub fn set_aside(&mut self, kind: &'static str, version: &str) {
         let position = self.kinds.entry(kind).or_default();
         // Where versions are no numbers nothing is ever known to be behind, and so nothing is set aside for long.
         let version = version.parse().ok();
-        position.waits = position.waits.into_iter().chain(version).min();
+        position.set_aside = position.set_aside.into_iter().chain(version).min();
     }
 
     /// Nothing of a kind is set aside any more.
-    pub fn none_waits(&mut self, kind: &'static str) {
-        self.kinds.entry(kind).or_default().waits = None;
+    pub fn nothing_set_aside(&mut self, kind: &str) {
+        if let Some(position) = self.kinds.get_mut(kind) {
+            position.set_aside = None;
+        }
     }
 
     /// The API server does not know the kind: until it does there is nothing to see, and so nothing that is not seen.
@@ -161,7 +165,7 @@ impl Positions {
         };
         match position.seen {
             _ if position.absent => Coverage::Covered,
-            _ if position.waits.is_some_and(|waits| waits <= version) => Coverage::Behind,
+            _ if position.set_aside.is_some_and(|from| from <= version) => Coverage::Behind,
             Version::At(seen) if seen >= version => Coverage::Covered,
             Version::At(_) | Version::None => Coverage::Behind,
             Version::Opaque => Coverage::Unknown,

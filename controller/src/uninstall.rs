@@ -31,11 +31,11 @@ const ATTEMPTS: usize = 5;
 const RETRY: Duration = Duration::from_secs(1);
 /// So many looks at the account in a row say that this replica's token is nobody's: then the account is gone. Fewer may be
 /// an API server that starts.
-const NOBODYS: usize = 3;
+const NOBODYS_LOOKS: usize = 3;
 /// So many looks in a row that do not find the namespace say that it is gone, likewise.
-const ABSENT: usize = 3;
+const ABSENT_LOOKS: usize = 3;
 /// So many looks in a row at an account that goes while its namespace stays say that somebody deleted it alone.
-const ALONE: usize = 2;
+const GOES_ALONE: usize = 2;
 /// How often identity and rights are looked after: so long after somebody took them away an uninstallation may hang.
 const RESYNC: Duration = Duration::from_secs(15);
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
@@ -109,12 +109,14 @@ impl Installation {
                 Ok(Kept::AccountGoes) => alone + 1,
                 _ => 0,
             };
-            if alone == ALONE {
+            if alone == GOES_ALONE {
                 tracing::error!(
                     "ServiceAccount {}/{} was deleted and the mesh was not: apply the manifests again, then restart the controller",
                     self.namespace,
                     self.name
                 );
+            }
+            if alone >= GOES_ALONE {
                 self.release(&self.client).await;
             }
             let pause = match kept {
@@ -171,11 +173,11 @@ impl Installation {
     /// or is not there however often it is looked for. What cannot be asked says nothing; nor does the account, which
     /// somebody may have deleted alone.
     pub async fn leaving(&self) -> bool {
-        for look in 1..=ABSENT {
+        for look in 1..=ABSENT_LOOKS {
             match presence(&self.namespaces().get_opt(&self.namespace).await) {
                 Presence::Going => return true,
                 Presence::There => return false,
-                Presence::Absent if look == ABSENT => return true,
+                Presence::Absent if look == ABSENT_LOOKS => return true,
                 Presence::Absent => tokio::time::sleep(RETRY).await,
             }
         }
@@ -193,7 +195,7 @@ impl Installation {
                 Look::Forbidden if self.gone().await => return,
                 Look::Forbidden | Look::Held => nobodys = 0,
             }
-            if nobodys == NOBODYS {
+            if nobodys == NOBODYS_LOOKS {
                 return;
             }
             tokio::time::sleep(poll).await;

@@ -227,6 +227,9 @@ async fn how_far_the_watches_are_reaches_the_streams_though_nothing_else_changes
 async fn a_route_to_a_service_that_does_not_exist_waits_a_moment_and_no_longer() {
     for busy in [false, true] {
         let mut hub = Running::start().await;
+        // Nothing waits before something was told.
+        hub.tell(pod("a", "10.0.0.1")).await;
+        hub.addresses(1).await;
         let version = "10".to_owned();
         let progress = ObjectEvent::from_json(Kind::Service, WatchEvent::Progress { version });
         hub.tell(Input::Object(progress.expect("an event"))).await;
@@ -237,8 +240,8 @@ async fn a_route_to_a_service_that_does_not_exist_waits_a_moment_and_no_longer()
             "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "ghost"}]},
         });
         hub.tell(apply(Kind::HttpRoute, route)).await;
-        hub.tell(pod("a", "10.0.0.1")).await;
-        hub.addresses(1).await;
+        hub.tell(pod("b", "10.0.0.2")).await;
+        hub.addresses(2).await;
         let said = |desired: &DesiredState| {
             let mut items = desired.iter().map(|(item, _)| item);
             items.any(|item| matches!(item, Item::Status(target) if target.kind == Kind::HttpRoute))

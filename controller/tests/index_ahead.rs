@@ -129,6 +129,12 @@ fn backends(world: &World) -> Vec<String> {
     named.collect()
 }
 
+/// Whether this replica takes itself to be as new as what it has told.
+fn is_current(world: &World) -> bool {
+    let positions = world.index.positions();
+    positions.covers(&positions.token()) == Coverage::Covered
+}
+
 fn turns(world: &mut World, turns: usize) {
     for _ in 0..turns {
         let _changes = world.input(Input::Turn);
@@ -307,15 +313,32 @@ fn what_is_set_aside_may_be_overtaken() {
     tell(&mut world, &Apply(21, to("ghost", 80, 2)));
     tell(&mut world, &Delete(22, Kind::HttpRoute, "r"));
     assert!(!world.index.waits() && backends(&world).is_empty());
+    assert!(is_current(&world));
     tell(&mut world, &Apply(23, new("ghost", &[80])));
     assert!(backends(&world).is_empty());
     // The Service stays after all.
     let mut world = self::world();
     tell(&mut world, &Delete(30, Kind::Service, "plain"));
+    assert!(!is_current(&world));
     tell(&mut world, &Apply(31, new("plain", &[80])));
-    assert!(!world.index.waits());
+    assert!(!world.index.waits() && is_current(&world));
     turns(&mut world, ALL_TURNS);
     assert_eq!(backends(&world), ["plain:80"]);
+    // All of it before anything is computed.
+    let mut world = World::new();
+    for kind in [Kind::Namespace, Kind::Pod] {
+        tell(&mut world, &Progress(10, kind));
+    }
+    for object in [
+        at(21, pod("shop", "a", "10.0.0.1", json!({}))),
+        at(20, namespace("shop", json!({}))),
+        at(22, pod("shop", "a", "10.0.0.2", json!({}))),
+    ] {
+        let kind = kind(&object);
+        world.index.apply(told(kind, WatchEvent::Apply(object)));
+    }
+    let _changes = world.settle();
+    assert!(!world.index.waits() && is_current(&world));
     // A new generation that is refused leaves the accepted one that waits.
     let mut world = self::world();
     let mut refused = to("canary", 80, 3);
@@ -416,4 +439,25 @@ fn what_is_set_aside_before_a_list_and_taken_in_during_it_is_gone_all_the_same()
     world.index.apply(told(Kind::HttpRoute, end));
     turns(&mut world, ALL_TURNS);
     assert!(backends(&world).is_empty(), "{:?}", backends(&world));
+}
+
+#[test]
+fn nothing_waits_before_anything_was_told() {
+    let mut index = controller::index::Index::new(support::settings::index());
+    let apply = |object: Value| told(kind(&object), WatchEvent::Apply(object));
+    index.apply(told(
+        Kind::Service,
+        WatchEvent::Progress {
+            version: "10".to_owned(),
+        },
+    ));
+    index.apply(apply(at(21, to("ghost", 80, 1))));
+    let _all = index.settle();
+    assert!(
+        !index.waits(),
+        "a proxy must never be told less than there is"
+    );
+    index.apply(apply(at(22, to("spirit", 80, 2))));
+    let _changes = index.settle();
+    assert!(index.waits());
 }

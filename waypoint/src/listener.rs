@@ -24,7 +24,7 @@ pub(crate) mod admit;
 const MAX_CONNECTIONS: usize = 16 * 1024;
 
 /// A client may hear of a binding before we do; its tunnel waits this long for us to catch up.
-const CATCH_UP: Duration = Duration::from_secs(1);
+const BINDING_KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// After a failed accept (out of descriptors) the next one waits, so that the core does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -133,7 +133,7 @@ async fn tunnel(core: Rc<Core>, incoming: Incoming) {
 
 /// Judges now, and again on every change for a short while where a change may help.
 async fn admitted(core: &Core, incoming: &Incoming) -> Result<Admitted, NotAdmitted> {
-    let deadline = Instant::now() + CATCH_UP;
+    let deadline = Instant::now() + BINDING_KNOWN_WITHIN;
     let mut changes = core.world.changed();
     loop {
         let target = &incoming.request.target;

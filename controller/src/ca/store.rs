@@ -6,7 +6,7 @@
 //!   refuse whatever a new one signs.
 //! * Nothing is signed by a key that the published roots do not lead to, whoever put it there. A replica that starts waits
 //!   until they do; one that runs goes on with the key that it has.
-//! * Two replicas differ for [`LOOK`] at most, and by two keys that are both trusted.
+//! * Two replicas differ for [`KEY_POLL_INTERVAL`] at most, and by two keys that are both trusted.
 //!
 //! Which roots are published, our own namespace says: nobody else writes there. Only where it says nothing (it was made anew)
 //! others' are asked, and there whoever may write ConfigMaps can say that he has roots of ours. That holds up a first
@@ -35,7 +35,7 @@ pub const SECRET: &str = "ambit-ca";
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How often a replica that runs looks whether it still has the key that is kept.
-const LOOK: Duration = Duration::from_secs(60);
+const KEY_POLL_INTERVAL: Duration = Duration::from_secs(60);
 /// Namespaces with roots that are asked for, beside our own: one says enough, a few help to find them.
 const MOST_PUBLISHED: u32 = 8;
 /// Under which the Event is reported.
@@ -131,7 +131,7 @@ impl Store {
     /// Goes on looking at the Secret, for as long as this replica signs.
     pub async fn keep(&self, authority: &Authority) -> Infallible {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(KEY_POLL_INTERVAL).await;
             match self.look(authority).await {
                 Ok(Look::Same) => {}
                 Ok(Look::TakenOver) => {

@@ -23,7 +23,7 @@ const _: () = assert!(KNOWN_ONLY.as_secs() < BEHIND_FOR_EVER.as_secs());
 #[derive(Debug)]
 pub(super) struct Holds {
     opened: Instant,
-    /// Whatever is covered once stays so: a replica's own positions only grow.
+    /// What was covered once is never held again: what is set aside for a moment later is older than what it was told.
     released: BTreeSet<String>,
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 const COALESCE_WINDOW: Duration = Duration::from_millis(10);
 /// So many windows may be used up beforehand. Without any, changes that come once per window would each wait for the
 /// one before, whose own wait made it late; with them only what is faster than that waits at all.
-const AHEAD: u32 = 5;
+const BURST_WINDOWS: u32 = 5;
 
 /// When the next may be published.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Until when to wait; `None`: not at all.
     pub(super) fn wait(&self, now: Instant) -> Option<Instant> {
-        let next = self.used?.checked_sub(COALESCE_WINDOW * AHEAD)?;
+        let next = self.used?.checked_sub(COALESCE_WINDOW * BURST_WINDOWS)?;
         (next > now).then_some(next)
     }
 

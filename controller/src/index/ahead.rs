@@ -83,11 +83,9 @@ impl State {
 
     /// Takes in what has waited long enough.
     pub(super) fn settle_ahead<T: Watched>(&mut self) {
-        if T::table(self).ahead.is_empty() {
-            return;
-        }
+        // Also where nothing waits any more: what did may have been overtaken.
+        self.positions.nothing_set_aside(T::API.plural);
         let changes = std::mem::take(&mut T::table_mut(self).ahead.changes);
-        self.positions.none_waits(T::API.plural);
         for (key, change) in changes {
             self.take_in_or_wait(&key, change);
         }
@@ -99,8 +97,9 @@ impl State {
     }
 
     fn take_in_or_wait<T: Watched>(&mut self, key: &Key, change: Change<T>) {
-        if change.turns < PATIENCE && self.is_ahead(key, &change) {
-            self.positions.waits(T::API.plural, &change.version);
+        // Before anything was told nothing can stay in force.
+        if self.told && change.turns < PATIENCE && self.is_ahead(key, &change) {
+            self.positions.set_aside(T::API.plural, &change.version);
             let table = T::table_mut(self);
             table.ahead.changes.insert(key.clone(), change);
         } else {

@@ -245,10 +245,7 @@ impl State {
             (Some(Owner::Service(service)), Endpoint::Bare(_)) => {
                 Meaning::Taken(Owner::Service(service))
             }
-            (Some(Owner::Node(_)), Endpoint::Bare(_)) => match self.service_at(address) {
-                Some(service) => Meaning::Taken(Owner::Service(service)),
-                None => Meaning::Host,
-            },
+            (Some(Owner::Node(_)), Endpoint::Bare(_)) => Meaning::Host,
             (None, Endpoint::Bare(_)) => Meaning::Outside,
         }
     }
@@ -455,8 +452,7 @@ impl State {
 impl Service {
     /// The slice's ports that are the service's, by name.
     fn ports_in<'a>(&'a self, slice: &'a Slice) -> impl Iterator<Item = (&'a ServicePort, u16)> {
-        self.ports
-            .iter()
-            .filter_map(|port| Some((port, slice.port(&port.name)?)))
+        let served = self.ports.served().iter();
+        served.filter_map(|port| Some((port, slice.port(&port.name)?)))
     }
 }

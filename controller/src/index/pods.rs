@@ -223,7 +223,7 @@ impl State {
         let Some(pod) = self.tables.pods.get(key).filter(|pod| !pod.finished) else {
             return out;
         };
-        // Nothing said of a pod is safer than a guess: its node waits, and leaves as it is what it has.
+        // Nothing said of a pod is safer than a guess: its node waits, and for a while leaves as it is what it has.
         let decided = self.knows_namespace(key) || Mode::of(pod.labels()) != Mode::Unset;
         if !pod.node.is_empty() && decided {
             let enrolment = Encoded::new(ENROLMENT_TYPE, &self.enrolment(key, pod));

@@ -264,12 +264,8 @@ impl State {
         let address = claim.address;
         match self.owner(address) {
             Some(Owner::Node(node)) if claim.by == By::Author => return Some(Owner::Node(node)),
-            Some(Owner::Pod(pod)) => return Some(Owner::Pod(pod)),
-            // A node's address may be a cluster IP as well.
+            Some(owner @ (Owner::Pod(_) | Owner::Service(_))) => return Some(owner),
             _ => {}
-        }
-        if let Some(other) = self.service_at(address) {
-            return Some(Owner::Service(other));
         }
         let mine = service.further.claimant(key, claim);
         let ranked = self.tables.services.lookup().claimants.ranked(address);

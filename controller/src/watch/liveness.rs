@@ -5,7 +5,7 @@
 //! * while the API server answers nobody: no replica knows more, and without endpoints of the Service no proxy could even
 //!   begin. Once the server is back, every watch has as long as ever to find that out;
 //! * while it leads: what breaks a watch may break it for every replica (a right that is missing, a kind whose lists fail),
-//!   and one of them serves.
+//!   and one of them serves, as long as one leads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{IDLE, RECOVERED_WITHIN};
 use crate::lease::Term;
 
 /// How often it is looked: nothing beside [`RECOVERED_WITHIN`], and soon once a watch is back.
-const LOOK_PERIOD: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// When each watch last heard something. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ impl Liveness {
     pub async fn keep(self, ready: Readiness, term: Term) {
         let mut unready: Option<(&'static str, Pending)> = None;
         loop {
-            sleep(LOOK_PERIOD).await;
+            sleep(POLL_INTERVAL).await;
             let broken = self.0.lock().broken(Instant::now(), term.leads());
             if unready.as_ref().map(|(kind, _)| *kind) == broken {
                 continue;

@@ -72,7 +72,7 @@ impl Core {
                 .session
                 .streams
                 .get(key)
-                .is_some_and(|s| s.app.is_deaf());
+                .is_some_and(|s| s.app.is_discarding());
             if discarding && until > now {
                 self.clock.linger(until);
                 return;

@@ -39,7 +39,7 @@ pub(crate) enum App {
 // === impl Side ===
 
 impl Side {
-    pub(crate) fn is_deaf(&self) -> bool {
+    pub(crate) fn is_discarding(&self) -> bool {
         matches!(self.app, App::Discarding(_))
     }
 

@@ -230,7 +230,8 @@ fn never_reads() {
         wire.send(&window_of_all()).await;
         for id in (1..).step_by(2).take(40) {
             let body = data(id, vec![7; 16_384]).times(window / 16_384);
-            wire.push_deaf(&[connect(id).encode(), body].concat()).await;
+            wire.push_unread(&[connect(id).encode(), body].concat())
+                .await;
         }
         let error = scene.error().await;
         assert!(matches!(error, Error::ConnectionLost { .. }), "{error}");
@@ -246,7 +247,7 @@ fn window_of_all() -> Frame {
 fn never_reads_the_answers_to_its_pings() {
     attacked(watchful(), async |scene| {
         let mut wire = scene.client().await;
-        let taken = wire.push_deaf(&ping([7; 8]).times(2_000_000)).await;
+        let taken = wire.push_unread(&ping([7; 8]).times(2_000_000)).await;
         assert!(taken < MOST_TAKEN, "{taken} bytes of pings were taken");
         let error = scene.error().await;
         assert!(

@@ -149,7 +149,7 @@ impl Wire {
     }
 
     /// Sends without reading until the other end takes no more or closes; how many bytes were taken.
-    pub async fn push_deaf(&mut self, bytes: &[u8]) -> usize {
+    pub async fn push_unread(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         let push = async {
             for part in bytes.chunks(16 << 10) {

@@ -36,6 +36,7 @@ impl State {
         for (service, spec) in self.selecting(key, pod).announced {
             let ports = spec
                 .ports
+                .served()
                 .iter()
                 .filter_map(|port| Some(wire_port(port, pod.resolve(port)?)));
             services.insert(
@@ -74,7 +75,7 @@ impl State {
             if self.is_anothers_waypoint(service, spec, key, pod) {
                 continue;
             }
-            if !room.takes(spec.ports.len()) {
+            if !room.takes(spec.ports.served().len()) {
                 return Selecting {
                     announced,
                     left_out: Some(service),

@@ -1,8 +1,9 @@
-//! DECISION: which ports has a Service in the mesh? All of its TCP ports, or none where they are too many.
+//! DECISION: at which ports has a Service endpoints in the mesh? At all of its TCP ports, or at none where they are too many.
 //!
 //! Every proxy remembers each workload with each port of the Services that it stands behind: what an author writes once is
 //! multiplied by the pods. A part of the ports would look like a Service that works, until somebody dials the others. So
-//! the Service is known by its addresses alone: what dials them is refused with its name, and nothing of it becomes plaintext.
+//! the Service has its ports and nobody behind them: what dials one is refused with its name, at each of its addresses, and
+//! nothing of it becomes plaintext.
 
 use std::ops::Deref;
 
@@ -10,14 +11,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mesh::proto::workload::{self as wire, AppProtocol};
 
-/// The ports that a Service has in the mesh.
+/// The TCP ports of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::index) enum Ports {
-    /// All of its TCP ports.
-    Whole(Vec<ServicePort>),
-    /// None: it has so many.
-    TooMany(usize),
-}
+pub(in crate::index) struct Ports(Box<[ServicePort]>);
 
 /// A TCP port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,21 +39,25 @@ const MAX_PORTS: usize = 256;
 
 impl Ports {
     pub(super) fn parse(ports: &[core::ServicePort]) -> Self {
-        let whole: Vec<ServicePort> = ports.iter().filter_map(ServicePort::parse).collect();
-        match whole.len() {
-            0..=MAX_PORTS => Self::Whole(whole),
-            count => Self::TooMany(count),
+        Self(ports.iter().filter_map(ServicePort::parse).collect())
+    }
+
+    /// Those at which it has endpoints.
+    pub(in crate::index) fn served(&self) -> &[ServicePort] {
+        match self.0.len() {
+            0..=MAX_PORTS => &self.0,
+            _ => &[],
         }
     }
 
     /// What is to be said of a Service that has none, behind its name.
     pub(in crate::index) fn refusal(&self) -> Option<String> {
-        match self {
-            Self::Whole(_) => None,
-            Self::TooMany(count) => Some(format!(
-                "has {count} TCP ports: one that has more than {MAX_PORTS} has none in the mesh, where connections to it are refused"
-            )),
-        }
+        let count = self.0.len();
+        (count > MAX_PORTS).then(|| {
+            format!(
+                "has {count} TCP ports: one that has more than {MAX_PORTS} has no endpoints in the mesh, where connections to it are refused"
+            )
+        })
     }
 }
 
@@ -65,10 +65,7 @@ impl Deref for Ports {
     type Target = [ServicePort];
 
     fn deref(&self) -> &[ServicePort] {
-        match self {
-            Self::Whole(ports) => ports,
-            Self::TooMany(_) => &[],
-        }
+        &self.0
     }
 }
 
