@@ -232,7 +232,7 @@ async fn others_status(as_controller: &Client, ns: &Namespace) -> Result<()> {
             "only its conditions",
         ),
         (
-            json!({"status": {"hostIPs": [{"ip": "10.96.0.10"}]}}),
+            json!({"status": {"nominatedNodeName": "elsewhere"}}),
             "only its conditions",
         ),
         (
