@@ -119,8 +119,8 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
         notices,
         liveness: Liveness::default(),
     };
-    let liveness = reporting.liveness.clone();
-    tasks.must_live("liveness", liveness.keep(ready, leadership.term.clone()));
+    let (liveness, term) = (reporting.liveness.clone(), leadership.term.clone());
+    tasks.must_live("liveness", liveness.keep(ready, move || term.leads()));
     let channels = join(&client, &config, progress, &reporting, &mut tasks);
     // The roots are known with the key.
     let settings = reconcile::Settings {

@@ -41,7 +41,8 @@ pub struct Config {
     /// The cluster's name in UIDs.
     #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
     pub cluster_id: String,
-    /// The name of the network whose addresses its pods and Services have. Node proxies are told the same name.
+    /// The name of the network in which pods and Services have their addresses; empty: it has none. Node proxies need the
+    /// same.
     #[arg(long, env = "NETWORK", default_value = "")]
     pub network: String,
     /// Namespaces whose pods are never enrolled.

@@ -98,7 +98,7 @@ impl Metrics {
         );
         registry.register(
             "ambit_connections_shed",
-            "Connections closed before a call of them was authorised, by reason",
+            "Connections that the controller closed, by reason",
             self.shed.clone(),
         );
         registry.register(

@@ -35,7 +35,7 @@ const NOBODYS_LOOKS: usize = 3;
 /// So many looks in a row that do not find the namespace say that it is gone, likewise.
 const ABSENT_LOOKS: usize = 3;
 /// So many looks in a row at an account that goes while its namespace stays say that somebody deleted it alone.
-const GOES_ALONE: usize = 2;
+const GOES_ALONE_LOOKS: usize = 2;
 /// How often identity and rights are looked after: so long after somebody took them away an uninstallation may hang.
 const RESYNC: Duration = Duration::from_secs(15);
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
@@ -109,14 +109,14 @@ impl Installation {
                 Ok(Kept::AccountGoes) => alone + 1,
                 _ => 0,
             };
-            if alone == GOES_ALONE {
+            if alone == GOES_ALONE_LOOKS {
                 tracing::error!(
                     "ServiceAccount {}/{} was deleted and the mesh was not: apply the manifests again, then restart the controller",
                     self.namespace,
                     self.name
                 );
             }
-            if alone >= GOES_ALONE {
+            if alone >= GOES_ALONE_LOOKS {
                 self.release(&self.client).await;
             }
             let pause = match kept {

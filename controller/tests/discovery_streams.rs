@@ -300,6 +300,9 @@ async fn a_node_that_reconnects_speaks_no_faster() {
     drop(first);
     let again = controller.open("ztunnel").await.expect("opened");
     again.say(reports(1100)).await;
+    let next = timeout(LONG, controller.told.recv()).await;
+    assert!(next.is_ok(), "it speaks on");
+    told += 1;
     let listened = Instant::now() + Duration::from_secs(1);
     while let Ok(Some(input)) = timeout_at(listened, controller.told.recv()).await {
         told += u32::from(matches!(input, Input::Report { .. }));

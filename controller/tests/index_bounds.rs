@@ -161,7 +161,7 @@ fn a_pod_stands_behind_a_bounded_number_of_services_the_first_by_name() {
         assert_eq!(
             world.events(),
             [
-                "Pod shop/a TooManyServices: in the mesh a pod stands behind at most 128 Services that select it, with together 512 ports: this one not behind Service shop/s128, nor behind those that come after it by name"
+                "Pod shop/a TooManyServices: in the mesh a pod stands behind at most 128 Services that select it, with together 512 ports, the first by name: Service shop/s128 and those after it do not lead to this pod"
             ]
         );
         // Who goes, or selects it no more, makes room for the next.
@@ -233,7 +233,7 @@ fn of_each_namespace_a_bounded_number_of_slices_counts_at_an_address() {
         assert_eq!(events.len(), 68, "{events:?}");
         assert_eq!(
             events[0],
-            "EndpointSlice evil/s032-1 AddressCrowded: at one address at most 32 EndpointSlices of a namespace count, with together 256 ports, the first by name: 1 endpoints of this one are not known to the mesh"
+            "EndpointSlice evil/s032-1 TooManySlices: at one address at most 32 EndpointSlices of a namespace count, with together 256 ports, the first by name: not known to the mesh are of this one: 1"
         );
         // A slice goes, a Service goes, a Service gets a selector: each makes room for the next.
         world.delete(Kind::EndpointSlice, "evil", "s003-1");

@@ -12,12 +12,12 @@ use crate::watch::RECOVERED_WITHIN;
 
 /// A replica that is behind has caught up by now, although its watch was dead. From then on what it knows of other kinds is of
 /// more use to the proxy than what it does not know is a danger.
-const KNOWN_ONLY: Duration = RECOVERED_WITHIN;
+const HOLD_KNOWN_FOR: Duration = RECOVERED_WITHIN;
 /// How long nothing is taken from a proxy that does not say what it was told.
-const GRACE: Duration = Duration::from_secs(60);
+const HOLD_UNKNOWN_FOR: Duration = Duration::from_secs(60);
 /// Longer than any watch is broken without an alarm. The cluster was restored from a backup, and versions began anew.
 const BEHIND_FOR_EVER: Duration = Duration::from_secs(600);
-const _: () = assert!(KNOWN_ONLY.as_secs() < BEHIND_FOR_EVER.as_secs());
+const _: () = assert!(HOLD_KNOWN_FOR.as_secs() < BEHIND_FOR_EVER.as_secs());
 
 /// The holds of one stream, by type.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Holds {
 
     /// When time alone may end a hold next.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        [GRACE, KNOWN_ONLY, BEHIND_FOR_EVER]
+        [HOLD_UNKNOWN_FOR, HOLD_KNOWN_FOR, BEHIND_FOR_EVER]
             .into_iter()
             .map(|after| self.opened + after)
             .find(|at| *at > now)
@@ -98,9 +98,9 @@ pub(super) fn known_as_of(
 fn decide(coverage: Coverage, age: Duration) -> Hold {
     match coverage {
         Coverage::Covered => Hold::Nothing,
-        Coverage::Behind if age < KNOWN_ONLY => Hold::Known,
+        Coverage::Behind if age < HOLD_KNOWN_FOR => Hold::Known,
         Coverage::Behind if age < BEHIND_FOR_EVER => Hold::Unseen,
-        Coverage::Unknown if age < GRACE => Hold::Unseen,
+        Coverage::Unknown if age < HOLD_UNKNOWN_FOR => Hold::Unseen,
         Coverage::Behind | Coverage::Unknown => Hold::Nothing,
     }
 }

@@ -17,7 +17,7 @@ use crate::text::one_line;
 
 /// Of one node. One that comes back speaks of all its pods: more than that run on none. Each may become a status write and
 /// an Event.
-const REPORTS: Rate = Rate {
+const REPORTS_OF_NODE: Rate = Rate {
     burst: 1024,
     per_second: 50,
 };
@@ -135,7 +135,7 @@ impl Pace {
         }
         let bucket = buckets.entry(node.clone());
         bucket
-            .or_insert_with(|| Bucket::new(REPORTS, now))
+            .or_insert_with(|| Bucket::new(REPORTS_OF_NODE, now))
             .take(now)
     }
 }

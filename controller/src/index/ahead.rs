@@ -2,8 +2,9 @@
 //!
 //! Each kind comes on a watch of its own, of which one may be late. A route that names a new Service may be told of before
 //! the Service; a Service that no route names any more may be gone before the route's last change is told of. Taken in at
-//! once, both would be a route to nothing. What was known before stays in force meanwhile, for [`PATIENCE`] at most: the
-//! Service may really not exist, and a quiet watch says how far it is once a minute.
+//! once, both would be a route to nothing; and a pod before its namespace would be one that nobody wants in the mesh. Such
+//! changes wait until both watches are as far as each other. What was known before stays in force meanwhile, for
+//! [`MAX_TURNS_SET_ASIDE`] at most: the Service may really not exist, and a quiet watch says how far it is once a minute.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use super::kinds::Watched;
 use super::names::Key;
 
 /// A change is set aside for so many turns, of which the first may be nearly over: see [`super::Input::Turn`].
-const PATIENCE: u8 = 2;
+const MAX_TURNS_SET_ASIDE: u8 = 2;
 
 /// The changes of one kind that are set aside: the newest of each object.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ impl State {
 
     fn take_in_or_wait<T: Watched>(&mut self, key: &Key, change: Change<T>) {
         // Before anything was told nothing can stay in force.
-        if self.told && change.turns < PATIENCE && self.is_ahead(key, &change) {
+        if self.told && change.turns < MAX_TURNS_SET_ASIDE && self.is_ahead(key, &change) {
             self.positions.set_aside(T::API.plural, &change.version);
             let table = T::table_mut(self);
             table.ahead.changes.insert(key.clone(), change);

@@ -14,7 +14,7 @@ use mesh::proto::workload::{
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
 pub(super) use self::claims::Claims;
-use self::claims::{MAX_PORTS, MAX_SLICES};
+use self::claims::{MAX_PORTS_AT_ADDRESS, MAX_SLICES};
 pub(super) use self::lookup::SliceLookup;
 use super::State;
 use super::addresses::{Owner, parse};
@@ -51,7 +51,7 @@ enum Meaning {
     /// Another's own address: nothing of this slice's.
     Taken(Owner),
     /// An address where slices that go before have taken the room.
-    Crowded,
+    BeyondBound,
 }
 
 /// Endpoints per namespace that are listed by address alone: every proxy of the mesh remembers each of them.
@@ -227,7 +227,7 @@ impl State {
     /// What an endpoint of a slice of a Service without a selector is.
     fn meaning(&self, key: &Key, address: IpAddr, endpoint: &Endpoint) -> Meaning {
         if !self.slice_claims.counts(address, key) {
-            return Meaning::Crowded;
+            return Meaning::BeyondBound;
         }
         if let Endpoint::Pod(name) = endpoint {
             let pod = self.tables.pods.named(&key.namespace, name);
@@ -308,7 +308,7 @@ impl State {
                 Meaning::Outside => NetworkMode::Standard,
                 // To dial the node itself is not to dial this endpoint.
                 Meaning::Host => NetworkMode::HostNetwork,
-                Meaning::Pod(_) | Meaning::Absent | Meaning::Taken(_) | Meaning::Crowded => {
+                Meaning::Pod(_) | Meaning::Absent | Meaning::Taken(_) | Meaning::BeyondBound => {
                     continue;
                 }
             };
@@ -377,22 +377,22 @@ impl State {
             });
         };
         let allowance = self.allowance(key);
-        let mut crowded = 0;
+        let mut beyond = 0;
         for (address, endpoint) in slice.taken(allowance) {
             match self.meaning(key, address, endpoint) {
                 Meaning::Taken(owner) => say(
                     "AddressTaken",
                     format!("address {address} is that of {owner}: it is no endpoint in the mesh"),
                 ),
-                Meaning::Crowded => crowded += 1,
+                Meaning::BeyondBound => beyond += 1,
                 Meaning::Pod(_) | Meaning::Absent | Meaning::Host | Meaning::Outside => {}
             }
         }
-        if crowded > 0 {
+        if beyond > 0 {
             say(
-                "AddressCrowded",
+                "TooManySlices",
                 format!(
-                    "at one address at most {MAX_SLICES} EndpointSlices of a namespace count, with together {MAX_PORTS} ports, the first by name: {crowded} endpoints of this one are not known to the mesh"
+                    "at one address at most {MAX_SLICES} EndpointSlices of a namespace count, with together {MAX_PORTS_AT_ADDRESS} ports, the first by name: not known to the mesh are of this one: {beyond}"
                 ),
             );
         }
@@ -401,7 +401,7 @@ impl State {
             say(
                 "TooManyEndpoints",
                 format!(
-                    "a namespace brings at most {MAX_ENDPOINTS} endpoints that are listed by address alone: {cut} of this EndpointSlice are not known to the mesh"
+                    "a namespace brings at most {MAX_ENDPOINTS} endpoints that are listed by address alone: not known to the mesh are of this one: {cut}"
                 ),
             );
         }

@@ -1,4 +1,4 @@
-//! DECISION: which of the Services that are behind one workload is it announced with, where their number is bounded?
+//! DECISION: what stands behind one workload, or at one address, where number and ports are bounded?
 //!
 //! Every proxy remembers each workload with each port of each of its Services, so that what authors write is multiplied by
 //! the workloads. They are asked about in the order of their names. Who does not fit whole is left out, and so is everybody

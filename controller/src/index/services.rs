@@ -12,7 +12,7 @@ use mesh::proto::workload::{self as wire, IpFamilies, LoadBalancing, address};
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
 pub(super) use self::lookup::ServiceLookup;
-pub(super) use self::ports::{Ports, ServicePort, TargetPort};
+pub(super) use self::ports::{MAX_SERVICE_PORTS, Ports, ServicePort, TargetPort};
 use super::State;
 use super::addresses::{Addressed, parse};
 use super::binding::{Binding, Traffic, asks_for};

@@ -2,7 +2,7 @@
 //!
 //! kube-proxy answers a pod that dials `status.loadBalancer` addresses and `spec.externalIPs` itself, with the Service's
 //! endpoints. The mesh does the same, so that the public name of a Service is no way around its waypoint and mutual TLS.
-//! Whose such an address is goes by rank: pods, nodes, cluster IPs, load balancers, external IPs. An address of a load
+//! Whose such an address is goes by rank: cluster IPs, pods, nodes, load balancers, external IPs. An address of a load
 //! balancer may be a node's, whose other ports proxies leave alone; an external IP, which a tenant writes, may not. Among
 //! equals, who shares no TCP port shares the address; of others the older Service has it, then the lesser key.
 //! Every proxy remembers each address, and its author decides how many there are: a Service and a namespace have a bound.

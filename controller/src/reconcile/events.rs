@@ -28,7 +28,7 @@ const MAX_NOTE: usize = 1024;
 /// No longer part of an object's name stands in the name of its Events: the whole must be shorter than 253.
 const MAX_NAME: usize = 200;
 /// Events that a namespace may have: its pods are enrolled together.
-const BUDGET: Rate = Rate {
+const EVENTS_OF_NAMESPACE: Rate = Rate {
     burst: 100,
     per_second: 2,
 };
@@ -192,7 +192,7 @@ impl Budgets {
             self.0.retain(|_, budget| !budget.is_full(now));
         }
         let budget = self.0.entry(namespace.clone());
-        let budget = budget.or_insert_with(|| Bucket::new(BUDGET, now));
+        let budget = budget.or_insert_with(|| Bucket::new(EVENTS_OF_NAMESPACE, now));
         budget.take_many(count, now)
     }
 }

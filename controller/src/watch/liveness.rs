@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::{IDLE, RECOVERED_WITHIN};
-use crate::lease::Term;
 
 /// How often it is looked: nothing beside [`RECOVERED_WITHIN`], and soon once a watch is back.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -49,11 +48,11 @@ impl Liveness {
     }
 
     /// Keeps the replica unready while it is to be.
-    pub async fn keep(self, ready: Readiness, term: Term) {
+    pub async fn keep(self, ready: Readiness, leads: impl Fn() -> bool) {
         let mut unready: Option<(&'static str, Pending)> = None;
         loop {
             sleep(POLL_INTERVAL).await;
-            let broken = self.0.lock().broken(Instant::now(), term.leads());
+            let broken = self.0.lock().broken(Instant::now(), leads());
             if unready.as_ref().map(|(kind, _)| *kind) == broken {
                 continue;
             }

@@ -63,8 +63,11 @@ impl Replica {
             liveness: Liveness::default(),
         };
         let ready = Readiness::new();
-        let liveness = reporting.liveness.clone();
-        tasks.must_live("liveness", liveness.keep(ready.clone(), term.clone()));
+        let (liveness, leads) = (reporting.liveness.clone(), term.clone());
+        tasks.must_live(
+            "liveness",
+            liveness.keep(ready.clone(), move || leads.leads()),
+        );
         watch::all(&client, &settings::index(), &told, &reporting, &mut tasks);
         let desired = channel::Sender::new(DesiredState::default());
         let wanted = desired.subscribe();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::super::cluster::At;
 use super::super::names::Key;
 use super::super::room::Room;
+use super::super::services::MAX_SERVICE_PORTS;
 
 /// The slices that list an address, by namespace.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ type Namespace = BTreeMap<Key, usize>;
 /// EndpointSlices of one namespace that count at an address, each for another Service or family.
 pub(super) const MAX_SLICES: usize = 32;
 /// The ports of all of them: as many as one Service may have.
-pub(super) const MAX_PORTS: usize = 256;
+pub(super) const MAX_PORTS_AT_ADDRESS: usize = MAX_SERVICE_PORTS;
 
 // === impl Claims ===
 
@@ -35,7 +36,7 @@ impl Claims {
         })
     }
 
-    /// It lists it no more.
+    /// The slice lists the address no more. Returned as in [`Self::put`].
     pub(super) fn take(&mut self, at: At, slice: &Key) -> Vec<Key> {
         let Some(namespaces) = self.0.get_mut(&at) else {
             return Vec::new();
@@ -70,7 +71,7 @@ impl Claims {
 }
 
 fn counting(slices: &Namespace) -> impl Iterator<Item = &Key> {
-    let mut room = Room::new(MAX_SLICES, MAX_PORTS);
+    let mut room = Room::new(MAX_SLICES, MAX_PORTS_AT_ADDRESS);
     let counting = slices
         .iter()
         .take_while(move |(_, ports)| room.takes(**ports));
@@ -108,7 +109,7 @@ mod tests {
     fn the_first_slices_of_each_namespace_count_whatever_others_bring() {
         let mut claims = Claims::default();
         let other = Key::new("till", "a");
-        claims.put(at(), &other, MAX_PORTS);
+        claims.put(at(), &other, MAX_PORTS_AT_ADDRESS);
         for number in (0..100).rev() {
             claims.put(at(), &slice(number), 1);
         }
@@ -130,10 +131,10 @@ mod tests {
     fn the_ports_of_all_are_bounded_too() {
         let mut claims = Claims::default();
         for number in 0..5 {
-            claims.put(at(), &slice(number), MAX_PORTS / 4);
+            claims.put(at(), &slice(number), MAX_PORTS_AT_ADDRESS / 4);
         }
         assert_eq!(standing(&claims), [0, 1, 2, 3].map(slice));
-        let gone = claims.put(at(), &slice(1), MAX_PORTS);
+        let gone = claims.put(at(), &slice(1), MAX_PORTS_AT_ADDRESS);
         assert_eq!(gone, [2, 3].map(slice));
         assert_eq!(standing(&claims), [slice(0)]);
         let back = claims.put(at(), &slice(1), 1);

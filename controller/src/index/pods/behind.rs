@@ -10,12 +10,12 @@ use super::super::changes::{Notice, Target};
 use super::super::kinds::Kind;
 use super::super::names::Key;
 use super::super::room::Room;
-use super::super::services::Service;
+use super::super::services::{MAX_SERVICE_PORTS, Service};
 use super::{Pod, wire_port};
 
 /// The Services that select a pod.
 struct Selecting<'a> {
-    /// Those that it is announced with.
+    /// Services that the pod is announced with.
     announced: Vec<(&'a Key, &'a Service)>,
     /// The first that there is no room for.
     left_out: Option<&'a Key>,
@@ -25,7 +25,7 @@ struct Selecting<'a> {
 /// customers. At most 30 KiB of a pod at every proxy, with the longest names.
 const MAX_SERVICES: usize = 128;
 /// The ports of all of them: two of the largest Services, or four of each.
-const MAX_PORTS: usize = 512;
+const MAX_PORTS_OF_POD: usize = 2 * MAX_SERVICE_PORTS;
 
 // === impl State ===
 
@@ -63,13 +63,13 @@ impl State {
             warning: true,
             reason: "TooManyServices".to_owned(),
             note: format!(
-                "in the mesh a pod stands behind at most {MAX_SERVICES} Services that select it, with together {MAX_PORTS} ports: this one not behind Service {left_out}, nor behind those that come after it by name"
+                "in the mesh a pod stands behind at most {MAX_SERVICES} Services that select it, with together {MAX_PORTS_OF_POD} ports, the first by name: Service {left_out} and those after it do not lead to this pod"
             ),
         })
     }
 
     fn selecting<'a>(&'a self, key: &'a Key, pod: &'a Pod) -> Selecting<'a> {
-        let mut room = Room::new(MAX_SERVICES, MAX_PORTS);
+        let mut room = Room::new(MAX_SERVICES, MAX_PORTS_OF_POD);
         let mut announced = Vec::new();
         for (service, spec) in self.services_of(&key.namespace, pod.labels()) {
             if self.is_anothers_waypoint(service, spec, key, pod) {

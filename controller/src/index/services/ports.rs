@@ -33,7 +33,7 @@ pub(in crate::index) enum TargetPort {
 }
 
 /// TCP ports of one Service: load balancers take at most some 50 to 100, and a workload remembers each in some ten bytes.
-const MAX_PORTS: usize = 256;
+pub(in crate::index) const MAX_SERVICE_PORTS: usize = 256;
 
 // === impl Ports ===
 
@@ -45,7 +45,7 @@ impl Ports {
     /// Those at which it has endpoints.
     pub(in crate::index) fn served(&self) -> &[ServicePort] {
         match self.0.len() {
-            0..=MAX_PORTS => &self.0,
+            0..=MAX_SERVICE_PORTS => &self.0,
             _ => &[],
         }
     }
@@ -53,9 +53,9 @@ impl Ports {
     /// What is to be said of a Service that has none, behind its name.
     pub(in crate::index) fn refusal(&self) -> Option<String> {
         let count = self.0.len();
-        (count > MAX_PORTS).then(|| {
+        (count > MAX_SERVICE_PORTS).then(|| {
             format!(
-                "has {count} TCP ports: one that has more than {MAX_PORTS} has no endpoints in the mesh, where connections to it are refused"
+                "has {count} TCP ports: one that has more than {MAX_SERVICE_PORTS} has no endpoints in the mesh, where connections to it are refused"
             )
         })
     }
