@@ -232,10 +232,6 @@ async fn others_status(as_controller: &Client, ns: &Namespace) -> Result<()> {
             "only its conditions",
         ),
         (
-            json!({"status": {"nominatedNodeName": "elsewhere"}}),
-            "only its conditions",
-        ),
-        (
             json!({"status": {"phase": "Failed"}}),
             "only its conditions",
         ),
