@@ -207,7 +207,7 @@ async fn others_status(as_controller: &Client, ns: &Namespace) -> Result<()> {
     let namespaces: Api<NamespaceObject> = Api::all(as_controller.clone());
     let condition = |kind: &str| {
         json!({"status": {"conditions": [
-            {"type": kind, "status": "True", "reason": "Tried", "message": "in a test"},
+            {"type": kind, "status": "True", "reason": "Tried", "message": "in a test", "lastTransitionTime": "2026-01-01T00:00:00Z"},
         ]}})
     };
     let finalizer = json!({"metadata": {"finalizers": ["example.com/theirs"]}});
@@ -223,10 +223,6 @@ async fn others_status(as_controller: &Client, ns: &Namespace) -> Result<()> {
         allowed.with_context(|| format!("a pod: {change}"))?;
     }
     for (change, why) in [
-        (
-            json!({"status": {"podIPs": [{"ip": "10.96.0.10"}]}}),
-            "only its conditions",
-        ),
         (
             json!({"status": {"podIP": "10.96.0.10", "podIPs": [{"ip": "10.96.0.10"}]}}),
             "only its conditions",
@@ -247,9 +243,8 @@ async fn others_status(as_controller: &Client, ns: &Namespace) -> Result<()> {
 
     let allowed = patch_status(&services, "web", &condition("istio.io/WaypointBound")).await;
     allowed.context("a Service's condition")?;
-    let balanced = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
     for (change, why) in [
-        (balanced, "only its conditions"),
+        (condition("example.com/Theirs"), "InMesh"),
         (finalizer.clone(), "finalizers"),
     ] {
         let tried = patch_status(&services, "web", &change).await;
@@ -363,7 +358,11 @@ where
         dry_run: true,
         ..PatchParams::default()
     };
-    let patch = Patch::Strategic(change);
+    // Conditions are added to those that are there; all else is replaced.
+    let patch = match change["status"]["conditions"].is_null() {
+        true => Patch::Merge(change),
+        false => Patch::Strategic(change),
+    };
     api.patch_status(name, &how, &patch).await?;
     Ok(())
 }
