@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mesh::control::Control;
-use mesh::proto::discovery::DeltaDiscoveryRequest;
 use mesh::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use mesh::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh::xds::client::{Client, Config, Handle};
 use mesh::xds::node::NodeInfo;
 use mesh::xds::{ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, Update};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::sleep;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 
 use crate::cluster::Cluster;
 use crate::measure::Latencies;
@@ -27,6 +29,9 @@ const TYPES: [&str; 3] = [ADDRESS_TYPE, ENROLMENT_TYPE, ENROLLED_NAMESPACE_TYPE]
 
 /// Readers that connect at once.
 static HANDSHAKES: Semaphore = Semaphore::const_new(16);
+/// How often a reader comes again before it fails, and after how long.
+const ATTEMPTS: usize = 50;
+const RETRY: Duration = Duration::from_millis(100);
 
 /// When each pod was changed last, for those at the other end.
 #[derive(Clone)]
@@ -140,29 +145,15 @@ pub(crate) async fn reader(
     seen: Seen,
     synced: watch::Sender<bool>,
 ) -> anyhow::Result<()> {
-    let (requests, outgoing) = mpsc::channel(16);
-    let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
-    if let Some(authorization) = control.authorization()? {
-        request
-            .metadata_mut()
-            .insert("authorization", authorization);
-    }
-    for type_url in TYPES {
-        let subscribe = DeltaDiscoveryRequest {
-            type_url: type_url.to_owned(),
-            ..DeltaDiscoveryRequest::default()
-        };
-        requests.send(subscribe).await?;
-    }
-    let mut responses = {
-        // More of one address at once are strangers to the controller, until a call of theirs was authorised.
-        let _turn = HANDSHAKES.acquire().await?;
-        let channel = control.connect().await?;
-        AggregatedDiscoveryServiceClient::new(channel)
-            .max_decoding_message_size(usize::MAX)
-            .delta_aggregated_resources(request)
-            .await?
-            .into_inner()
+    // Worlds connect beside the readers: one that was pushed out comes again, as a proxy does.
+    let mut attempts = 0;
+    let (requests, mut responses) = loop {
+        match opened(&control).await {
+            Ok(opened) => break opened,
+            Err(error) if attempts == ATTEMPTS => return Err(error),
+            Err(_) => sleep(RETRY).await,
+        }
+        attempts += 1;
     };
     while let Some(response) = responses.message().await? {
         let arrived = response
@@ -185,6 +176,37 @@ pub(crate) async fn reader(
         requests.send(acknowledge).await?;
     }
     Ok(())
+}
+
+/// A stream that was authorised, and what is said on it.
+async fn opened(
+    control: &Control,
+) -> anyhow::Result<(
+    mpsc::Sender<DeltaDiscoveryRequest>,
+    Streaming<DeltaDiscoveryResponse>,
+)> {
+    let (requests, outgoing) = mpsc::channel(16);
+    let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+    if let Some(authorization) = control.authorization()? {
+        request
+            .metadata_mut()
+            .insert("authorization", authorization);
+    }
+    for type_url in TYPES {
+        let subscribe = DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        requests.send(subscribe).await?;
+    }
+    // More of one address at once are strangers to the controller, until a call of theirs was authorised.
+    let _turn = HANDSHAKES.acquire().await?;
+    let channel = control.connect().await?;
+    let responses = AggregatedDiscoveryServiceClient::new(channel)
+        .max_decoding_message_size(usize::MAX)
+        .delta_aggregated_resources(request)
+        .await?;
+    Ok((requests, responses.into_inner()))
 }
 
 /// A relay to an address, whose connections break whenever the sender says something new.
