@@ -1,12 +1,15 @@
 //! What a tenant writes is bounded where it is multiplied by pods and told to every proxy: ports, Services of one pod,
 //! EndpointSlices at one address. Whoever passes a bound is told, and nobody else has less.
 
+#[path = "support/addresses.rs"]
+mod addresses;
 mod support;
 
 use controller::index::changes::Kind;
 use mesh::proto::workload::Workload;
 use serde_json::{Value, json};
 
+use addresses::slice;
 use support::{World, bound, namespace, pod, route, service, shop};
 
 /// So many ports, told apart by name and number.
@@ -29,19 +32,8 @@ fn listing(namespace: &str, name: &str, address: &str, count: usize) -> [Value; 
     manual["spec"]["clusterIPs"] = json!(["None"]);
     manual["spec"]["selector"] = json!(null);
     manual["spec"]["ports"] = ports(count);
-    let slice = json!({
-        "kind": "EndpointSlice",
-        "apiVersion": "discovery.k8s.io/v1",
-        "metadata": {
-            "namespace": namespace,
-            "name": format!("{name}-1"),
-            "uid": format!("slice-{namespace}-{name}"),
-            "labels": {"kubernetes.io/service-name": name},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [address]}],
-        "ports": ports(count),
-    });
+    let mut slice = slice(namespace, name, &[address]);
+    slice["ports"] = ports(count);
     [manual, slice]
 }
 

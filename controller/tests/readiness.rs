@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use controller::watch::RECOVERED_WITHIN;
 use serde_json::json;
+use tokio::time::sleep;
 
 use self::kubernetes::{Cluster, Fault};
 use self::replica::Replica;
@@ -19,17 +20,12 @@ const SOON: Duration = Duration::from_secs(90);
 /// How finely is looked: no replica is unready for a shorter time.
 const STEP: Duration = Duration::from_secs(4);
 
-/// Time passes while everything that is due happens.
-async fn pass(time: Duration) {
-    tokio::time::sleep(time).await;
-}
-
 /// The leader, another replica, and a cluster that has said a few bookmarks to both.
 async fn two_replicas() -> (Cluster, Replica, Replica) {
     let cluster = Cluster::new();
     cluster.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}));
     let replicas = ["controller-0", "controller-1"].map(|name| Replica::start(&cluster, name));
-    pass(Duration::from_secs(200)).await;
+    sleep(Duration::from_secs(200)).await;
     let [one, other] = replicas;
     match one.term.leads() {
         true => (cluster, one, other),
@@ -48,15 +44,15 @@ async fn a_follower_whose_watch_of_one_kind_is_broken_names_it_until_the_watch_i
         let (cluster, leader, follower) = two_replicas().await;
         cluster.spoil("*", ROUTES, fault.clone());
         cluster.cut();
-        pass(RECOVERED_WITHIN - Duration::from_secs(90)).await;
+        sleep(RECOVERED_WITHIN - Duration::from_secs(90)).await;
         assert!(follower.ready.pending().is_empty(), "not yet: {fault:?}");
-        pass(Duration::from_secs(180)).await;
+        sleep(Duration::from_secs(180)).await;
         assert_eq!(follower.ready.pending(), ["httproutes"], "{fault:?}");
         assert!(leader.term.leads());
         assert!(leader.ready.pending().is_empty(), "one serves: {fault:?}");
         cluster.heal();
         cluster.cut();
-        pass(SOON).await;
+        sleep(SOON).await;
         assert!(follower.ready.pending().is_empty(), "back: {fault:?}");
     }
 }
@@ -80,13 +76,13 @@ async fn while_the_api_server_is_away_and_when_it_comes_back_every_replica_is_re
             }
         }
         for second in (0..away).step_by(4) {
-            pass(STEP).await;
+            sleep(STEP).await;
             assert!(ready(), "away for {second} s: {fault:?}");
         }
         cluster.thaw();
         cluster.heal();
         for second in (0..900).step_by(4) {
-            pass(STEP).await;
+            sleep(STEP).await;
             assert!(ready(), "back for {second} s after {away} s: {fault:?}");
         }
     }
@@ -97,7 +93,7 @@ async fn a_kind_that_is_not_installed_is_no_reason() {
     let cluster = Cluster::new();
     cluster.install("httproutes", false);
     let replicas = ["controller-0", "controller-1"].map(|name| Replica::start(&cluster, name));
-    pass(RECOVERED_WITHIN * 3).await;
+    sleep(RECOVERED_WITHIN * 3).await;
     for replica in replicas {
         assert!(replica.ready.pending().is_empty());
     }
