@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use e2e::apps::{EchoClient, EchoServer, Namespace, apply_objects, dynamic, label};
 use e2e::probe::{PodRef, eventually, has_condition, wait_until};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt as _;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 
 /// A pod's start, its image being there, on a busy machine.
@@ -85,12 +87,27 @@ pub async fn bind(ns: &Namespace, client: &PodRef) -> Result<()> {
 pub async fn through_waypoint(waypoint: &PodRef, client: &PodRef) -> Result<()> {
     eventually("requests go through the waypoint", SOON, async || {
         let before = requests(waypoint).await?;
-        client.ask(&["http://web/", "--count=5"]).await?;
+        let answers = client.ask(&["http://web/", "--count=5"]).await?;
         let after = requests(waypoint).await?;
-        ensure!(after >= before + 5.0, "it counted {before}, then {after}");
+        if after < before + 5.0 {
+            let others = waypoints_of(waypoint).await?;
+            bail!("it counted {before}, then {after} of {answers:?}; all waypoints: {others:?}");
+        }
         Ok(())
     })
     .await
+}
+
+/// The pods that say they are this Gateway's, with what each has counted, or why it cannot be asked.
+async fn waypoints_of(one: &PodRef) -> Result<Vec<(String, Result<f64>)>> {
+    let labelled = ListParams::default().labels(WAYPOINT_PODS);
+    let client = one.api().clone().into_client();
+    let mut counts = Vec::new();
+    for pod in one.api().list(&labelled).await?.items {
+        let pod = PodRef::new(&client, one.namespace(), &pod.name_any());
+        counts.push((pod.name().to_owned(), requests(&pod).await));
+    }
+    Ok(counts)
 }
 
 async fn requests(waypoint: &PodRef) -> Result<f64> {
