@@ -23,10 +23,10 @@ use self::issue::IssueError;
 use crate::connection::CallerConnection;
 use crate::connection::admission::{Class, Holder};
 use crate::discovery::authenticate::{Authenticate, Caller};
+use crate::discovery::refusals::Refusals;
 use crate::discovery::snapshot::Snapshot;
 use crate::index::changes::Role;
 use crate::metrics::Metrics;
-use crate::refusals::Refusals;
 
 /// In the request's metadata: for whom a node proxy asks.
 const IMPERSONATED: &str = "ImpersonatedIdentity";

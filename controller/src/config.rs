@@ -100,8 +100,6 @@ pub struct Config {
 pub const SERVICE: &str = "ambit-controller";
 /// The port of discovery and certificates.
 pub const PORT: u16 = 15012;
-/// The audience of the tokens that proxies show.
-pub const AUDIENCE: &str = "istio-ca";
 
 // === impl Config ===
 

@@ -4,6 +4,7 @@ pub mod authenticate;
 mod hold;
 mod lines;
 mod pins;
+pub mod refusals;
 mod reports;
 mod review;
 mod scope;
@@ -28,11 +29,11 @@ use self::stream::{Says, Stream};
 pub use self::streams::Streams;
 use crate::connection::admission::{Class, Holder};
 use crate::connection::{CallerConnection, OpenCall};
+use crate::discovery::refusals::Refusals;
 use crate::index::Input;
 use crate::index::changes::Role;
 use crate::message_limit::MessageLimit;
 use crate::metrics::Metrics;
-use crate::refusals::Refusals;
 
 /// The service.
 #[derive(Clone)]

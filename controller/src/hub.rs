@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use self::pace::Pace;
-use crate::desired::DesiredState;
 use crate::discovery::snapshot::Snapshot;
 use crate::index::changes::Changes;
+use crate::index::desired::DesiredState;
 use crate::index::{Index, Input, Settings};
 
 /// Inputs that are taken in before anything is published, so that a flood does not silence the index.

@@ -24,6 +24,7 @@ pub mod changes;
 pub mod cluster;
 mod common;
 pub mod condition;
+pub mod desired;
 mod endpoints;
 mod enrolment;
 pub mod event;
@@ -65,7 +66,7 @@ use self::output::Output;
 use self::placement::NodeProxyRule;
 use self::reports::Reports;
 use self::routes::RouteServices;
-use crate::desired::{Entry, Item, Wanted};
+use crate::index::desired::{Entry, Item, Wanted};
 use crate::position::Positions;
 
 /// What the index is told once.

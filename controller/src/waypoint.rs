@@ -1,3 +1,4 @@
 //! What runs for a Gateway.
 
+pub mod child;
 pub mod render;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use controller::desired::{DesiredState, Item};
 use controller::discovery::snapshot::{Snapshot, Viewer};
 use controller::hub::{Hub, IndexState, Outputs};
+use controller::index::desired::{DesiredState, Item};
 use controller::index::event::ObjectEvent;
 use controller::index::kinds::Kind;
 use controller::index::{Input, Settings};

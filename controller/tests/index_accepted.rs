@@ -259,8 +259,8 @@ fn a_gateway_that_became_wrong_is_the_same_to_a_replica_that_starts_then() {
     assert_eq!(plan(&next), plan(&world));
 }
 
-fn plan(world: &World) -> Option<std::sync::Arc<controller::desired::Entry>> {
-    let item = controller::desired::Item::Waypoint(Key::new("shop", "gate"));
+fn plan(world: &World) -> Option<std::sync::Arc<controller::index::desired::Entry>> {
+    let item = controller::index::desired::Item::Waypoint(Key::new("shop", "gate"));
     world.desired.get(&item).cloned()
 }
 

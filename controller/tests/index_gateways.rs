@@ -2,8 +2,8 @@
 
 mod support;
 
-use controller::desired::{Item, Wanted};
 use controller::index::changes::Kind;
+use controller::index::desired::{Item, Wanted};
 use controller::index::names::Key;
 use serde_json::json;
 

@@ -5,8 +5,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Kind, PodPlacement, Scope};
+use controller::index::desired::{Entry, Item, Wanted};
 use controller::index::names::Key;
 use controller::index::{Index, Input, WatchEvent};
 use controller::position::Coverage;

@@ -2,9 +2,9 @@
 
 mod support;
 
-use controller::desired::{Item, Wanted, Writer};
 use controller::index::Input;
 use controller::index::changes::Kind;
+use controller::index::desired::{Item, Wanted, Writer};
 use mesh::proto::node::enrolment_report::State;
 use mesh::proto::workload::TunnelProtocol;
 use serde_json::{Value, json};

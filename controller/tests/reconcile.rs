@@ -8,8 +8,8 @@ mod reconciling;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Kind, Notice, Target};
+use controller::index::desired::{Entry, Item, Wanted};
 use controller::index::names::Key;
 use serde_json::{Value, json};
 use tokio::time::Instant;

@@ -8,7 +8,7 @@ mod reconciling;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use controller::desired::{Entry, Item, Wanted};
+use controller::index::desired::{Entry, Item, Wanted};
 use controller::index::names::Key;
 use controller::reconcile::FIELD_MANAGER;
 use controller::reconcile::seen::Seen;

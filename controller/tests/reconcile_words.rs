@@ -7,7 +7,7 @@ mod reconciling;
 
 use std::time::Duration;
 
-use controller::desired::{Entry, Wanted, Writer};
+use controller::index::desired::{Entry, Wanted, Writer};
 use controller::lease::Term;
 
 use self::kubernetes::{Cluster, Fault};

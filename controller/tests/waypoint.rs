@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use controller::index::changes::WaypointPlan;
 use controller::index::names::Key;
-use controller::reconcile::waypoint::Child;
+use controller::waypoint::child::Child;
 use controller::waypoint::render::all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};

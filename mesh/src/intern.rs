@@ -5,8 +5,6 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::workload::{Location, Template};
-
 /// Values of one type that are handed out again for as long as somebody holds them.
 ///
 /// Owned by the one who writes; readers hold what it hands out and never see it.
@@ -20,17 +18,8 @@ pub struct Sweep {
     at: usize,
 }
 
-/// What the workloads of a world have in common.
-#[derive(Debug, Default)]
-pub(crate) struct Interner {
-    texts: Pool<str>,
-    templates: Pool<Template>,
-    locations: Pool<Location>,
-    sweep: Sweep,
-}
-
 /// Fewer values than this are not worth a sweep.
-const SWEEP_AT_LEAST: usize = 1024;
+pub(crate) const SWEEP_AT_LEAST: usize = 1024;
 
 // === impl Pool ===
 
@@ -83,56 +72,5 @@ impl Sweep {
     /// So many were held.
     pub fn done(&mut self, held: usize) {
         self.at = 2 * held;
-    }
-}
-
-// === impl Interner ===
-
-impl Interner {
-    /// The text, shared.
-    pub(crate) fn text(&mut self, text: &str) -> Arc<str> {
-        self.texts.share(text)
-    }
-
-    pub(crate) fn template(&mut self, template: Template) -> Arc<Template> {
-        self.templates.share(template)
-    }
-
-    pub(crate) fn location(&mut self, location: Location) -> Arc<Location> {
-        self.locations.share(location)
-    }
-
-    /// Drops what nobody holds, now and then.
-    pub(crate) fn tidy(&mut self) {
-        if self.sweep.is_due(self.len()) {
-            // In this order: templates and locations hold texts.
-            self.templates.drop_unheld();
-            self.locations.drop_unheld();
-            self.texts.drop_unheld();
-            self.sweep.done(self.len());
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.texts.len() + self.templates.len() + self.locations.len()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_held_is_shared_and_what_is_not_goes() {
-        let mut interner = Interner::default();
-        let held = interner.text("held");
-        for number in 0..10 * SWEEP_AT_LEAST {
-            let one = interner.text(&number.to_string());
-            assert!(Arc::ptr_eq(&one, &interner.text(&number.to_string())));
-            assert!(Arc::ptr_eq(&held, &interner.text("held")));
-            drop(one);
-            interner.tidy();
-            assert!(interner.len() <= SWEEP_AT_LEAST);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! The words on which ztunnel, waypoint and controller must agree.
+//! The domain model that ztunnel, waypoint and controller share, and the decisions that are made from it.
 
 mod backoff;
 pub mod balance;
@@ -8,11 +8,17 @@ pub mod control;
 pub mod enrolment;
 pub mod intern;
 pub mod names;
+pub mod party;
+pub mod pod;
+pub mod ports;
 pub mod process;
 pub mod proto;
 pub mod route;
+#[cfg(test)]
+mod sample;
 pub mod service;
 pub mod skew;
+pub mod verdict;
 pub mod workload;
 pub mod world;
 pub mod xds;

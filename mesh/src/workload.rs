@@ -1,6 +1,7 @@
 //! A workload: who it is, where it is, how it is reached, and which services it stands behind.
 
 mod decode;
+pub(crate) mod interner;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -16,10 +16,10 @@ use self::claims::Owners;
 use self::routes::Routes;
 pub use crate::balance::{Family, NoEndpoint};
 use crate::enrolment::{Enrolment, PodUid};
-use crate::intern::Interner;
 use crate::names::{Network, ServiceName, Uid};
 use crate::route::RouteTable;
 use crate::service::Service;
+use crate::workload::interner::Interner;
 use crate::workload::{Standing, Workload};
 use crate::xds::{Rejected, Update};
 

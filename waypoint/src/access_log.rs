@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use hbone::Meter;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use mesh::verdict::waypoint::To;
 use mesh::workload::Workload;
 
 use crate::balance::Chosen;
@@ -17,7 +18,7 @@ use crate::http::decide::Routed;
 use crate::http::reply::CLIENT_GONE;
 use crate::metrics::{Ended, Protocol};
 use crate::proxy::Core;
-use crate::session::{Client, Session, To};
+use crate::session::{Client, Session};
 
 /// Nothing unusual happened.
 pub(crate) const NO_FLAGS: &str = "-";

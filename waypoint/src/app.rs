@@ -15,6 +15,7 @@ use mesh::process::metrics::registry;
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
 use mesh::process::telemetry;
+use mesh::verdict::waypoint::SelfInfo;
 use mesh::world::{World, world_in};
 use mesh::xds::client::{self, Client};
 use mesh::xds::node::NodeInfo;
@@ -27,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::lookups::{Lookups, lookups};
 use crate::metrics::Metrics;
-use crate::proxy::{self, Phase, SelfInfo, Shared};
+use crate::proxy::{self, Phase, Shared};
 
 /// Ports of the process itself: metrics, readiness, and the state for whoever is on loopback.
 const METRICS_PORT: u16 = 15020;

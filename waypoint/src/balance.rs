@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use hbone::{Destination, Expect};
 use mesh::names::Uid;
+use mesh::verdict::waypoint::To;
 use mesh::workload::{Tunnel, Workload};
 use mesh::world::{Endpoint, Snapshot};
 
-use crate::session::To;
 use crate::upstream::Hop;
 
 /// How many requests of this core each workload is answering now.

@@ -17,11 +17,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use mesh::service::AppProtocol;
+use mesh::verdict::waypoint::To;
 
 use crate::access_log::Record;
 use crate::balance::{self, Chosen, InFlight};
 use crate::proxy::{Core, Phase};
-use crate::session::{Session, To};
+use crate::session::Session;
 use crate::upstream::{Failed, Ready, StreamPermit};
 pub(crate) use body::RequestBody;
 use body::ResponseBody;

@@ -14,11 +14,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::lookups::{Hope, NAMED_WITHIN};
 use crate::proxy::{Core, Phase};
-use crate::session::{Client, Session, To};
+use crate::session::{Client, Session};
 use crate::{access_log, http, opaque};
-use admit::{Admitted, NotAdmitted, admit};
-
-pub(crate) mod admit;
+use mesh::verdict::waypoint::{Admitted, NotAdmitted, To, admit};
 
 /// Client connections of one core: more would be a leak or an attack, and each costs memory.
 const MAX_CONNECTIONS: usize = 16 * 1024;

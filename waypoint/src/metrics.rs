@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hbone::SpiffeId;
 use mesh::names::{ServiceName, Uid};
+use mesh::verdict::waypoint::To;
 use mesh::workload::Workload;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -15,7 +16,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::session::{Client, Session, To};
+use crate::session::{Client, Session};
 
 /// Series that one core keeps at hand; beyond it the cache starts anew, the series themselves stay.
 const MAX_CACHED: usize = 4096;

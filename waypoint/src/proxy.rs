@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hbone::{Acceptor, Credentials, ServerLimits, TrustDomain};
+use hbone::{Acceptor, Credentials, ServerLimits};
 use mesh::names::ServiceName;
+use mesh::verdict::waypoint::SelfInfo;
 use mesh::world::World;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,17 +25,6 @@ const UNBOUND_GRACE: Duration = Duration::from_secs(10);
 
 /// Services remembered as bound; beyond it the memory starts anew, which costs only the grace.
 const MAX_REMEMBERED: usize = 4096;
-
-/// Who this waypoint is.
-#[derive(Clone, Debug)]
-pub struct SelfInfo {
-    /// Its own service, by which others are bound to it.
-    pub service: ServiceName,
-    /// Its pod's address.
-    pub address: Option<IpAddr>,
-    /// Clients must be of this trust domain.
-    pub trust_domain: TrustDomain,
-}
 
 /// How far the process is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,11 +1,10 @@
 //! One tunnel's two ends: the client that asks, and what it asks for.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hbone::{Baggage, Forwarded, Request, SourceKind, SpiffeId, Target, TraceParent};
-use mesh::service::Service;
+use mesh::verdict::waypoint::To;
 use mesh::workload::Workload;
 
 /// One client's tunnel, for as long as it lives.
@@ -31,15 +30,6 @@ pub(crate) struct Client {
     pub(crate) baggage: Baggage,
 }
 
-/// What a tunnel was admitted for.
-#[derive(Clone, Debug)]
-pub(crate) enum To {
-    /// A service that is bound to this waypoint.
-    Service { service: Arc<Service>, port: u16 },
-    /// A workload that is bound to this waypoint.
-    Workload { workload: Arc<Workload>, port: u16 },
-}
-
 // === impl Session ===
 
 impl Session {
@@ -63,35 +53,6 @@ impl Session {
             traceparent: self.trace,
             source: Some(SourceKind::Waypoint),
             ..Request::to(Target::Addr(target))
-        }
-    }
-}
-
-// === impl To ===
-
-impl To {
-    /// The host of requests that name none.
-    pub(crate) fn host(&self) -> String {
-        match self {
-            Self::Service { service, port } => format!("{}:{port}", service.id.hostname),
-            Self::Workload { workload, port } => format!("{}:{port}", workload.name()),
-        }
-    }
-
-    /// The service, where it is one.
-    pub(crate) fn service(&self) -> Option<&Arc<Service>> {
-        match self {
-            Self::Service { service, .. } => Some(service),
-            Self::Workload { .. } => None,
-        }
-    }
-}
-
-impl fmt::Display for To {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Service { service, port } => write!(f, "{} port {port}", service.id),
-            Self::Workload { workload, port } => write!(f, "{} port {port}", workload.uid),
         }
     }
 }

@@ -5,9 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use hbone::{Target, TraceParent};
 
 use crate::{
+    connection::ConnectionInfo,
     failure::Failure,
     metrics::{Bytes, Reporter},
-    sessions::ConnectionInfo,
 };
 
 /// What a line says.

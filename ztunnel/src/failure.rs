@@ -2,9 +2,11 @@
 
 use std::{borrow::Cow, io, net::SocketAddr};
 
+use hbone::Ended;
 use http::StatusCode;
+use mesh::verdict::{inbound, outbound};
 
-use crate::{inbound::admit, metrics::ResponseFlag, outbound::decide};
+use crate::metrics::ResponseFlag;
 
 /// Why a connection did not reach its other end, or ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -14,10 +16,10 @@ pub(crate) enum Failure {
     OriginalDestination(#[source] io::Error),
     /// The mesh has no way to the destination.
     #[error(transparent)]
-    Route(#[from] decide::Refusal),
+    Route(#[from] outbound::Refusal),
     /// The destination does not let it in.
     #[error(transparent)]
-    Admission(#[from] admit::Refusal),
+    Admission(#[from] inbound::Refusal),
     /// The tunnel failed.
     #[error(transparent)]
     Tunnel(#[from] hbone::Error),
@@ -44,6 +46,15 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// How a relay ended, as an outcome.
+    pub(crate) fn of(ended: Ended) -> Result<(), Self> {
+        match ended {
+            Ended::Finished => Ok(()),
+            Ended::App(error) => Err(Self::App(error)),
+            Ended::Peer(error) => Err(Self::Tunnel(error)),
+        }
+    }
+
     /// A stable word for logs.
     pub(crate) fn code(&self) -> Cow<'_, str> {
         match self {

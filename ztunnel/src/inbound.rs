@@ -3,20 +3,10 @@
 use std::{future::Future, net::SocketAddr, rc::Rc, sync::Arc};
 
 use hbone::{Incoming, Peer, Response, Target, Tunnel};
-use mesh::workload::Workload;
+use mesh::{party::Party, verdict::inbound as admit, workload::Workload};
 use tokio::net::TcpStream;
 
-use crate::{
-    failure::Failure,
-    metrics::Reporter,
-    outbound::{ended, reset},
-    party::Party,
-    proxy::Proxy,
-    sessions::Session,
-    socket,
-};
-
-pub(crate) mod admit;
+use crate::{failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket};
 
 /// A tunnel with the application it is for.
 struct Open {
@@ -87,7 +77,7 @@ async fn serve_tunnel(opening: impl Future<Output = Option<Open>>) {
         session,
     }) = opening.await
     {
-        let outcome = ended(tunnel.relay(app, session.meter()).await);
+        let outcome = Failure::of(tunnel.relay(app, session.meter()).await);
         session.finish(&outcome);
     }
 }
@@ -130,7 +120,7 @@ async fn open(proxy: Rc<Proxy>, incoming: Incoming, local: SocketAddr) -> Option
             })
         }
         Err(error) => {
-            reset(app);
+            socket::reset(app);
             session.finish(&Err(error.into()));
             None
         }

@@ -8,16 +8,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::pods::{LATE_CONNECTIONS, Pods};
-
-/// What becomes of this node's ztunnel after this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leaving {
-    /// Another follows.
-    Restart,
-    /// None follows: the node goes back to what it was.
-    ForGood,
-}
+use crate::pods::{LATE_CONNECTIONS, Leaving, Pods};
 
 /// On a stream that lives the controller says it within this, if there is anything to say: it hears of the end of the
 /// mesh's namespace no later than the kubelet does.

@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::party::Party;
+use mesh::party::Party;
 
 /// Every metric of this program; cheap to clone.
 #[derive(Debug, Clone, Default)]

@@ -2,22 +2,19 @@
 
 use std::{net::SocketAddr, rc::Rc};
 
-use hbone::{Ended, Forwarded, Opened, Request, TraceParent, Tunnel, relay_plain};
-use mesh::{names::Uid, workload::Workload};
-use socket2::SockRef;
+use hbone::{Forwarded, Opened, Request, TraceParent, Tunnel, relay_plain};
+use mesh::{
+    names::Uid,
+    party::Party,
+    verdict::{
+        OrigDst,
+        outbound::{NextHop, Route, Source, decide},
+    },
+    workload::Workload,
+};
 use tokio::net::TcpStream;
 
-use crate::{
-    failure::Failure,
-    metrics::Reporter,
-    outbound::decide::{NextHop, Route, Source, decide},
-    party::Party,
-    proxy::Proxy,
-    sessions::Session,
-    socket::{self, OrigDst},
-};
-
-pub(crate) mod decide;
+use crate::{failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket};
 
 /// Endpoints that one connection may try: an application's own connect rarely has more patience.
 const MOST_TRIES: usize = 3;
@@ -43,14 +40,14 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) 
     let outcome = match way {
         Ok(way) => {
             session.established();
-            ended(match way {
+            Failure::of(match way {
                 Way::Tunnel(tunnel) => tunnel.relay(app, session.meter()).await,
                 // Large, and not what an open tunnel should have room for.
                 Way::Plain(upstream) => Box::pin(relay_plain(app, upstream, session.meter())).await,
             })
         }
         Err(failure) => {
-            reset(app);
+            socket::reset(app);
             Err(failure)
         }
     };
@@ -142,19 +139,4 @@ async fn try_route(
             Ok(Way::Tunnel(tunnel))
         }
     }
-}
-
-/// How a relay ended, as an outcome.
-pub(crate) fn ended(ended: Ended) -> Result<(), Failure> {
-    match ended {
-        Ended::Finished => Ok(()),
-        Ended::App(error) => Err(Failure::App(error)),
-        Ended::Peer(error) => Err(Failure::Tunnel(error)),
-    }
-}
-
-/// Nothing was delivered, so the application must not take this for an orderly end.
-pub(crate) fn reset(app: TcpStream) {
-    let _ = SockRef::from(&app).set_linger(Some(std::time::Duration::ZERO));
-    drop(app);
 }

@@ -3,18 +3,10 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use hbone::relay_plain;
+use mesh::{party::Party, verdict::inbound as admit};
 use tokio::net::TcpStream;
 
-use crate::{
-    failure::Failure,
-    inbound::admit,
-    metrics::Reporter,
-    outbound::{ended, reset},
-    party::Party,
-    proxy::Proxy,
-    sessions::Session,
-    socket,
-};
+use crate::{failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket};
 
 /// Serves one captured plaintext connection to its end.
 pub(crate) async fn serve(proxy: Rc<Proxy>, client: TcpStream, peer: SocketAddr) {
@@ -35,10 +27,10 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, client: TcpStream, peer: SocketAddr)
     let outcome = match app {
         Ok(app) => {
             session.established();
-            ended(relay_plain(app, client, session.meter()).await)
+            Failure::of(relay_plain(app, client, session.meter()).await)
         }
         Err(failure) => {
-            reset(client);
+            socket::reset(client);
             Err(failure)
         }
     };

@@ -1,29 +1,22 @@
 //! The pods of this node: what each shall be, and one task per pod that makes it so.
 
-pub mod capture;
 mod desired;
 pub mod enrol;
 pub mod find;
 mod handover;
-pub mod netns;
 pub mod newcomer;
 pub mod node;
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use hbone::{InvalidSpiffeId, SpiffeId, TrustDomain};
-use mesh::{
-    enrolment::{Enrolment, PodUid},
-    names::Uid,
-};
+use mesh::enrolment::{Enrolment, PodUid};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -31,32 +24,15 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+pub use self::desired::Leaving;
 use self::{
     desired::{DesiredState, Status, UNMENTIONED_GRACE},
-    netns::PodNetns,
     node::{Node, Sandbox},
 };
 use crate::{
     cni::{enrolled::Enrolled, protocol},
-    leaving::Leaving,
+    netns::PodNetns,
 };
-
-/// One pod that is in the mesh, as its node knows it; the control plane's record may come later.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pod {
-    /// Its Kubernetes UID.
-    pub uid: PodUid,
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its namespace.
-    pub namespace: Arc<str>,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Who it is in the mesh.
-    pub identity: SpiffeId,
-    /// The uid under which the mesh announces it.
-    pub workload: Uid,
-}
 
 /// Every pod of this node that the control plane has told us of.
 pub struct Pods {
@@ -85,41 +61,6 @@ pub(crate) const LATE_CONNECTIONS: Duration = Duration::from_secs(5);
 
 /// How often pods that are not mentioned any more are looked at: whether they have processes.
 const UNMENTIONED_CHECK: Duration = Duration::from_secs(2);
-
-// === impl Pod ===
-
-impl Pod {
-    /// The pod of an enrolment, with the addresses that its network plugin gave it, where they are known.
-    pub fn new(
-        enrolment: &Enrolment,
-        given: &[IpAddr],
-        trust_domain: &TrustDomain,
-        cluster: &str,
-    ) -> Result<Self, InvalidSpiffeId> {
-        let mut addresses: Vec<IpAddr> = enrolment.addresses.clone();
-        addresses.extend(given);
-        // Two who tell of the same addresses in another order tell of the same pod.
-        addresses.sort_unstable();
-        addresses.dedup();
-        Ok(Self {
-            uid: enrolment.uid.clone(),
-            name: enrolment.name.clone(),
-            namespace: enrolment.namespace.clone(),
-            addresses,
-            identity: SpiffeId::for_service_account(
-                trust_domain,
-                &enrolment.namespace,
-                &enrolment.service_account,
-            )?,
-            workload: Uid::pod(cluster, &enrolment.namespace, &enrolment.name),
-        })
-    }
-
-    /// Whether an address is this pod's.
-    pub fn owns(&self, ip: IpAddr) -> bool {
-        self.addresses.contains(&ip.to_canonical())
-    }
-}
 
 // === impl Pods ===
 

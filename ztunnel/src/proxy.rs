@@ -1,11 +1,10 @@
-//! One pod's proxy on one core: its listeners, accept loops and what its connections share.
+//! One pod's proxy on one core: what its connections share, and how far its end has come.
 
 use std::{
     cell::RefCell,
     collections::HashSet,
     future::Future,
-    io,
-    net::{IpAddr, SocketAddr, TcpListener as StdListener},
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{
         Arc,
@@ -14,29 +13,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hbone::{Acceptor, Credentials, Dial, Pool, PoolLimits, ServerLimits, TrustDomain};
+use hbone::{Acceptor, Credentials, Pool, PoolLimits, ServerLimits, TrustDomain};
 use mesh::{
     names::Uid,
+    party::Party,
+    pod::Pod,
     workload::{Tunnel, Workload},
     world::World,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    dial::PodDial,
     failure::Failure,
-    inbound,
     metrics::Metrics,
-    outbound,
-    party::Party,
-    plaintext,
-    pods::{Pod, netns::PodNetns},
+    netns::PodNetns,
     sessions::{SessionInfo, Sessions},
-    socket,
 };
 
 /// Connections of one pod at once, over all cores: two sockets each, so that one pod cannot take the
@@ -73,17 +70,6 @@ pub struct Serving {
     last_accept: AtomicU64,
 }
 
-/// A pod's listeners for one core.
-#[derive(Debug)]
-pub struct Listeners {
-    /// Captured connections that leave.
-    pub outbound: StdListener,
-    /// Captured plaintext that arrives.
-    pub plaintext: StdListener,
-    /// Tunnels that arrive.
-    pub tunnel: StdListener,
-}
-
 /// One pod's proxy on one core.
 pub(crate) struct Proxy {
     pub(crate) serving: Arc<Serving>,
@@ -111,10 +97,6 @@ struct Stages {
     connections: TaskTracker,
 }
 
-/// Dials from the pod's own namespace, so that the node's network sees the pod.
-#[derive(Clone)]
-pub(crate) struct PodDial(PodNetns);
-
 // === impl Serving ===
 
 impl Serving {
@@ -136,7 +118,8 @@ impl Serving {
         self.began.elapsed().saturating_sub(last)
     }
 
-    fn accepted(&self) {
+    /// A connection was accepted just now.
+    pub(crate) fn accepted(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_accept.store(now, Ordering::Relaxed);
     }
@@ -145,19 +128,11 @@ impl Serving {
 // === impl Proxy ===
 
 impl Proxy {
-    /// Starts to serve on this core; `cores` is how many share the pod.
-    pub(crate) fn start(
-        serving: Arc<Serving>,
-        shared: Arc<Shared>,
-        listeners: Listeners,
-        cores: usize,
-    ) -> io::Result<Rc<Self>> {
+    /// A pod's proxy without listeners; `cores` is how many share the pod.
+    pub(crate) fn new(serving: Arc<Serving>, shared: Arc<Shared>, cores: usize) -> Rc<Self> {
         let most = MOST_CONNECTIONS.div_ceil(cores);
         let dial = PodDial(serving.netns.clone());
         let credentials = serving.credentials.clone();
-        let outbound = TcpListener::from_std(listeners.outbound)?;
-        let plaintext = TcpListener::from_std(listeners.plaintext)?;
-        let tunnel = TcpListener::from_std(listeners.tunnel)?;
         let proxy = Rc::new(Self {
             sessions: Sessions::new(shared.metrics.clone(), most),
             pool: Pool::new(credentials.clone(), dial, PoolLimits::default()),
@@ -172,11 +147,8 @@ impl Proxy {
             dialled: RefCell::default(),
             stages: Stages::default(),
         });
-        proxy.accept(outbound, outbound::serve);
-        proxy.accept(plaintext, plaintext::serve);
-        proxy.accept(tunnel, inbound::serve);
         proxy.watch_world();
-        Ok(proxy)
+        proxy
     }
 
     /// The pod.
@@ -243,6 +215,16 @@ impl Proxy {
         });
     }
 
+    /// Runs what accepts connections, and must end once no more are accepted.
+    pub(crate) fn spawn_loop(&self, task: impl Future<Output = ()> + 'static) {
+        self.stages.loops.spawn_local(task);
+    }
+
+    /// Ends when no more connections shall be accepted.
+    pub(crate) async fn closing(&self) {
+        self.stages.closing.cancelled().await;
+    }
+
     /// Ends when no more streams shall be accepted.
     pub(crate) async fn draining(&self) {
         self.stages.draining.cancelled().await;
@@ -275,44 +257,6 @@ impl Proxy {
         // Not before: a connection that was just accepted may not have its tunnel yet.
         self.pool.drain();
         self.stages.ended.cancel();
-    }
-
-    /// The accept loop of one listener.
-    fn accept<F>(
-        self: &Rc<Self>,
-        listener: TcpListener,
-        serve: fn(Rc<Self>, TcpStream, SocketAddr) -> F,
-    ) where
-        F: Future<Output = ()> + 'static,
-    {
-        let proxy = self.clone();
-        self.stages.loops.spawn_local(async move {
-            let start = |stream: TcpStream, peer| {
-                proxy.serving.accepted();
-                // Not worth refusing a connection for. Small messages do not wait: `hbone` sees to that.
-                let _ = socket::keepalive(&stream);
-                proxy.spawn(serve(proxy.clone(), stream, socket::canonical(peer)));
-            };
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => match accepted {
-                        Ok((stream, peer)) => start(stream, peer),
-                        Err(error) => back_off(&error).await,
-                    },
-                    () = proxy.stages.closing.cancelled() => break,
-                }
-            }
-            // Whoever was led here before redirection ended is still served.
-            if let Ok(listener) = listener.into_std() {
-                while let Ok((stream, peer)) = listener.accept() {
-                    if stream.set_nonblocking(true).is_ok()
-                        && let Ok(stream) = TcpStream::from_std(stream)
-                    {
-                        start(stream, peer);
-                    }
-                }
-            }
-        });
     }
 
     /// Forgets pooled tunnels to workloads that left the mesh, so that an address that comes back with
@@ -349,66 +293,5 @@ impl Proxy {
     }
 }
 
-// === impl PodNetns ===
-
-impl PodNetns {
-    /// Connects from inside the namespace, marked so that the connection is not captured again.
-    async fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
-        let stream = self
-            .call(move || match from {
-                Some(from) => socket::dial_as(from, to),
-                None => socket::dial(to),
-            })
-            .await??;
-        socket::connected(stream).await
-    }
-}
-
-impl Dial for PodDial {
-    async fn dial(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        self.0.connect(to, None).await
-    }
-}
-
-/// A connection that failed in the queue is nothing to wait for; running out of something is.
-async fn back_off(error: &io::Error) {
-    use nix::errno::Errno;
-    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    if error
-        .raw_os_error()
-        .is_some_and(|e| exhausted.contains(&Errno::from_raw(e)))
-    {
-        tracing::warn!(%error, "cannot accept connections for now");
-        sleep(ACCEPT_BACKOFF).await;
-    }
-}
-
 /// The same as the tunnel's: what works in plaintext shall not fail in the mesh.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Long enough not to spin, short enough for the clients in the queue.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn size<F>(_: fn(Rc<Proxy>, TcpStream, SocketAddr) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    /// What an idle connection costs, besides its sockets.
-    #[test]
-    fn a_connection_is_small() {
-        let sizes = [
-            size(outbound::serve),
-            size(plaintext::serve),
-            size(inbound::serve),
-        ];
-        let most = [1 << 10, 2304, 1 << 10];
-        assert!(
-            sizes.iter().zip(most).all(|(size, most)| *size <= most),
-            "{sizes:?}"
-        );
-    }
-}

@@ -4,20 +4,19 @@ use std::{
     cell::RefCell,
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use hbone::{Meter, Target, TraceParent};
-use mesh::service::Service;
+use hbone::Meter;
+use mesh::party::Party;
 use serde::Serialize;
 use slab::Slab;
 
 use crate::{
     access_log::Line,
+    connection::ConnectionInfo,
     failure::Failure,
     metrics::{Metrics, OpenConnection, Reporter, ResponseFlag, TcpLabels},
-    party::Party,
 };
 
 /// How often the byte counters of open connections are brought up to date.
@@ -55,25 +54,6 @@ pub(crate) struct SessionInfo {
     age_ms: u128,
     bytes_sent: u64,
     bytes_recv: u64,
-}
-
-/// What is known of a connection so far; filled in as the story goes.
-#[derive(Debug, Default)]
-pub(crate) struct ConnectionInfo {
-    /// The address of the next hop: the tunnel's, where there is one.
-    pub(crate) dst: Option<SocketAddr>,
-    /// What the tunnel was asked for.
-    pub(crate) tunnelled: Option<Target>,
-    /// The service that was dialled.
-    pub(crate) service: Option<Arc<Service>>,
-    /// The client.
-    pub(crate) source: Party,
-    /// The server.
-    pub(crate) destination: Party,
-    /// Whether both ends have proven who they are.
-    pub(crate) encrypted: bool,
-    /// What ties the lines of one connection together.
-    pub(crate) trace: Option<TraceParent>,
 }
 
 /// One connection's place in the registry; gives it up when it finishes or is dropped.

@@ -1,7 +1,7 @@
 //! What the kernel must be told about sockets: original destination, marks, spoofed sources, keepalive.
 //!
 //! Everything here is synchronous and makes its sockets in the calling thread's network namespace: wrap it
-//! in [`PodNetns::call`](crate::pods::netns::PodNetns::call), and turn the result into a tokio socket on the
+//! in [`PodNetns::call`](crate::netns::PodNetns::call), and turn the result into a tokio socket on the
 //! core that will serve it ([`connected`] for one that is under way).
 
 use std::io;
@@ -11,14 +11,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::pods::capture::surroundings::Families;
+use mesh::verdict::OrigDst;
 
-/// Carried by every packet of a socket that ztunnel opened in a pod's namespace, so that it is not captured.
-pub const MARK: u32 = 0x539;
-
-/// The address an application dialled before its connection was redirected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct OrigDst(pub SocketAddr);
+use crate::capture::{Families, MARK};
 
 /// A listener on `port` of every address of the families the namespace has.
 ///
@@ -157,6 +152,12 @@ pub fn keepalive(socket: &impl AsFd) -> io::Result<()> {
             .with_interval(KEEPALIVE)
             .with_retries(9),
     )
+}
+
+/// Nothing was delivered, so the application must not take this for an orderly end.
+pub(crate) fn reset(app: tokio::net::TcpStream) {
+    let _ = SockRef::from(&app).set_linger(Some(Duration::ZERO));
+    drop(app);
 }
 
 /// Below the ports that Linux, and so nearly every application, dials from (32768–60999).

@@ -20,7 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    proxy::{Listeners, Proxy, Serving, Shared},
+    proxy::{Proxy, Serving, Shared},
+    serve::{self, Listeners},
     sessions::REPORT_EVERY,
 };
 
@@ -251,7 +252,7 @@ fn take(
             listeners,
             done,
         } => {
-            let started = Proxy::start(serving, shared.clone(), listeners, cores);
+            let started = serve::start(serving, shared.clone(), listeners, cores);
             let _ = done.send(started.map(|proxy| {
                 proxies.borrow_mut().insert(run, proxy);
             }));

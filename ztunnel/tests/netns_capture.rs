@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use mesh::verdict::OrigDst;
 use support::net::*;
-use ztunnel::pods::capture::{self, Difference, Family, HBONE, INBOUND, OUTBOUND, Spec};
-use ztunnel::socket::{OrigDst, dial, dial_as, original_dst};
+use ztunnel::capture::{self, Difference, Family, HBONE, INBOUND, OUTBOUND, Spec};
+use ztunnel::socket::{dial, dial_as, original_dst};
 
 /// Long enough to be sure that a packet that would come has come.
 const SILENCE: Duration = Duration::from_millis(150);

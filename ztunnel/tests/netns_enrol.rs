@@ -19,8 +19,8 @@ use support::{
     node::Outcome,
 };
 use ztunnel::{
+    capture::{self, Spec},
     cni::{enrolled::Enrolled, protocol::Answer},
-    pods::capture::{self, Spec},
 };
 
 /// Fresh connections all the time, from one pod to another.

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 
 use support::net::*;
-use ztunnel::pods::capture;
+use ztunnel::capture;
 use ztunnel::pods::find::{FindError, find};
 
 #[test]

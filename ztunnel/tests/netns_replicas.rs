@@ -9,7 +9,7 @@ use support::{
     replica::{Replica, proxy},
     wire::Wire,
 };
-use ztunnel::pods::capture;
+use ztunnel::capture;
 
 /// What the echo protocol sends: in the clear, the wire shows it.
 const PLAIN: &[u8] = b"ping\n";

@@ -5,12 +5,13 @@ mod support;
 use std::io;
 use std::time::Duration;
 
+use mesh::verdict::OrigDst;
 use support::net::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use ztunnel::pods::capture::{self, OUTBOUND};
-use ztunnel::pods::netns::PodNetns;
-use ztunnel::socket::{self, OrigDst, connected, dial, dial_as, original_dst};
+use ztunnel::capture::{self, OUTBOUND};
+use ztunnel::netns::PodNetns;
+use ztunnel::socket::{self, connected, dial, dial_as, original_dst};
 
 #[tokio::test]
 async fn a_runtime_outside_serves_sockets_of_the_pod() {

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use controller::desired::DesiredState;
 use controller::discovery::authenticate::{Authenticate, AuthenticateError, Caller};
 use controller::discovery::snapshot::Snapshot;
 use controller::hub::{Hub, IndexState, Outputs};
+use controller::index::desired::DesiredState;
 use controller::index::event::{ObjectEvent, WatchEvent};
 use controller::index::kinds::Kind;
 use controller::index::names::Key;

@@ -1,7 +1,7 @@
 //! Where a controller's memory goes: the index and the snapshot, filled one after the other without anybody who reads.
 
-use controller::desired::DesiredState;
 use controller::discovery::snapshot::Snapshot;
+use controller::index::desired::DesiredState;
 use controller::index::event::{ObjectEvent, WatchEvent};
 use controller::index::kinds::Kind;
 use controller::index::{Index, Input};

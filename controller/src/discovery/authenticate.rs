@@ -12,9 +12,11 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::{Api, PostParams};
 use tonic::Request;
 
-use crate::config::AUDIENCE;
 use crate::connection::CallerConnection;
 use crate::index::names::Key;
+
+/// The audience of the tokens that proxies show.
+pub const AUDIENCE: &str = "istio-ca";
 
 /// How long a caller waits until his token is checked, or is told that it was not.
 pub const REVIEW_DEADLINE: Duration = Duration::from_secs(8);

@@ -14,8 +14,8 @@ use super::kinds::{ApiKind, Kind, WatchScope, Watched};
 use super::names::{ACCEPTED_IN, ACCEPTED_PREFIX, Key};
 use super::output::Output;
 use super::{Settings, State};
-use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api;
+use crate::index::desired::{Entry, Item, Wanted};
 
 /// What the entries of one namespace may take together: a ConfigMap holds 1 MiB, its names and managed fields included.
 const MAX_BYTES: usize = 768 << 10;

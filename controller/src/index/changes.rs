@@ -11,7 +11,7 @@ pub use super::condition::Condition;
 pub use super::kinds::Kind;
 use super::names::Key;
 pub use super::placement::{PodPlacement, Role};
-use crate::desired::{Entry, Item};
+use crate::index::desired::{Entry, Item};
 
 /// Everything that became different since the last time.
 #[derive(Debug, Default)]

@@ -23,8 +23,8 @@ use super::kinds::{ApiKind, Kind, Watched};
 use super::lookup::Says;
 use super::names::{CLASSES, Key, WAYPOINT_FOR};
 use super::output::Output;
-use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api::{self, GatewaySpec, Listener};
+use crate::index::desired::{Entry, Item, Wanted};
 
 /// What matters of a Gateway.
 #[derive(Debug, Clone, PartialEq)]

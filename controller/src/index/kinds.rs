@@ -20,8 +20,8 @@ use super::pods::PodLookup;
 use super::services::ServiceLookup;
 use super::tables::{SecondaryIndex, Table};
 use super::{Index, Settings, State};
-use crate::desired::Writer;
 use crate::gateway_api::GROUP;
+use crate::index::desired::Writer;
 
 /// What Kubernetes calls a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::labels::Labels;
 use super::lookup::Says;
 use super::names::{DATAPLANE_MODE, IN_MESH, Key};
 use super::output::Output;
-use crate::desired::Item;
+use crate::index::desired::Item;
 
 /// What a `istio.io/dataplane-mode` label asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use self::published::Published;
 use super::changes::{Changes, Notice, PodPlacement, Resources, Target, Write};
 use super::kinds::Kind;
 use super::names::Key;
-use crate::desired::{Entry, Item, Wanted, Writer};
+use crate::index::desired::{Entry, Item, Wanted, Writer};
 
 /// The index's side of everybody who acts on it.
 #[derive(Debug, Default)]

@@ -31,7 +31,7 @@ use super::namespaces::Mode;
 use super::output::Output;
 use super::owners::Controller;
 use super::services::{Service, ServicePort, TargetPort, octets};
-use crate::desired::Writer;
+use crate::index::desired::Writer;
 
 /// What matters of a Pod.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,7 +9,7 @@ use kube::Client;
 use super::events::{self, Told};
 use super::outcome::{Failure, Outcome};
 use super::{Settings, accepted, class, log, roots, status, waypoint};
-use crate::desired::{Entry, Item, Wanted};
+use crate::index::desired::{Entry, Item, Wanted};
 
 /// How long a try of one call may take.
 const ONE_CALL: Duration = Duration::from_secs(10);

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::FIELD_MANAGER;
 use super::outcome::{Failure, Outcome};
-use crate::desired::Writer;
 use crate::index::changes::{How, Target};
+use crate::index::desired::Writer;
 use crate::index::names::IN_MESH;
 
 /// One patch. It names the object by its UID, so that one that has come to have its name is left alone (409).

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::desired::{DesiredState, Entry, Item, Wanted};
+use crate::index::desired::{DesiredState, Entry, Item, Wanted};
 
 /// Namespaces in which roots have been seen.
 #[derive(Debug, Default)]

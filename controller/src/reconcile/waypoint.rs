@@ -6,7 +6,7 @@
 //! The number of replicas is said once, when the Deployment is new, under a field manager of its own. It is never part of
 //! what is applied afterwards: whoever scales it, by hand or by an autoscaler, owns it.
 
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -15,24 +15,11 @@ use super::FIELD_MANAGER;
 use super::outcome::{Failure, Outcome};
 use crate::index::changes::WaypointPlan;
 use crate::index::names::{Key, MANAGED, MANAGED_BY_US};
+use crate::waypoint::child::{CHILDREN, Child};
 use crate::waypoint::render::{self, Mesh, REPLICAS};
 
 /// Whose the number of replicas is, until somebody else says it.
 pub const REPLICAS_MANAGER: &str = "ambit.mesh/waypoint-replicas";
-
-/// The kinds of what is made, in the order in which it is taken away.
-pub const CHILDREN: [Child; 3] = [Child::Deployment, Child::Service, Child::ServiceAccount];
-
-/// A kind of what is made for a Gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Child {
-    /// apps/v1
-    Deployment,
-    /// v1
-    Service,
-    /// v1
-    ServiceAccount,
-}
 
 /// Whose an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,43 +186,4 @@ pub(crate) fn owner(object: &ObjectMeta) -> Option<&str> {
             && owner.controller == Some(true)
     });
     gateways.next().map(|owner| owner.uid.as_str())
-}
-
-// === impl Child ===
-
-impl Child {
-    /// As Kubernetes calls it.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Self::Deployment => "Deployment",
-            Self::Service => "Service",
-            Self::ServiceAccount => "ServiceAccount",
-        }
-    }
-
-    fn resource(self) -> ApiResource {
-        let (group, plural) = match self {
-            Self::Deployment => ("apps", "deployments"),
-            Self::Service => ("", "services"),
-            Self::ServiceAccount => ("", "serviceaccounts"),
-        };
-        let api_version = if group.is_empty() { "v1" } else { "apps/v1" };
-        ApiResource {
-            group: group.to_owned(),
-            version: "v1".to_owned(),
-            api_version: api_version.to_owned(),
-            kind: self.kind().to_owned(),
-            plural: plural.to_owned(),
-        }
-    }
-
-    /// Those in the Gateway's namespace.
-    pub(crate) fn of(self, client: &Client, gateway: &Key) -> Api<DynamicObject> {
-        Api::namespaced_with(client.clone(), &gateway.namespace, &self.resource())
-    }
-
-    /// Those in all namespaces.
-    pub(crate) fn all(self, client: &Client) -> Api<DynamicObject> {
-        Api::all_with(client.clone(), &self.resource())
-    }
 }

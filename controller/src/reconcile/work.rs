@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::queue;
-use crate::desired::Item;
 use crate::index::changes::{Kind, Target};
+use crate::index::desired::Item;
 
 /// One thing to do, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

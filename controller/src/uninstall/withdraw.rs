@@ -20,7 +20,8 @@ use crate::lease::Term;
 use crate::reconcile::classes;
 use crate::reconcile::outcome::Outcome;
 use crate::reconcile::roots;
-use crate::reconcile::waypoint::{CHILDREN, delete, owner};
+use crate::reconcile::waypoint::{delete, owner};
+use crate::waypoint::child::CHILDREN;
 
 /// How long statuses may take to be taken back before the rest is.
 const STATUSES: Duration = Duration::from_secs(20);

@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::ca::roots::CONFIG_MAP;
-use crate::config::AUDIENCE;
+use crate::discovery::authenticate::AUDIENCE;
 use crate::index::changes::WaypointPlan;
 use crate::index::names::{GATEWAY_NAME, HBONE_PORT, Key, MANAGED, MANAGED_BY_US};
-use crate::reconcile::waypoint::Child;
+use crate::waypoint::child::Child;
 
 /// What every waypoint of this mesh has in common.
 #[derive(Debug, Clone)]

@@ -12,8 +12,8 @@ pub mod settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use controller::desired::{Entry, Item, Wanted};
 use controller::index::changes::{Changes, Kind, Notice, Scope, Target, WaypointPlan, Write};
+use controller::index::desired::{Entry, Item, Wanted};
 use controller::index::event::ObjectEvent;
 use controller::index::names::Key;
 use controller::index::{Index, Input, Settings, WatchEvent};

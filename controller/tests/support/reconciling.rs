@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use controller::desired::{DesiredState, Entry, Item, Wanted};
 use controller::index::changes::{
     Condition, ConditionsAt, How, Kind, Notice, Target, WaypointPlan, Write,
 };
+use controller::index::desired::{DesiredState, Entry, Item, Wanted};
 use controller::index::names::Key;
 use controller::kubernetes::DeadlineLayer;
 use controller::lease::Term;

@@ -8,10 +8,10 @@ mod settings;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use controller::desired::DesiredState;
 use controller::discovery::snapshot::Snapshot;
 use controller::hub::{Hub, IndexState, Outputs};
 use controller::index::Input;
+use controller::index::desired::DesiredState;
 use controller::kubernetes::DeadlineLayer;
 use controller::lease::{Candidate, Term};
 use controller::metrics::Metrics;

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use hbone::{InvalidSpiffeId, SpiffeId, TrustDomain};
 
+use super::interner::Interner;
 use super::{Location, PortMap, Template, Tunnel, WaypointRef, Workload, WorkloadType};
-use crate::intern::Interner;
 use crate::names::{InvalidServiceName, ServiceName, Uid};
 use crate::proto::workload as wire;
 

@@ -10,12 +10,12 @@ use prost::Message;
 use super::claims::Owners;
 use super::{ByUid, Snapshot};
 use crate::enrolment::{Enrolment, PodUid};
-use crate::intern::Interner;
 use crate::names::{Network, ServiceName, Uid};
 use crate::proto::{node, waypoint, workload as wds};
 use crate::route::Route;
 use crate::service::Service;
 use crate::workload::Workload;
+use crate::workload::interner::Interner;
 use crate::xds::{
     ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_NAME, MESH_STATE_TYPE,
     ROUTE_TYPE, Rejected, Update,

@@ -9,8 +9,7 @@ use mesh::world::Snapshot;
 
 use super::filter::{self, Asked};
 use super::reply::{NO_BACKEND, NO_ENDPOINT, NO_ROUTE, Reply};
-use crate::listener::admit::protocol;
-use crate::session::To;
+use mesh::verdict::waypoint::{To, protocol};
 
 /// What happens to a request.
 #[derive(Clone, Debug)]

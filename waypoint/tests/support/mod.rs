@@ -21,6 +21,7 @@ use hbone::{
 use mesh::names::{Network, ServiceName};
 use mesh::process::telemetry::{self, LogFormat};
 use mesh::proto::{waypoint as routes, workload as words};
+use mesh::verdict::waypoint::SelfInfo;
 use mesh::world::{WorldWriter, world};
 use mesh::xds::{ADDRESS_TYPE, ROUTE_TYPE, Update};
 use prometheus_client::registry::Registry;
@@ -34,7 +35,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::subscriber::DefaultGuard;
 use waypoint::lookups;
 use waypoint::metrics::Metrics;
-use waypoint::proxy::{self, Phase, SelfInfo, Shared};
+use waypoint::proxy::{self, Phase, Shared};
 
 use self::book::{Answer, Book};
 

@@ -5,7 +5,17 @@ use std::time::Duration;
 use mesh::enrolment::Enrolment;
 use tokio::time::Instant;
 
-use super::{netns::NetnsId, node::Sandbox};
+use super::node::Sandbox;
+use crate::netns::NetnsId;
+
+/// What becomes of this node's ztunnel after this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// Another follows.
+    Restart,
+    /// None follows: the node goes back to what it was.
+    ForGood,
+}
 
 /// What a pod shall be.
 #[derive(Debug, Clone, PartialEq)]

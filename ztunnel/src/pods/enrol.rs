@@ -11,6 +11,8 @@ use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use mesh::{
     enrolment::{Enrolment, PodUid},
+    pod::Pod,
+    ports,
     proto::node::{EnrolmentReport, enrolment_report::State},
 };
 use tokio::{
@@ -21,15 +23,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{ending::TornDown, error::EnrolError};
 use super::{
-    Pod,
-    capture::{self, CaptureError, Families, Spec},
     desired::{DesiredState, Status},
-    netns::PodNetns,
     node::{Node, Sandbox},
 };
 use crate::{
-    ports,
-    proxy::{Listeners, Serving},
+    capture::{self, CaptureError, Families, Spec},
+    netns::PodNetns,
+    proxy::Serving,
+    serve::Listeners,
     socket,
     workers::Run,
 };
@@ -401,7 +402,7 @@ fn listen(cores: usize) -> io::Result<Vec<Listeners>> {
     let one = |_| {
         Ok(Listeners {
             outbound: socket::listen(families, ports::OUTBOUND)?,
-            plaintext: socket::listen(families, ports::PLAINTEXT)?,
+            plaintext: socket::listen(families, ports::INBOUND)?,
             tunnel: socket::listen(families, hbone::PORT)?,
         })
     };

@@ -10,8 +10,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::capture::surroundings;
-use super::netns::PodNetns;
+use crate::capture::surroundings;
+use crate::netns::PodNetns;
 
 /// The processes of this node's pods, as of one moment.
 #[derive(Debug)]

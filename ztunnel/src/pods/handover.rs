@@ -2,10 +2,10 @@
 
 use std::{fs, io, time::Duration};
 
+use mesh::ports;
 use tokio::time::sleep;
 
-use super::netns::PodNetns;
-use crate::ports;
+use crate::netns::PodNetns;
 
 /// How often is looked.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

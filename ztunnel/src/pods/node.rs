@@ -13,11 +13,9 @@ use mesh::{certs::Certificates, enrolment::PodUid, proto::node::EnrolmentReport}
 use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    find::{FindError, Running},
-    netns::PodNetns,
-};
+use super::find::{FindError, Running};
 use crate::{
+    netns::PodNetns,
     proxy::Shared,
     workers::{Run, Workers},
 };

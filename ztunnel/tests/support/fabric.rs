@@ -20,7 +20,7 @@ use mesh::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use ztunnel::pods::netns::PodNetns;
+use ztunnel::netns::PodNetns;
 
 use super::{
     ca::Ca,

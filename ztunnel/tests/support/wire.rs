@@ -12,7 +12,7 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
-use ztunnel::pods::netns::PodNetns;
+use ztunnel::netns::PodNetns;
 
 /// Frames that contain some text, counted until [`Wire::end`].
 pub(crate) struct Wire {

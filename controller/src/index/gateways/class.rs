@@ -11,8 +11,8 @@ use super::super::kinds::{ApiKind, Kind, Watched};
 use super::super::names::{CLASSES, CONTROLLER_NAME, Key, WAYPOINT_FOR};
 use super::super::output::Output;
 use super::{label, notice};
-use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api::{self, GatewayClassSpec};
+use crate::index::desired::{Entry, Item, Wanted};
 
 /// What matters of a GatewayClass.
 #[derive(Debug, Clone, PartialEq)]

@@ -22,8 +22,8 @@ use super::super::output::Output;
 use super::attach::{Attachment, RouteKind, parent_key};
 use super::status::Verdict;
 use super::{BACKEND_NOT_FOUND, InForce, RouteHead, Unresolved};
-use crate::desired::{Entry, Item, Wanted};
 use crate::gateway_api::{self, HttpBackendRef, HttpRouteSpec};
+use crate::index::desired::{Entry, Item, Wanted};
 
 /// What matters of an HTTPRoute.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,10 +5,7 @@ use std::io;
 use hbone::InvalidSpiffeId;
 use mesh::certs::CertError;
 
-use crate::{
-    pods::{capture::CaptureError, find::FindError},
-    workers::WorkerError,
-};
+use crate::{capture::CaptureError, pods::find::FindError, workers::WorkerError};
 
 /// Why a pod is not in the mesh.
 #[derive(Debug, thiserror::Error)]

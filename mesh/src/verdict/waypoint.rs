@@ -1,29 +1,58 @@
 //! DECISION: is a tunnel's target this waypoint's business, and is it HTTP?
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hbone::{Refusal, Target};
+use hbone::{Refusal, Target, TrustDomain};
 use http::StatusCode;
-use mesh::names::ServiceName;
-use mesh::service::{AppProtocol, Service};
-use mesh::workload::WaypointRef;
-use mesh::world::Snapshot;
 
-use crate::proxy::SelfInfo;
-use crate::session::To;
+use crate::names::ServiceName;
+use crate::service::{AppProtocol, Service};
+use crate::workload::{WaypointRef, Workload};
+use crate::world::Snapshot;
+
+/// Who this waypoint is.
+#[derive(Clone, Debug)]
+pub struct SelfInfo {
+    /// Its own service, by which others are bound to it.
+    pub service: ServiceName,
+    /// Its pod's address.
+    pub address: Option<IpAddr>,
+    /// Clients must be of this trust domain.
+    pub trust_domain: TrustDomain,
+}
+
+/// What a tunnel was admitted for.
+#[derive(Clone, Debug)]
+pub enum To {
+    /// A service that is bound to this waypoint.
+    Service {
+        /// The service.
+        service: Arc<Service>,
+        /// Its port, as the client dialled it.
+        port: u16,
+    },
+    /// A workload that is bound to this waypoint.
+    Workload {
+        /// The workload.
+        workload: Arc<Workload>,
+        /// The port of the workload.
+        port: u16,
+    },
+}
 
 /// A tunnel that may be opened. Only [`admit`] makes one.
 #[derive(Clone, Debug)]
-pub(crate) struct Admitted {
+pub struct Admitted {
     to: To,
     http: bool,
 }
 
 /// Why a tunnel is not opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NotAdmitted {
+pub enum NotAdmitted {
     /// Nothing in the mesh has this address or name.
     Unknown(Target),
     /// It is in the mesh, but not behind this waypoint.
@@ -36,7 +65,7 @@ pub(crate) enum NotAdmitted {
 ///
 /// `lately(service)` says that the service was bound to this waypoint until just now: its clients
 /// hear of the change at another time than we do, and lose nothing in between.
-pub(crate) fn admit(
+pub fn admit(
     world: &Snapshot,
     me: &SelfInfo,
     target: &Target,
@@ -117,7 +146,7 @@ fn workload(
 }
 
 /// The declared protocol of a port; `None`: there is no such port.
-pub(crate) fn protocol(service: &Service, port: u16) -> Option<AppProtocol> {
+pub fn protocol(service: &Service, port: u16) -> Option<AppProtocol> {
     service
         .ports
         .iter()
@@ -155,16 +184,45 @@ fn service_name(host: &str) -> Option<ServiceName> {
     })
 }
 
+// === impl To ===
+
+impl To {
+    /// The host of requests that name none.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Service { service, port } => format!("{}:{port}", service.id.hostname),
+            Self::Workload { workload, port } => format!("{}:{port}", workload.name()),
+        }
+    }
+
+    /// The service, where it is one.
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        match self {
+            Self::Service { service, .. } => Some(service),
+            Self::Workload { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service { service, port } => write!(f, "{} port {port}", service.id),
+            Self::Workload { workload, port } => write!(f, "{} port {port}", workload.uid),
+        }
+    }
+}
+
 // === impl Admitted ===
 
 impl Admitted {
     /// What the tunnel is for.
-    pub(crate) fn to(&self) -> &To {
+    pub fn to(&self) -> &To {
         &self.to
     }
 
     /// Whether the bytes in it are HTTP.
-    pub(crate) fn is_http(&self) -> bool {
+    pub fn is_http(&self) -> bool {
         self.http
     }
 }
@@ -173,12 +231,12 @@ impl Admitted {
 
 impl NotAdmitted {
     /// Whether a change that is under way may still admit it.
-    pub(crate) fn may_change(&self) -> bool {
+    pub fn may_change(&self) -> bool {
         matches!(self, Self::Unknown(_) | Self::NotBound(_))
     }
 
     /// What the client's side is told.
-    pub(crate) fn refusal(&self) -> Refusal {
+    pub fn refusal(&self) -> Refusal {
         let (code, reason) = match self {
             Self::Unknown(target) => (
                 "unknown_destination",

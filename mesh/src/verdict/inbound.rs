@@ -7,20 +7,20 @@ use std::{
 
 use hbone::{Peer, Target};
 use http::StatusCode;
-use mesh::{service::Service, workload::Workload, world::Snapshot};
 
-use crate::{pods::Pod, ports, socket::OrigDst};
+use super::OrigDst;
+use crate::{pod::Pod, ports, service::Service, workload::Workload, world::Snapshot};
 
 /// A connection that has passed every check. Only this module makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Admitted {
+pub struct Admitted {
     to: SocketAddr,
     from: Option<IpAddr>,
 }
 
 /// Why a connection may not reach the application.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The address asked for is another pod's.
     #[error("{0} is not an address of pod {1}")]
     NotMine(Target, Arc<str>),
@@ -34,15 +34,15 @@ pub(crate) enum Refusal {
 
 /// What an application's socket and the log need to know of the way in.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// The permission.
-    pub(crate) admitted: Admitted,
+    pub admitted: Admitted,
     /// The service that was asked for by name.
-    pub(crate) service: Option<Arc<Service>>,
+    pub service: Option<Arc<Service>>,
 }
 
 /// Judges a tunnel whose peer is proven: `local` is the pod's address that the peer dialled.
-pub(crate) fn tunnel(
+pub fn tunnel(
     peer: &Peer,
     target: &Target,
     local: IpAddr,
@@ -60,7 +60,7 @@ pub(crate) fn tunnel(
 }
 
 /// Judges plaintext: nobody is proven, and in permissive mode nobody needs to be.
-pub(crate) fn plaintext(peer: IpAddr, dst: OrigDst, pod: &Pod) -> Result<Admitted, Refusal> {
+pub fn plaintext(peer: IpAddr, dst: OrigDst, pod: &Pod) -> Result<Admitted, Refusal> {
     if !pod.owns(dst.0.ip()) {
         return Err(Refusal::NotMine(Target::Addr(dst.0), pod.name.clone()));
     }
@@ -96,12 +96,12 @@ fn by_host(
 
 impl Admitted {
     /// The application's address.
-    pub(crate) fn to(&self) -> SocketAddr {
+    pub fn to(&self) -> SocketAddr {
         self.to
     }
 
     /// The address that the application shall see as its client's.
-    pub(crate) fn from(&self) -> Option<IpAddr> {
+    pub fn from(&self) -> Option<IpAddr> {
         self.from
     }
 }
@@ -110,7 +110,7 @@ impl Admitted {
 
 impl Refusal {
     /// A stable word for logs and the peer.
-    pub(crate) fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::NotMine(..) => "not_my_address",
             Self::NotServed(..) => "not_my_service",
@@ -119,7 +119,7 @@ impl Refusal {
     }
 
     /// The status for the peer.
-    pub(crate) fn status(&self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::NotMine(..) | Self::NotServed(..) | Self::IllegalPort(_) => {
                 StatusCode::BAD_REQUEST

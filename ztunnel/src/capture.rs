@@ -46,12 +46,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use surroundings::{Families, families};
 
-use crate::socket::MARK;
+pub use mesh::ports::{INBOUND, OUTBOUND};
 
-/// Where connections that the pod's applications open are redirected to.
-pub const OUTBOUND: u16 = 15001;
-/// Where plaintext connections to the pod are redirected to.
-pub const INBOUND: u16 = 15006;
+/// Carried by every packet of a socket that ztunnel opened in a pod's namespace, so that it is not captured.
+pub const MARK: u32 = 0x539;
 /// Where tunnels arrive; never redirected.
 pub const HBONE: u16 = 15008;
 /// Marks packets that must return to ztunnel through `lo`, and tags the connections they belong to.

@@ -1,4 +1,4 @@
-use mesh::proto::workload as wds;
+use crate::proto::workload as wds;
 
 use super::*;
 use crate::sample::{

@@ -6,32 +6,36 @@ use std::{
 };
 
 use hbone::{Destination, Expect, Target};
-use mesh::{
+
+use super::OrigDst;
+use crate::{
     names::{ServiceName, Uid},
+    pod::Pod,
+    ports,
     service::Service,
     workload::{Tunnel, WaypointRef, Workload},
     world::{Endpoint, Family, Snapshot},
 };
 
-use crate::{pods::Pod, ports, socket::OrigDst};
-
 /// Where a captured connection goes, and what is known about that place.
 #[derive(Debug, Clone)]
-pub(crate) struct Route {
+pub struct Route {
     /// The next hop.
-    pub(crate) hop: NextHop,
+    pub hop: NextHop,
     /// The service that was dialled.
-    pub(crate) service: Option<Arc<Service>>,
+    pub service: Option<Arc<Service>>,
     /// The workload at the other end of the hop.
-    pub(crate) to: Option<Arc<Workload>>,
+    pub to: Option<Arc<Workload>>,
 }
 
 /// Where a captured connection goes next.
 #[derive(Debug, Clone)]
-pub(crate) enum NextHop {
+pub enum NextHop {
     /// Into the mesh: a tunnel to a peer that proves to be who is expected, asked for `target`.
     Tunnel {
+        /// Whom to connect to, and whom that must prove to be.
         destination: Destination,
+        /// What the peer is asked for.
         target: Target,
     },
     /// The application's own bytes, to an address outside the mesh.
@@ -40,7 +44,7 @@ pub(crate) enum NextHop {
 
 /// Why a captured connection goes nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The pod dialled one of its own proxy's ports.
     #[error("{0} is a port of the mesh itself")]
     OwnProxy(SocketAddr),
@@ -60,15 +64,15 @@ pub(crate) enum Refusal {
 
 /// The captured connection's source, as far as the decision cares.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Source<'a> {
+pub struct Source<'a> {
     /// The pod itself, known from its enrolment.
-    pub(crate) pod: &'a Pod,
+    pub pod: &'a Pod,
     /// What the control plane says of it, if it has said anything yet.
-    pub(crate) record: Option<&'a Workload>,
+    pub record: Option<&'a Workload>,
 }
 
 /// Decides from what the mesh knows; reads no socket and awaits nothing. Endpoints in `tried` have just failed.
-pub(crate) fn decide(
+pub fn decide(
     source: Source<'_>,
     dst: OrigDst,
     world: &Snapshot,
@@ -304,7 +308,7 @@ fn waypoint_text(waypoint: &WaypointRef) -> String {
 
 impl Refusal {
     /// A stable word for logs.
-    pub(crate) fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::OwnProxy(_) => "own_proxy_port",
             Self::UnknownPort(..) => "unknown_service_port",

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use hbone::{Baggage, SpiffeId};
-use mesh::workload::{Workload, WorkloadType};
+
+use crate::workload::{Workload, WorkloadType};
 
 /// Who is at one end of a connection, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_peers_namespace_is_the_certificates() {
-        let says = |w: &mut mesh::proto::workload::Workload| {
+        let says = |w: &mut crate::proto::workload::Workload| {
             w.namespace = "kube-system".into();
             w.workload_name = "cart".into();
         };

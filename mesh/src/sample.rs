@@ -4,15 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use hbone::{SpiffeId, TrustDomain};
-use mesh::{
+use prost::Message;
+
+use crate::pod::Pod;
+use crate::{
     names::Uid,
     proto::workload as wds,
     world::{World, world},
     xds::{ADDRESS_TYPE, Update},
 };
-use prost::Message;
-
-use crate::pods::Pod;
 
 /// What a test announces.
 #[derive(Default)]
