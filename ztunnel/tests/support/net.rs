@@ -8,11 +8,11 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use ztunnel::pods::capture::{self, CaptureError, Spec};
-use ztunnel::pods::netns::PodNetns;
+use ztunnel::capture::{self, CaptureError, Spec};
+use ztunnel::netns::PodNetns;
 use ztunnel::socket;
 
 /// Longer than anything here takes on a busy machine.
@@ -71,6 +71,10 @@ impl Net {
             (&pod, &[POD4, POD6][..]),
             (&world, &[GATE4, GATE6, CLIENT4, CLIENT6]),
         ] {
+            // An address that the kernel makes itself comes whenever it has been proven to be nobody else's.
+            if six {
+                ip(ns, "link set eth0 addrgenmode none");
+            }
             ip(ns, "link set eth0 up");
             for address in addresses {
                 match address.parse::<IpAddr>().unwrap() {
@@ -79,6 +83,9 @@ impl Net {
                     IpAddr::V6(v6) => ip(ns, &format!("addr add {v6}/64 dev eth0 nodad")),
                 }
             }
+        }
+        for ns in [&pod, &world] {
+            link_is_up(ns);
         }
         ip(&pod, &format!("route add default via {GATE4}"));
         if six {
@@ -120,6 +127,15 @@ pub(crate) fn ip_output(ns: &PodNetns, args: &str) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until the kernel has seen that both ends of the pair are there: until then, routes are marked as down.
+fn link_is_up(ns: &PodNetns) {
+    let deadline = Instant::now() + PATIENCE;
+    while !ip_output(ns, "-o link show eth0").contains("state UP") {
+        assert!(Instant::now() < deadline, "the link does not come up");
+        std::thread::yield_now();
+    }
 }
 
 pub(crate) fn ip(ns: &PodNetns, args: &str) {
