@@ -4,6 +4,7 @@
 //! functions as the proxies do.
 
 pub mod inbound;
+pub mod lease;
 pub mod outbound;
 pub mod waypoint;
 

@@ -1,6 +1,7 @@
 //! A proxy's copy of the mesh: one writer, and snapshots that any thread reads without a lock.
 
 mod apply;
+mod changes;
 mod claims;
 mod routes;
 
@@ -10,8 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
+pub use self::changes::{Changed, Changes};
 use self::claims::Owners;
 use self::routes::Routes;
 pub use crate::balance::{Family, NoEndpoint};
@@ -28,6 +30,8 @@ use crate::xds::{Rejected, Update};
 pub struct World {
     now: Arc<ArcSwap<Snapshot>>,
     generation: watch::Receiver<u64>,
+    /// Only to subscribe to: held weakly, so that readers see the writer go.
+    changes: broadcast::WeakSender<Arc<Changed>>,
 }
 
 /// The one who changes the mesh.
@@ -35,6 +39,7 @@ pub struct World {
 pub struct WorldWriter {
     now: Arc<ArcSwap<Snapshot>>,
     generation: watch::Sender<u64>,
+    changes: broadcast::Sender<Arc<Changed>>,
     interner: Interner,
 }
 
@@ -82,12 +87,20 @@ pub fn world_in(local: Network) -> (WorldWriter, World) {
     };
     let now = Arc::new(ArcSwap::from_pointee(empty));
     let (generation_tx, generation) = watch::channel(0);
+    let (changes_tx, _) = broadcast::channel(changes::BEHIND);
+    let changes = changes_tx.downgrade();
     let writer = WorldWriter {
         now: now.clone(),
         generation: generation_tx,
+        changes: changes_tx,
         interner: Interner::default(),
     };
-    (writer, World { now, generation })
+    let world = World {
+        now,
+        generation,
+        changes,
+    };
+    (writer, world)
 }
 
 // === impl World ===
@@ -121,6 +134,11 @@ impl World {
         }
     }
 
+    /// What changes from now on; nothing where nobody writes any more.
+    pub fn changes(&self) -> Option<Changes> {
+        Some(Changes::of(self.changes.upgrade()?.subscribe()))
+    }
+
     /// Counts the changes.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.generation.clone()
@@ -135,8 +153,10 @@ impl WorldWriter {
         let mut next = Snapshot::clone(&self.now.load());
         let applied = next.apply(update, &mut self.interner);
         self.interner.tidy();
-        applied?;
+        let changed = applied?;
         self.now.store(Arc::new(next));
+        // Nobody may be listening.
+        let _ = self.changes.send(Arc::new(changed));
         self.generation.send_modify(|generation| *generation += 1);
         Ok(())
     }

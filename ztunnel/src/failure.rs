@@ -4,7 +4,7 @@ use std::{borrow::Cow, io, net::SocketAddr};
 
 use hbone::Ended;
 use http::StatusCode;
-use mesh::verdict::{inbound, outbound};
+use mesh::verdict::{inbound, lease::Revoked, outbound};
 
 use crate::metrics::ResponseFlag;
 
@@ -40,6 +40,9 @@ pub(crate) enum Failure {
     /// The pod has as many connections as it may have.
     #[error("this pod already has {0} connections")]
     TooMany(usize),
+    /// What the connection stood on is gone.
+    #[error("ended because {0}")]
+    Revoked(#[from] Revoked),
     /// The pod left, or ztunnel did, before the connection ended.
     #[error("ended because the pod or its proxy is going")]
     Ended,
@@ -67,6 +70,7 @@ impl Failure {
             Self::DialTimeout(_) => "dial_timeout",
             Self::App(_) => "application_reset",
             Self::TooMany(_) => "too_many_connections",
+            Self::Revoked(revoked) => revoked.code(),
             Self::Ended => "ended",
         }
         .into()
@@ -76,9 +80,11 @@ impl Failure {
     pub(crate) fn flag(&self) -> ResponseFlag {
         use hbone::Error;
         match self {
-            Self::Route(_) | Self::Admission(_) | Self::TooMany(_) | Self::Ended => {
-                ResponseFlag::Deny
-            }
+            Self::Route(_)
+            | Self::Admission(_)
+            | Self::TooMany(_)
+            | Self::Revoked(_)
+            | Self::Ended => ResponseFlag::Deny,
             Self::Tunnel(error) => match error {
                 Error::Refused(refusal) if refusal.status.is_client_error() => ResponseFlag::Deny,
                 Error::UnexpectedIdentity { .. } => ResponseFlag::Identity,
@@ -94,7 +100,9 @@ impl Failure {
     pub(crate) fn refusal(&self) -> hbone::Refusal {
         let status = match self {
             Self::Admission(refusal) => refusal.status(),
-            Self::TooMany(_) | Self::Dial { .. } | Self::Ended => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooMany(_) | Self::Dial { .. } | Self::Revoked(_) | Self::Ended => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::DialTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::BAD_GATEWAY,
         };
@@ -113,7 +121,7 @@ impl Failure {
         match self {
             Self::Tunnel(hbone::Error::Reset { .. } | hbone::Error::ConnectionLost { .. }) => true,
             Self::Tunnel(error) => error.retryable() && !error.anything_sent(),
-            Self::Dial { .. } | Self::DialTimeout(_) => true,
+            Self::Dial { .. } | Self::DialTimeout(_) | Self::Revoked(Revoked::Endpoint(_)) => true,
             _ => false,
         }
     }

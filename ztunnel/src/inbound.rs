@@ -3,7 +3,11 @@
 use std::{future::Future, net::SocketAddr, rc::Rc, sync::Arc};
 
 use hbone::{Incoming, Peer, Response, Target, Tunnel};
-use mesh::{party::Party, verdict::inbound as admit, workload::Workload};
+use mesh::{
+    party::Party,
+    verdict::{inbound as admit, lease::Lease},
+    workload::Workload,
+};
 use tokio::net::TcpStream;
 
 use crate::{failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket};
@@ -77,7 +81,8 @@ async fn serve_tunnel(opening: impl Future<Output = Option<Open>>) {
         session,
     }) = opening.await
     {
-        let outcome = Failure::of(tunnel.relay(app, session.meter()).await);
+        let relay = tunnel.relay(app, session.meter());
+        let outcome = session.ending().unless_revoked(relay).await;
         session.finish(&outcome);
     }
 }
@@ -136,10 +141,13 @@ async fn dial_app(
     session: &mut Session,
 ) -> Result<TcpStream, Failure> {
     let (peer, target) = (&incoming.peer, &incoming.request.target);
-    let entry = proxy
-        .shared
-        .world
-        .look(|world| admit::tunnel(peer, target, local.ip(), proxy.pod(), world))?;
+    let entry = proxy.shared.world.look(|world| {
+        let entry = admit::tunnel(peer, target, local.ip(), proxy.pod(), world)?;
+        if let Some(lease) = Lease::of_peer(peer, world) {
+            session.stands_on(lease, world)?;
+        }
+        Ok::<_, Failure>(entry)
+    })?;
     session.info.service = entry.service;
     let to = entry.admitted.to();
     if session.info.service.is_none() {

@@ -8,6 +8,7 @@ use mesh::{
     party::Party,
     verdict::{
         OrigDst,
+        lease::Lease,
         outbound::{NextHop, Route, Source, decide},
     },
     workload::Workload,
@@ -40,11 +41,16 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) 
     let outcome = match way {
         Ok(way) => {
             session.established();
-            Failure::of(match way {
-                Way::Tunnel(tunnel) => tunnel.relay(app, session.meter()).await,
+            match way {
+                Way::Tunnel(tunnel) => {
+                    let relay = tunnel.relay(app, session.meter());
+                    session.ending().unless_revoked(relay).await
+                }
                 // Large, and not what an open tunnel should have room for.
-                Way::Plain(upstream) => Box::pin(relay_plain(app, upstream, session.meter())).await,
-            })
+                Way::Plain(upstream) => {
+                    Failure::of(Box::pin(relay_plain(app, upstream, session.meter())).await)
+                }
+            }
         }
         Err(failure) => {
             socket::reset(app);
@@ -136,6 +142,13 @@ async fn try_route(
             let Opened { tunnel, peer, .. } = proxy.pool.open(&destination, &request).await?;
             info.encrypted = true;
             info.destination = std::mem::take(&mut info.destination).proven(peer);
+            if let Some(to) = &route.to {
+                let lease = Lease::of_endpoint(to);
+                proxy
+                    .shared
+                    .world
+                    .look(|world| session.stands_on(lease, world))?;
+            }
             Ok(Way::Tunnel(tunnel))
         }
     }

@@ -78,7 +78,9 @@ impl Pods {
 
     /// Follows the control plane for ever.
     pub async fn run(&self) {
-        let mut changed = self.node.shared.world.changed();
+        let Some(mut changes) = self.node.shared.world.changes() else {
+            return;
+        };
         let mut check = None;
         loop {
             let unmentioned = self.reconcile();
@@ -91,7 +93,7 @@ impl Pods {
                 }
             };
             tokio::select! {
-                news = changed.changed() => if news.is_err() {
+                news = changes.enrolments() => if !news {
                     return;
                 },
                 () = due => {

@@ -19,7 +19,7 @@ use mesh::{
     party::Party,
     pod::Pod,
     workload::{Tunnel, Workload},
-    world::World,
+    world::{Changed, World},
 };
 use tokio::{
     net::TcpStream,
@@ -133,7 +133,7 @@ impl Proxy {
         let most = MOST_CONNECTIONS.div_ceil(cores);
         let dial = PodDial(serving.netns.clone());
         let credentials = serving.credentials.clone();
-        let proxy = Rc::new(Self {
+        Rc::new(Self {
             sessions: Sessions::new(shared.metrics.clone(), most),
             pool: Pool::new(credentials.clone(), dial, PoolLimits::default()),
             acceptor: Acceptor::new(
@@ -146,9 +146,7 @@ impl Proxy {
             tunnels: Arc::new(Semaphore::new(MOST_TUNNELS.div_ceil(cores))),
             dialled: RefCell::default(),
             stages: Stages::default(),
-        });
-        proxy.watch_world();
-        proxy
+        })
     }
 
     /// The pod.
@@ -259,35 +257,25 @@ impl Proxy {
         self.stages.ended.cancel();
     }
 
-    /// Forgets pooled tunnels to workloads that left the mesh, so that an address that comes back with
-    /// another owner is dialled anew.
-    fn watch_world(self: &Rc<Self>) {
-        let proxy = self.clone();
-        let mut changed = self.shared.world.changed();
-        self.stages.loops.spawn_local(async move {
-            loop {
-                tokio::select! {
-                    news = changed.changed() => if news.is_err() { return },
-                    () = proxy.stages.closing.cancelled() => return,
-                }
-                let gone: Vec<Uid> = proxy.shared.world.look(|world| {
-                    let still = |uid: &Uid| {
-                        world
-                            .workload(uid)
-                            .is_some_and(|w| w.protocol == Tunnel::Hbone)
-                    };
-                    proxy
-                        .dialled
-                        .borrow()
-                        .iter()
-                        .filter(|uid| !still(uid))
-                        .cloned()
-                        .collect()
-                });
-                for uid in gone {
-                    proxy.pool.evict(uid.as_str());
-                    proxy.dialled.borrow_mut().remove(&uid);
-                }
+    /// Takes note of a change of the mesh: connections that stand on what changed are judged again, and pooled tunnels to
+    /// workloads that left the mesh are forgotten, so that an address that comes back with another owner is dialled anew.
+    pub(crate) fn changed(&self, changed: &Changed) {
+        self.shared.world.look(|world| {
+            self.sessions.rejudge(changed, world);
+            let still = |uid: &Uid| {
+                let workload = world.workload(uid);
+                workload.is_some_and(|workload| workload.protocol == Tunnel::Hbone)
+            };
+            let mut dialled = self.dialled.borrow_mut();
+            let gone: Vec<Uid> = if changed.is_everything() {
+                dialled.iter().filter(|uid| !still(uid)).cloned().collect()
+            } else {
+                let known = changed.workloads().filter(|uid| dialled.contains(*uid));
+                known.filter(|uid| !still(uid)).cloned().collect()
+            };
+            for uid in gone {
+                self.pool.evict(uid.as_str());
+                dialled.remove(&uid);
             }
         });
     }

@@ -1,16 +1,23 @@
-//! Live connections of one pod on one core: registered before they are judged, counted, listed, logged at their end.
+//! Live connections of one pod on one core: registered before they are judged, judged again when what they stand on
+//! changes, counted, listed, logged at their end.
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use hbone::Meter;
-use mesh::party::Party;
+use hbone::{Ended, Meter};
+use mesh::{
+    party::Party,
+    verdict::lease::{Input, Lease, Revoked},
+    world::{Changed, Snapshot},
+};
 use serde::Serialize;
 use slab::Slab;
+use tokio::sync::oneshot;
 
 use crate::{
     access_log::Line,
@@ -28,6 +35,8 @@ pub(crate) struct Sessions(Rc<Registry>);
 
 struct Registry {
     live: RefCell<Slab<Entry>>,
+    /// The live connections by what they stand on.
+    standing_on: RefCell<BTreeSet<(Input, usize)>>,
     metrics: Metrics,
     most: usize,
 }
@@ -35,6 +44,10 @@ struct Registry {
 struct Entry {
     meter: Rc<Meter>,
     open: Option<OpenConnection>,
+    lease: Option<Lease>,
+    revoke: Option<oneshot::Sender<Revoked>>,
+    /// Its lease ended before it asked where that is told.
+    revoked: Option<Revoked>,
     info: SessionInfo,
 }
 
@@ -69,6 +82,9 @@ pub(crate) struct Session {
     pub(crate) info: ConnectionInfo,
 }
 
+/// Tells a connection that what it stands on is gone.
+pub(crate) struct Ending(oneshot::Receiver<Revoked>);
+
 // === impl Sessions ===
 
 impl Sessions {
@@ -76,6 +92,7 @@ impl Sessions {
     pub(crate) fn new(metrics: Metrics, most: usize) -> Self {
         Self(Rc::new(Registry {
             live: RefCell::default(),
+            standing_on: RefCell::default(),
             metrics,
             most,
         }))
@@ -101,6 +118,9 @@ impl Sessions {
         let key = live.insert(Entry {
             meter: meter.clone(),
             open: None,
+            lease: None,
+            revoke: None,
+            revoked: None,
             info: SessionInfo {
                 direction: if reporter == Reporter::source {
                     "outbound"
@@ -136,6 +156,36 @@ impl Sessions {
             },
             room,
         )
+    }
+
+    /// Judges again the connections that stand on something that changed, and ends those whose lease holds no more.
+    pub(crate) fn rejudge(&self, changed: &Changed, world: &Snapshot) {
+        let standing_on = self.0.standing_on.borrow();
+        let touched: Vec<usize> = if changed.is_everything() {
+            standing_on.iter().map(|(_, key)| *key).collect()
+        } else {
+            let workloads = changed.workloads().cloned().map(Input::Workload);
+            let inputs = workloads.chain(changed.addresses().map(Input::Address));
+            inputs
+                .flat_map(|input| {
+                    let all = (input.clone(), 0)..=(input, usize::MAX);
+                    standing_on.range(all).map(|(_, key)| *key)
+                })
+                .collect()
+        };
+        drop(standing_on);
+        let mut live = self.0.live.borrow_mut();
+        for key in touched {
+            let entry = &mut live[key];
+            let Some(Err(revoked)) = entry.lease.as_ref().map(|lease| lease.holds(world)) else {
+                continue;
+            };
+            match entry.revoke.take() {
+                // One that ends just now needs no word.
+                Some(revoke) => drop(revoke.send(revoked)),
+                None => entry.revoked = Some(revoked),
+            }
+        }
     }
 
     /// Brings the byte counters of open connections up to date.
@@ -178,6 +228,27 @@ impl Session {
         &self.meter
     }
 
+    /// From here on the connection stands on this, which must hold now.
+    pub(crate) fn stands_on(&self, lease: Lease, world: &Snapshot) -> Result<(), Revoked> {
+        lease.holds(world)?;
+        let mut standing_on = self.registry.standing_on.borrow_mut();
+        standing_on.insert((lease.input(), self.key));
+        self.registry.live.borrow_mut()[self.key].lease = Some(lease);
+        Ok(())
+    }
+
+    /// Where the end of its lease is told.
+    pub(crate) fn ending(&self) -> Ending {
+        let (revoke, told) = oneshot::channel();
+        let entry = &mut self.registry.live.borrow_mut()[self.key];
+        match entry.revoked.take() {
+            // There is who hears it.
+            Some(revoked) => drop(revoke.send(revoked)),
+            None => entry.revoke = Some(revoke),
+        }
+        Ending(told)
+    }
+
     /// The connection has reached its other end: from here on it is counted as open.
     pub(crate) fn established(&mut self) {
         let labels = self.labels(ResponseFlag::None);
@@ -201,6 +272,10 @@ impl Session {
     fn end(&mut self, outcome: &Result<(), Failure>) {
         self.finished = true;
         let entry = self.registry.live.borrow_mut().remove(self.key);
+        if let Some(lease) = entry.lease {
+            let mut standing_on = self.registry.standing_on.borrow_mut();
+            standing_on.remove(&(lease.input(), self.key));
+        }
         match entry.open {
             Some(open) => open.close(&self.meter),
             None => {
@@ -229,6 +304,21 @@ impl Session {
             self.info.encrypted,
             flag,
         )
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// Runs a relay for as long as the lease holds. What is dropped then resets both of its ends.
+    pub(crate) async fn unless_revoked(
+        self,
+        relay: impl Future<Output = Ended>,
+    ) -> Result<(), Failure> {
+        tokio::select! {
+            ended = relay => Failure::of(ended),
+            Ok(revoked) = self.0 => Err(Failure::Revoked(revoked)),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use mesh::world::{Changed, Changes};
 use serde_json::json;
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -226,8 +227,12 @@ async fn take_commands(
 ) {
     let proxies = Proxies::default();
     let mut endings = JoinSet::new();
+    let mut changes = shared.world.changes();
     loop {
         tokio::select! {
+            changed = next(&mut changes) => {
+                proxies.borrow().values().for_each(|proxy| proxy.changed(&changed));
+            }
             command = commands.recv() => match command {
                 Some(command) => take(command, &proxies, &shared, cores, &mut endings),
                 None => return,
@@ -235,6 +240,17 @@ async fn take_commands(
             Some(_) = endings.join_next() => {}
         }
     }
+}
+
+/// The next change of the mesh, which may never come.
+async fn next(changes: &mut Option<Changes>) -> Arc<Changed> {
+    if let Some(known) = changes {
+        if let Some(changed) = known.next().await {
+            return changed;
+        }
+        *changes = None;
+    }
+    std::future::pending().await
 }
 
 fn take(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
+use super::changes::Changed;
 use super::claims::Owners;
 use super::{ByUid, Snapshot};
 use crate::enrolment::{Enrolment, PodUid};
@@ -32,12 +33,12 @@ enum Resource {
 }
 
 impl Snapshot {
-    /// Takes an update; after a refusal the snapshot is as before.
+    /// Takes an update, and says what it changed; after a refusal the snapshot is as before.
     pub(super) fn apply(
         &mut self,
         update: &Update,
         interner: &mut Interner,
-    ) -> Result<(), Rejected> {
+    ) -> Result<Changed, Rejected> {
         let mut decoded = Vec::with_capacity(update.updated.len());
         let mut rejected = Vec::new();
         for (name, bytes) in &update.updated {
@@ -52,21 +53,29 @@ impl Snapshot {
             });
         }
         let mut routed = BTreeSet::new();
+        let mut changed = Changed::default();
         for name in &update.removed {
-            self.remove(update.type_url, name, &mut routed);
+            self.remove(update.type_url, name, &mut routed, &mut changed);
         }
         for (name, resource) in decoded {
-            self.put(name, resource, &mut routed);
+            self.put(name, resource, &mut routed, &mut changed);
         }
         self.routes.rebuild(routed);
-        Ok(())
+        Ok(changed)
     }
 
     /// The services whose routes are others now are added to `routed`.
-    fn put(&mut self, name: &str, resource: Resource, routed: &mut BTreeSet<ServiceName>) {
+    fn put(
+        &mut self,
+        name: &str,
+        resource: Resource,
+        routed: &mut BTreeSet<ServiceName>,
+        changed: &mut Changed,
+    ) {
         match resource {
             Resource::Workload(workload) => {
-                self.remove_workload(&workload.uid);
+                self.remove_workload(&workload.uid, changed);
+                changed.workload(&workload);
                 self.put_workload(workload);
             }
             Resource::Service(service) => {
@@ -75,28 +84,48 @@ impl Snapshot {
             }
             Resource::Route(route) => self.routes.put(name, route, routed),
             Resource::Enrolment(enrolment) => {
+                changed.enrolment();
                 self.enrolments.insert(enrolment.uid.clone(), enrolment);
             }
             Resource::Namespace(name) => {
+                changed.enrolment();
                 self.namespaces.insert(name);
             }
-            Resource::Mesh { uninstalling } => self.uninstalling = uninstalling,
+            Resource::Mesh { uninstalling } => {
+                changed.enrolment();
+                self.uninstalling = uninstalling;
+            }
         }
     }
 
-    fn remove(&mut self, type_url: &str, name: &str, routed: &mut BTreeSet<ServiceName>) {
+    fn remove(
+        &mut self,
+        type_url: &str,
+        name: &str,
+        routed: &mut BTreeSet<ServiceName>,
+        changed: &mut Changed,
+    ) {
         match type_url {
             // A removal does not say which of the two it was.
             ADDRESS_TYPE => {
-                self.remove_workload(&Uid::from(name));
+                self.remove_workload(&Uid::from(name), changed);
                 if let Ok(service) = name.parse() {
                     self.remove_service(&service);
                 }
             }
             ROUTE_TYPE => self.routes.remove(name, routed),
-            ENROLMENT_TYPE => drop(self.enrolments.remove(&PodUid::from(name))),
-            ENROLLED_NAMESPACE_TYPE => drop(self.namespaces.remove(name)),
-            MESH_STATE_TYPE if name == MESH_STATE_NAME => self.uninstalling = false,
+            ENROLMENT_TYPE => {
+                changed.enrolment();
+                self.enrolments.remove(&PodUid::from(name));
+            }
+            ENROLLED_NAMESPACE_TYPE => {
+                changed.enrolment();
+                self.namespaces.remove(name);
+            }
+            MESH_STATE_TYPE if name == MESH_STATE_NAME => {
+                changed.enrolment();
+                self.uninstalling = false;
+            }
             _ => {}
         }
     }
@@ -113,10 +142,11 @@ impl Snapshot {
         self.workloads.insert(ByUid(workload));
     }
 
-    fn remove_workload(&mut self, uid: &Uid) {
+    fn remove_workload(&mut self, uid: &Uid, changed: &mut Changed) {
         let Some(ByUid(workload)) = self.workloads.remove(uid) else {
             return;
         };
+        changed.workload(&workload);
         let network = &workload.location.network;
         self.owned(network, |owners| owners.remove_workload(&workload));
         for (service, _) in workload.services() {

@@ -71,7 +71,7 @@ impl Pods {
     /// The control plane's word on the pod, waited for as long as it may still come.
     async fn announced(&self, sandbox: &Sandbox) -> Option<Arc<Enrolment>> {
         let node = self.node();
-        let mut changed = node.shared.world.changed();
+        let mut changes = node.shared.world.changes()?;
         let (mut connected, mut synced) = (node.connected.clone(), node.synced.clone());
         let start = Instant::now();
         loop {
@@ -96,7 +96,7 @@ impl Pods {
             };
             let news = async {
                 tokio::select! {
-                    _ = changed.changed() => {}
+                    _ = changes.enrolments() => {}
                     _ = connected.changed() => {}
                     _ = synced.changed() => {}
                 }

@@ -182,6 +182,11 @@ impl Fabric {
         self.change(pod, |state| state.announced = true);
     }
 
+    /// The pod is deleted: its address is told to nobody any more.
+    pub(crate) fn delete(&self, pod: &TestPod) {
+        self.change(pod, |state| state.announced = false);
+    }
+
     /// From now on the controller believes the pod to be `other`'s service account.
     pub(crate) fn mistake(&self, pod: &TestPod, other: &TestPod) {
         self.change(pod, |state| state.believed = other.name.clone());

@@ -1,0 +1,81 @@
+//! A connection that was granted ends when what it stands on goes, and only then (needs root).
+
+mod support;
+
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use support::{
+    fabric::{ECHO, Fabric, TestPod, exchange},
+    log,
+    net::connect,
+};
+
+/// How soon a connection ends whose lease has ended, on a machine that is busy with other things.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+fn open(client: &TestPod, server: &TestPod) -> TcpStream {
+    let mut stream = connect(&client.ns, server.addr(false, ECHO)).unwrap();
+    exchange(&mut stream).unwrap();
+    stream
+}
+
+/// Waits for the end of a connection on which nothing is said: a reset, which nobody takes for an orderly end.
+fn ends(mut stream: TcpStream) {
+    let began = Instant::now();
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let took = began.elapsed();
+    assert!(took < AT_ONCE, "{took:?}");
+}
+
+fn logged(workload: &str, direction: &str, reason: &str) {
+    log::access(reason, |line| {
+        line["src.workload"] == workload
+            && line["direction"] == direction
+            && line["reason"] == reason
+    });
+}
+
+#[test]
+fn a_peer_whose_identity_is_gone_from_its_address_is_cut_off_and_others_are_not() {
+    let fabric = Fabric::new();
+    let (peer, other) = (fabric.meshed("pa", 0), fabric.meshed("pb", 0));
+    let server = fabric.meshed("pc", 1);
+    let (cut, mut lives) = (open(&peer, &server), open(&other, &server));
+    // The mesh knows another at its address now, who has not proven anything.
+    fabric.mistake(&peer, &other);
+    ends(cut);
+    logged("pa", "inbound", "peer_gone");
+    exchange(&mut lives).unwrap();
+    // A fresh one is judged from what is known now: nobody is expected there.
+    exchange(&mut open(&other, &server)).unwrap();
+}
+
+#[test]
+fn a_connection_to_a_pod_that_is_gone_ends_and_others_of_its_client_do_not() {
+    let fabric = Fabric::new();
+    let client = fabric.meshed("ea", 0);
+    let (gone, stays) = (fabric.meshed("eb", 1), fabric.meshed("ec", 1));
+    let (cut, mut lives) = (open(&client, &gone), open(&client, &stays));
+    fabric.delete(&gone);
+    ends(cut);
+    logged("ea", "outbound", "endpoint_gone");
+    exchange(&mut lives).unwrap();
+}
+
+#[test]
+fn what_does_not_change_who_is_there_ends_nothing() {
+    let fabric = Fabric::new();
+    let (client, server) = (fabric.meshed("sa", 0), fabric.meshed("sb", 1));
+    let mut lives = open(&client, &server);
+    // Others come, and one of the two ends leaves the mesh: what is open through its proxy lives on.
+    let newcomer = fabric.meshed("sc", 1);
+    exchange(&mut open(&client, &newcomer)).unwrap();
+    fabric.take_out(&server);
+    exchange(&mut lives).unwrap();
+    fabric.enrol(&server);
+    exchange(&mut lives).unwrap();
+    exchange(&mut open(&client, &server)).unwrap();
+}
