@@ -191,7 +191,7 @@ async fn forward(
         Ok(found) => found,
         Err(reply) => return reply.respond(exchange.record),
     };
-    headers::strip_hop_by_hop(&mut exchange.head.headers);
+    headers::strip_request(&mut exchange.head.headers);
     if let Some(routed) = routed {
         filter::request(routed.filters(), &mut exchange.head.headers);
     }
@@ -345,10 +345,11 @@ fn respond(
     record.status(response.status());
     record.grpc_status(response.headers());
     let granted = response.headers().get(header::UPGRADE).cloned();
+    let granted = granted.filter(headers::is_websocket);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let endpoint = switched.then(|| hyper::upgrade::on(&mut response));
     let (mut head, body) = response.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip_response(&mut head.headers);
     if let Some(routed) = routed {
         filter::response(routed.filters(), &mut head.headers);
     }
@@ -387,6 +388,7 @@ impl Exchange {
             _ => None,
         };
         let (mut head, body) = incoming.into_parts();
+        headers::introduce(&mut head.headers, session.client.address.ip());
         let refused = if head.method == Method::CONNECT {
             Some(Reply::failure(
                 StatusCode::NOT_IMPLEMENTED,

@@ -1,87 +1,193 @@
-//! What a proxy must change in a head: hop-by-hop headers, and where the host is written.
+//! What a proxy must change in a head: hop-by-hop headers, what is said of the client, and where the host is written.
 
-use http::header::{CONNECTION, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, HeaderValue, Version, request};
 
 /// Belong to one connection whatever `connection` says (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 5] = [
+const HOP_BY_HOP: [HeaderName; 6] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     TRANSFER_ENCODING,
     UPGRADE,
+    // Goes with `upgrade: h2c`, which is never passed on.
+    HeaderName::from_static("http2-settings"),
 ];
+
+/// Whose certificate a proxy in front has seen. Here it would be a client's own word.
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// The addresses that a request came by, the last proxy's witness last.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The scheme that the first client used.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The one protocol that a connection may be changed to.
+const WEBSOCKET: &[u8] = b"websocket";
 
 /// Why a head cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadHead {
+    /// RFC 9112 §3.2: an HTTP/1.1 request without one is refused, and so is HTTP/2 without an authority.
+    #[error("the request names no host")]
+    NoHost,
     /// RFC 9110 §7.2: which one the endpoint would believe is anyone's guess.
-    #[error("more than one host")]
+    #[error("the request names more than one host")]
     Hosts,
-    /// Not an authority.
-    #[error("the host is not valid")]
+    /// Not `host` or `host:port`.
+    #[error("the request's host is not valid")]
     Host,
     /// The path is none.
     #[error("the path is not valid")]
     Path,
 }
 
-/// Takes away what is between two neighbours only. `te: trailers` is what gRPC needs, and says it anew.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+/// Takes from a request what is between two neighbours only.
+///
+/// What `connection` lists is not taken away besides. By RFC 9110 §7.6.1 a client lists headers that are for its
+/// neighbour; but a proxy before us that passes `connection` on (as many do for the sake of WebSockets) lets its clients
+/// list what that proxy has added, and we would remove it: `x-real-ip`, `authorization`, any name. A header that its
+/// sender did not want passed on does no harm at the endpoint, since it is named hop-by-hop there no longer.
+pub(crate) fn strip_request(headers: &mut HeaderMap) {
+    strip(headers, &[]);
+}
+
+/// Takes from a response what is between two neighbours only, with what `connection` lists: all of it is the endpoint's
+/// own.
+pub(crate) fn strip_response(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = options(headers)
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         // What belongs to the message cannot be taken from it by calling it hop-by-hop.
-        .filter(|name| *name != HOST && *name != TE && *name != http::header::CONTENT_LENGTH)
+        .filter(|name| *name != TE && *name != http::header::CONTENT_LENGTH)
         .collect();
+    strip(headers, &named);
+}
+
+/// `te: trailers` is what gRPC needs, and says it anew.
+fn strip(headers: &mut HeaderMap, named: &[HeaderName]) {
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
-    let trailers = headers
-        .get_all(TE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .any(|line| {
-            line.split(',')
-                .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-        });
+    let trailers = list(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     headers.remove(TE);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
-/// The protocol that a client asks to change to (`connection: upgrade`), before it is stripped.
-pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asked = headers
-        .get_all(CONNECTION)
+/// Says to the endpoint who the client is, and lets the client say no more than it may.
+///
+/// `x-forwarded-client-cert` goes: it is a proxy's witness of an identity, and no proxy of the mesh writes it.
+/// `x-forwarded-for` gets the client's address at its end, whatever was there: the last entry is ours, those before it are
+/// the word of whoever wrote them (an ingress in the mesh, or a client that invents). A `forwarded` (RFC 7239) gets an
+/// element alike, where one came. `-proto`, `-host` and `-port` are an ingress's to set and stay; a request without
+/// `-proto` came as plain HTTP, and stock waypoints say so, too.
+pub(crate) fn introduce(headers: &mut HeaderMap, client: IpAddr) {
+    headers.remove(CLIENT_CERT);
+    let mut hops: Vec<&[u8]> = headers
+        .get_all(FORWARDED_FOR)
         .iter()
-        .filter_map(|line| line.to_str().ok())
-        .any(|line| {
-            line.split(',')
-                .any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
-        });
-    let protocol = headers.get(UPGRADE).filter(|_| asked)?;
-    // HTTP/2 is asked for by its preface; a server that is asked this way may answer as before.
-    (!protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+        .map(HeaderValue::as_bytes)
+        .filter(|hops| !hops.is_empty())
+        .collect();
+    let address = client.to_string();
+    hops.push(address.as_bytes());
+    // Lines that were valid are valid joined.
+    if let Ok(joined) = HeaderValue::from_bytes(&hops.join(&b", "[..])) {
+        headers.insert(FORWARDED_FOR, joined);
+    }
+    if headers.contains_key(FORWARDED) {
+        let element = match client {
+            IpAddr::V4(ip) => format!("for={ip}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+        };
+        if let Ok(element) = HeaderValue::from_str(&element) {
+            headers.append(FORWARDED, element);
+        }
+    }
+    headers
+        .entry(FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
 }
 
-/// Writes the host that the client named in one place, the `host` header.
+/// The protocol that a client asks to change to (`connection: upgrade`), before it is stripped: `websocket`, as with
+/// stock waypoints. A request that asks for another is passed on without asking, and answered as such: what follows a 101
+/// is bytes that nobody judges any more.
+pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let mut protocols = headers.get_all(UPGRADE).iter().filter(|_| asked);
+    let (first, second) = (protocols.next(), protocols.next());
+    first
+        .filter(|protocol| second.is_none() && is_websocket(protocol))
+        .cloned()
+}
+
+/// Whether a value of `upgrade` is that protocol and no other.
+pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
+    let named = protocol.as_bytes().trim_ascii();
+    named.eq_ignore_ascii_case(WEBSOCKET)
+}
+
+/// The options that `connection` lists.
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    list(headers, &CONNECTION)
+}
+
+/// The members of a header that is a list.
+fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let lines = headers.get_all(name).iter();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+}
+
+/// Writes the host that the client named in one place, the `host` header. Only HTTP/1.0 may name none.
+///
+/// Where the request's own line has an authority, it counts (RFC 9112 §3.2.2, RFC 9113 §8.3.1): a `host` that says something
+/// else goes, and the endpoint sees what was routed by.
 pub(crate) fn unify_host(head: &mut request::Parts) -> Result<(), BadHead> {
-    if head.headers.get_all(HOST).iter().count() > 1 {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
         return Err(BadHead::Hosts);
     }
-    if let Some(authority) = head.uri.authority() {
-        // `user@` is not for servers.
-        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-        let host = HeaderValue::from_str(host).map_err(|_| BadHead::Host)?;
-        head.headers.insert(HOST, host);
+    if host.is_none() && head.version == Version::HTTP_11 {
+        return Err(BadHead::NoHost);
     }
-    Ok(())
+    match (head.uri.authority(), host) {
+        (Some(authority), _) => {
+            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BadHead::Host)?;
+            if !is_host(&host) {
+                return Err(BadHead::Host);
+            }
+            head.headers.insert(HOST, host);
+            Ok(())
+        }
+        (None, Some(host)) if is_host(host) => Ok(()),
+        (None, Some(_)) => Err(BadHead::Host),
+        (None, None) if head.version < Version::HTTP_11 => Ok(()),
+        (None, None) => Err(BadHead::NoHost),
+    }
+}
+
+/// `host` or `host:port`: no `user@`, and not nothing (RFC 9110 §4.2.4, §7.2).
+fn is_host(value: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else {
+        return false;
+    };
+    let (all, host) = (authority.as_str(), authority.host());
+    let Some(rest) = all.strip_prefix(host) else {
+        return false; // `user@`
+    };
+    let port = rest.strip_prefix(':').unwrap_or_default();
+    !host.is_empty()
+        && rest.is_empty() == port.is_empty()
+        && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 /// Writes the head as the endpoint's version of HTTP wants it; `fallback` is the host where the client named none.
@@ -156,53 +262,156 @@ mod tests {
 
     #[test]
     fn only_what_is_between_neighbours_goes() {
-        let mut all = headers(&[
+        let lines = [
             ("connection", "keep-alive, X-Private, host"),
-            ("connection", "close, te"),
+            ("connection", "close, te, authorization, x-forwarded-for"),
             ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("http2-settings", "AAMAAABk"),
             ("x-private", "1"),
-            ("x-public", "2"),
+            ("authorization", "Bearer t"),
+            ("x-forwarded-for", "192.0.2.1"),
             ("host", "web"),
             ("transfer-encoding", "chunked"),
             ("te", "gzip, Trailers"),
             ("upgrade", "websocket"),
-        ]);
-        strip_hop_by_hop(&mut all);
-        assert_eq!(
-            all,
-            headers(&[("x-public", "2"), ("host", "web"), ("te", "trailers")])
-        );
+        ];
+        let mut request = headers(&lines);
+        strip_request(&mut request);
+        let left = [
+            ("x-private", "1"),
+            ("authorization", "Bearer t"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("host", "web"),
+            ("te", "trailers"),
+        ];
+        assert_eq!(request, headers(&left));
     }
 
     #[test]
-    fn an_upgrade_needs_both_headers() {
-        let cases = [
+    fn an_endpoint_says_itself_what_is_for_its_neighbour() {
+        let mut response = headers(&[
+            ("connection", "x-private, content-length"),
+            ("x-private", "1"),
+            ("content-length", "2"),
+            ("x-public", "3"),
+        ]);
+        strip_response(&mut response);
+        let left = [("content-length", "2"), ("x-public", "3")];
+        assert_eq!(response, headers(&left));
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_seen_to_be_said_by_it() {
+        let client = "10.1.0.7".parse().expect("an address");
+        let cases: [(&[_], &[_]); 4] = [
+            // Nothing said.
             (
-                &[("connection", "Upgrade"), ("upgrade", "websocket")][..],
-                Some("websocket"),
+                &[],
+                &[
+                    ("x-forwarded-for", "10.1.0.7"),
+                    ("x-forwarded-proto", "http"),
+                ],
             ),
-            (&[("connection", "close"), ("upgrade", "websocket")], None),
-            (&[("connection", "upgrade")], None),
+            // An identity: removed, however often.
             (
                 &[
-                    ("connection", "upgrade, http2-settings"),
-                    ("upgrade", "h2c"),
+                    ("x-forwarded-client-cert", "URI=spiffe://a/ns/b/sa/c"),
+                    ("x-forwarded-client-cert", "By=x"),
                 ],
-                None,
+                &[
+                    ("x-forwarded-for", "10.1.0.7"),
+                    ("x-forwarded-proto", "http"),
+                ],
+            ),
+            // What an ingress says stays.
+            (
+                &[
+                    ("x-forwarded-for", "192.0.2.1, 192.0.2.2"),
+                    ("x-forwarded-for", "192.0.2.3"),
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-host", "example.org"),
+                    ("x-forwarded-port", "443"),
+                ],
+                &[
+                    (
+                        "x-forwarded-for",
+                        "192.0.2.1, 192.0.2.2, 192.0.2.3, 10.1.0.7",
+                    ),
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-host", "example.org"),
+                    ("x-forwarded-port", "443"),
+                ],
+            ),
+            // What is no list of addresses is not cut either.
+            (
+                &[
+                    ("x-forwarded-for", "unknown"),
+                    ("forwarded", "for=_secret"),
+                    ("x-forwarded-proto", "h"),
+                ],
+                &[
+                    ("x-forwarded-for", "unknown, 10.1.0.7"),
+                    ("forwarded", "for=_secret"),
+                    ("forwarded", "for=10.1.0.7"),
+                    ("x-forwarded-proto", "h"),
+                ],
             ),
         ];
-        for (lines, expected) in cases {
-            assert_eq!(
-                upgrade(&headers(lines)),
-                expected.map(HeaderValue::from_static),
-                "{lines:?}"
-            );
+        for (said, seen) in cases {
+            let mut all = headers(said);
+            introduce(&mut all, client);
+            assert_eq!(all, headers(seen), "{said:?}");
+        }
+        let mut all = headers(&[("forwarded", "for=x")]);
+        introduce(&mut all, "2001:db8::1".parse().expect("an address"));
+        assert_eq!(all["x-forwarded-for"], "2001:db8::1");
+        let last = all.get_all(FORWARDED).iter().next_back();
+        assert_eq!(last.expect("ours"), "for=\"[2001:db8::1]\"");
+    }
+
+    #[test]
+    fn only_a_websocket_is_an_upgrade() {
+        let cases: [(&[(_, _)], _); 10] = [
+            (&[("connection", "Upgrade"), ("upgrade", "websocket")], true),
+            (
+                &[
+                    ("connection", "keep-alive, upgrade"),
+                    ("upgrade", " WebSocket"),
+                ],
+                true,
+            ),
+            (&[("connection", "close"), ("upgrade", "websocket")], false),
+            (&[("connection", "upgrade")], false),
+            (&[("connection", "upgrade"), ("upgrade", "h2c")], false),
+            (&[("connection", "upgrade"), ("upgrade", "h2c,")], false),
+            (&[("connection", "upgrade"), ("upgrade", "foo")], false),
+            (
+                &[("connection", "upgrade"), ("upgrade", "websocket, h2c")],
+                false,
+            ),
+            (
+                &[("connection", "upgrade"), ("upgrade", "websocket/13")],
+                false,
+            ),
+            (
+                &[
+                    ("connection", "upgrade"),
+                    ("upgrade", "websocket"),
+                    ("upgrade", "h2c"),
+                ],
+                false,
+            ),
+        ];
+        for (lines, passes) in cases {
+            assert_eq!(upgrade(&headers(lines)).is_some(), passes, "{lines:?}");
         }
     }
 
     #[test]
     fn the_host_is_written_where_the_version_wants_it() {
         let (mut head, ()) = http::Request::get("http://web.shop/a?b=c")
+            .version(Version::HTTP_2)
             .body(())
             .expect("a request")
             .into_parts();
@@ -220,12 +429,46 @@ mod tests {
     }
 
     #[test]
-    fn two_hosts_are_refused() {
-        let (mut head, ()) = http::Request::get("/")
-            .body(())
-            .expect("a request")
-            .into_parts();
-        head.headers = headers(&[("host", "a"), ("host", "b")]);
-        assert_eq!(unify_host(&mut head), Err(BadHead::Hosts));
+    fn a_request_names_one_host() {
+        const H1: Version = Version::HTTP_11;
+        const H2: Version = Version::HTTP_2;
+        let cases: [(_, _, &[_], _); 19] = [
+            (H1, "/", &["web"], Ok(Some("web"))),
+            (H1, "/", &["web.shop:8080"], Ok(Some("web.shop:8080"))),
+            (H1, "/", &["[2001:db8::1]:80"], Ok(Some("[2001:db8::1]:80"))),
+            (H1, "/", &["my_web"], Ok(Some("my_web"))),
+            (H1, "/", &[], Err(BadHead::NoHost)),
+            (H1, "http://web/", &[], Err(BadHead::NoHost)),
+            (Version::HTTP_10, "/", &[], Ok(None)),
+            (H2, "/", &[], Err(BadHead::NoHost)),
+            (H1, "/", &["a", "b"], Err(BadHead::Hosts)),
+            (H1, "/", &["a", "a"], Err(BadHead::Hosts)),
+            (H2, "http://web/", &["a", "b"], Err(BadHead::Hosts)),
+            (H1, "/", &[""], Err(BadHead::Host)),
+            (H1, "/", &["a, b"], Err(BadHead::Host)),
+            (H1, "/", &["a/b"], Err(BadHead::Host)),
+            (H1, "/", &["web:http"], Err(BadHead::Host)),
+            (H1, "/", &["me@web"], Err(BadHead::Host)),
+            (H2, "http://me@web/", &[], Err(BadHead::Host)),
+            // The line counts.
+            (H1, "http://web/", &["other"], Ok(Some("web"))),
+            (H2, "http://web/", &["other"], Ok(Some("web"))),
+        ];
+        for (version, uri, hosts, expected) in cases {
+            let (mut head, ()) = http::Request::get(uri)
+                .version(version)
+                .body(())
+                .expect("a request")
+                .into_parts();
+            for host in hosts {
+                head.headers.append(HOST, HeaderValue::from_static(host));
+            }
+            let named = unify_host(&mut head).map(|()| {
+                let host = head.headers.get(HOST);
+                host.map(|host| host.to_str().expect("text").to_owned())
+            });
+            let expected = expected.map(|host| host.map(str::to_owned));
+            assert_eq!(named, expected, "{version:?} {uri} {hosts:?}");
+        }
     }
 }
