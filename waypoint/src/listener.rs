@@ -1,13 +1,9 @@
 //! STORY: a client's connection → who it is → its tunnels → what each is for → HTTP or opaque.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use hbone::{Connection, Incoming, Peer, Response};
-use mesh::workload::Workload;
-use mesh::world::Snapshot;
+use hbone::{Connection, Incoming, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -17,8 +13,10 @@ use crate::proxy::{Core, Phase};
 use crate::session::{Client, Session, To};
 use crate::{access_log, http, opaque};
 use admit::{Admitted, NotAdmitted, admit};
+use client::{client, workload};
 
 pub(crate) mod admit;
+mod client;
 
 /// Client connections of one core: more would be a leak or an attack, and each costs memory.
 const MAX_CONNECTIONS: usize = 16 * 1024;
@@ -104,7 +102,7 @@ async fn changed(
 }
 
 async fn tunnel(core: Rc<Core>, incoming: Incoming) {
-    let client = core.world.look(|world| client(world, &incoming));
+    let client = core.world.look(|world| client(world, &core.me, &incoming));
     let admitted = match admitted(&core, &incoming).await {
         Ok(admitted) => admitted,
         Err(refused) => {
@@ -159,18 +157,15 @@ async fn admitted(core: &Core, incoming: &Incoming) -> Result<Admitted, NotAdmit
     }
 }
 
-/// The client with its workload, if that can be known soon. Nothing but telemetry needs it.
+/// The client with its workload, if that can be known soon. Nothing but telemetry needs it, and a claim to another address
+/// of the same workload.
 ///
-/// It is asked for by the address that its connection comes from. The one that it claims may be anybody's, and is its
-/// own where it is one of the same workload.
+/// It is asked for by the address that its connection comes from: the one that it claims may be anybody's.
 async fn named(core: &Core, incoming: &Incoming, client: Client) -> Client {
     let peer = &incoming.peer;
     let mut changes = core.world.changed();
     let deadline = Instant::now() + NAMED_WITHIN;
-    let is_known = || {
-        core.world
-            .look(|world| workload(world, peer.addr, peer).is_some())
-    };
+    let is_known = || core.world.look(|world| workload(world, peer).is_some());
     let Some(hope) = core.clients.met(peer, is_known()) else {
         return client;
     };
@@ -182,26 +177,6 @@ async fn named(core: &Core, incoming: &Incoming, client: Client) -> Client {
             return client;
         };
     }
-    core.world.look(|world| self::client(world, incoming))
-}
-
-fn client(world: &Snapshot, incoming: &Incoming) -> Client {
-    let said = incoming
-        .request
-        .forwarded
-        .as_ref()
-        .map(|forwarded| forwarded.client);
-    let address = said.unwrap_or(incoming.peer.addr);
-    Client {
-        id: incoming.peer.id.clone(),
-        address,
-        workload: workload(world, address, &incoming.peer).cloned(),
-        baggage: incoming.request.baggage.clone(),
-    }
-}
-
-/// The workload at an address, where its identity is the one that the peer proved.
-fn workload<'w>(world: &'w Snapshot, at: SocketAddr, peer: &Peer) -> Option<&'w Arc<Workload>> {
-    let there = world.workload_at(at.ip().to_canonical())?;
-    (there.identity() == peer.id).then_some(there)
+    core.world
+        .look(|world| self::client(world, &core.me, incoming))
 }
