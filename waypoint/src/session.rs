@@ -8,6 +8,8 @@ use hbone::{Baggage, Forwarded, Request, SourceKind, SpiffeId, Target, TracePare
 use mesh::service::Service;
 use mesh::workload::Workload;
 
+use crate::budget::Place;
+
 /// One client's tunnel, for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -16,6 +18,8 @@ pub(crate) struct Session {
     /// As the client wrote it.
     pub(crate) authority: Target,
     pub(crate) trace: Option<TraceParent>,
+    /// Among the tunnels of all clients.
+    pub(crate) place: Place,
 }
 
 /// Who asks: proved by its certificate, except for what only telemetry uses.

@@ -32,6 +32,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::subscriber::DefaultGuard;
+use waypoint::limits::Limits;
 use waypoint::lookups;
 use waypoint::metrics::Metrics;
 use waypoint::proxy::{self, Phase, SelfInfo, Shared};
@@ -122,6 +123,11 @@ pub fn hostname(name: &str) -> String {
 
 impl Mesh {
     pub async fn start() -> Self {
+        Self::start_within(Limits::default()).await
+    }
+
+    /// With other limits than the usual ones.
+    pub async fn start_within(limits: Limits) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -176,7 +182,7 @@ impl Mesh {
         let listener = TcpListener::bind(mesh.waypoint_addr())
             .await
             .expect("the waypoint's port");
-        mesh.waypoint = spawn_local(proxy::serve(shared, vec![listener]));
+        mesh.waypoint = spawn_local(proxy::serve_within(shared, limits, vec![listener]));
         let client = CLIENT_ADDR.parse::<SocketAddr>().expect("an address").ip();
         mesh.client(&[PEER, client]);
         mesh
