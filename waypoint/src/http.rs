@@ -18,6 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use mesh::service::AppProtocol;
+use tokio::time::timeout;
 
 use crate::access_log::{self, Record};
 use crate::balance::{self, Chosen, InFlight};
@@ -54,6 +55,9 @@ const MAX_HEADERS: usize = 128;
 /// From one request to the next one's head: clients may keep a connection idle for long without losing the request that
 /// ends the silence. A head that has begun has a bound of its own (`http/head.rs`).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// How long a client may take to read why its connection ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// HTTP/2 windows towards a client, as towards endpoints.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -120,6 +124,9 @@ pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, io: TunnelIo) {
                 let refusal = stalled.refusal();
                 access_log::refused(&session.client, &session.authority, &refusal);
                 core.metrics.refused_tunnel(&refusal.code);
+                heads.part(&refusal);
+                // Ended in time or not: requests that run beside it are of the same client.
+                let _ = timeout(LAST_WORDS, connection.as_mut()).await;
                 return;
             }
             Ok(now) = async { phase.wait_for(|now| *now > leaving).await.map(|now| *now) } => {

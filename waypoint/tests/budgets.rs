@@ -56,11 +56,29 @@ async fn half_a_head(mesh: &Mesh, pool: &Pool<TcpDial>) -> TunnelIo {
     io
 }
 
-/// Waits for the end of a tunnel.
-async fn ends(io: &mut TunnelIo) {
+/// Waits for the end of a tunnel, and reads why it comes.
+async fn ends(io: &mut TunnelIo, status: &str) {
     let mut rest = Vec::new();
     let _ = io.read_to_end(&mut rest).await;
-    assert!(rest.is_empty(), "{rest:?}");
+    let said = String::from_utf8(rest).expect("text");
+    assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
+    assert!(said.ends_with('\n'), "{said}");
+}
+
+/// The same in HTTP/2, with a frame of a header block that says that more come.
+async fn half_a_block(mesh: &Mesh, pool: &Pool<TcpDial>) -> TunnelIo {
+    let Opened { tunnel, .. } = mesh.open(pool, WEB).await.expect("a tunnel");
+    let mut io = tunnel.into_io();
+    let (preface, settings) = (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        [0, 0, 0, 4, 0, 0, 0, 0, 0],
+    );
+    // One byte of it, `:method: GET`.
+    let block = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
+    let all = [&preface[..], &settings, &block].concat();
+    io.write_all(&all).await.expect("written");
+    io.flush().await.expect("sent");
+    io
 }
 
 #[test]
@@ -166,8 +184,8 @@ fn a_client_with_its_share_of_half_heads_leaves_room_for_another() {
         // Both are known to be there once one of them is refused: the room is for one of a client.
         let mut second = half_a_head(&mesh, &pool).await;
         tokio::select! {
-            () = ends(&mut first) => {}
-            () = ends(&mut second) => {}
+            () = ends(&mut first, "503") => {}
+            () = ends(&mut second, "503") => {}
         }
         mesh.logged(&["\"target\":\"access\"", CLIENT, "too_many_heads"])
             .await;
@@ -198,7 +216,7 @@ fn a_head_that_begins_must_end_and_a_connection_that_rests_need_not() {
         let mut silent_too = Client::h2(&mesh, &pool, WEB).await;
         // The second begins when the first has been ended: so long have the others rested.
         for _ in 0..2 {
-            ends(&mut half_a_head(&mesh, &pool).await).await;
+            ends(&mut half_a_head(&mesh, &pool).await, "408").await;
         }
         mesh.logged(&["\"target\":\"access\"", "head_timed_out", "\"status\":408"])
             .await;
@@ -213,7 +231,30 @@ fn a_head_that_begins_must_end_and_a_connection_that_rests_need_not() {
             all.push(io.read_u8().await.expect("an answer"));
         }
         io.write_all(b"GET / HT").await.expect("written");
-        ends(&mut io).await;
+        ends(&mut io, "408").await;
+    });
+}
+
+#[test]
+fn a_header_block_that_begins_must_end() {
+    local(async {
+        let mesh = mesh(Limits {
+            head_timeout: Duration::from_millis(100),
+            ..Limits::default()
+        })
+        .await;
+        let pool = mesh.pool(CLIENT);
+        let mut resting = Client::h2(&mesh, &pool, WEB).await;
+        assert_eq!(resting.get("/", &[]).await.body, "v1");
+        for _ in 0..2 {
+            let mut said = Vec::new();
+            let mut io = half_a_block(&mesh, &pool).await;
+            let _ = io.read_to_end(&mut said).await;
+            assert!(!said.starts_with(b"HTTP/1.1"));
+        }
+        mesh.logged(&["\"target\":\"access\"", "head_timed_out"])
+            .await;
+        assert_eq!(resting.get("/", &[]).await.body, "v1");
     });
 }
 

@@ -1,22 +1,27 @@
 //! A request's head that has begun and does not end: the engine's own clock cannot tell it from a connection that rests.
 //!
-//! Watched are the bytes that come in while no request is running. In HTTP/2 only the preface is: what follows are frames,
-//! most of which begin no request. Not seen is a part of a head that came in one read with the request before it; it is
-//! bounded like a resting connection, until its next byte comes.
+//! Watched are, of HTTP/1.1, the bytes that come in while no request is running, and of HTTP/2 the preface and header blocks.
+//! Not seen is a part of an HTTP/1.1 head that came in one read with the request before it; it is bounded like a resting
+//! connection, until its next byte comes.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hbone::Refusal;
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use crate::budget::{Account, Exhausted, Resource};
+use frames::Frames;
+
+mod frames;
 
 /// What an HTTP/2 client says first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -30,6 +35,8 @@ pub(super) struct Heads {
     begun: AtomicU64,
     /// Requests that are not over.
     running: AtomicUsize,
+    /// What is said to an HTTP/1.1 client before the end.
+    parting: OnceLock<String>,
 }
 
 /// A client's bytes, watched.
@@ -38,6 +45,10 @@ pub(super) struct Watched<T> {
     io: T,
     heads: Arc<Heads>,
     speaks: Speaks,
+    /// So many bytes of the parting words are written.
+    parted: usize,
+    /// An answer before them is not written yet.
+    blocked: bool,
 }
 
 /// What is spoken, as far as it is known.
@@ -46,7 +57,7 @@ enum Speaks {
     /// So many bytes of the preface came.
     Preface(usize),
     Http1,
-    Http2,
+    Http2(Frames),
 }
 
 /// A request, or a part of it, that is not over.
@@ -67,17 +78,36 @@ pub(super) enum Stalled {
 impl Heads {
     /// A head is whole, and its request runs.
     pub(super) fn whole(self: &Arc<Self>) -> Running {
-        self.current.store(0, Ordering::Relaxed);
+        self.ends();
         self.running.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(self))
     }
 
-    /// Bytes came.
+    /// Bytes came that are not HTTP/2's.
     fn bytes(&self) {
         if self.running.load(Ordering::Relaxed) == 0 && self.current() == 0 {
-            let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-            self.current.store(number, Ordering::Relaxed);
+            self.begins();
         }
+    }
+
+    fn begins(&self) {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        self.current.store(number, Ordering::Relaxed);
+    }
+
+    fn ends(&self) {
+        self.current.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends the connection at its next turn; an HTTP/1.1 client is told why.
+    pub(super) fn part(&self, refusal: &Refusal) {
+        let Refusal { status, reason, .. } = refusal;
+        let length = reason.len() + 1;
+        let words = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{reason}\n"
+        );
+        // Said once at most: the connection ends with it.
+        let _ = self.parting.set(words);
     }
 
     fn current(&self) -> u64 {
@@ -131,36 +161,73 @@ impl<T> Watched<T> {
             io,
             heads,
             speaks: Speaks::Preface(0),
+            parted: 0,
+            blocked: false,
         }
     }
 
     fn read(&mut self, bytes: &[u8]) {
-        if matches!(self.speaks, Speaks::Http2) {
-            return;
-        }
+        let rest = match &mut self.speaks {
+            Speaks::Http1 => return self.heads.bytes(),
+            Speaks::Http2(frames) => return Self::blocks(&self.heads, frames, bytes),
+            Speaks::Preface(came) => &PREFACE[*came..],
+        };
         self.heads.bytes();
-        if let Speaks::Preface(came) = self.speaks {
-            let rest = &PREFACE[came..];
-            let n = rest.len().min(bytes.len());
-            self.speaks = match rest.split_at(n) {
-                (expected, _) if *expected != bytes[..n] => Speaks::Http1,
-                (_, []) => {
-                    self.heads.current.store(0, Ordering::Relaxed);
-                    Speaks::Http2
-                }
-                _ => Speaks::Preface(came + n),
-            };
+        let (begins, more) = bytes.split_at(rest.len().min(bytes.len()));
+        if begins == rest {
+            let mut frames = Frames::default();
+            self.heads.ends();
+            Self::blocks(&self.heads, &mut frames, more);
+            self.speaks = Speaks::Http2(frames);
+        } else if rest.starts_with(begins) {
+            self.speaks = Speaks::Preface(PREFACE.len() - rest.len() + begins.len());
+        } else {
+            self.speaks = Speaks::Http1;
         }
+    }
+
+    fn blocks(heads: &Heads, frames: &mut Frames, bytes: &[u8]) {
+        frames.read(bytes, |begun| match begun {
+            true => heads.begins(),
+            false => heads.ends(),
+        });
+    }
+
+    /// Writes the parting words, where the client understands them, and then no more.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        T: AsyncWrite + Unpin,
+    {
+        let io = &mut self.io;
+        let words = self
+            .heads
+            .parting
+            .get()
+            .map_or("", String::as_str)
+            .as_bytes();
+        if !matches!(self.speaks, Speaks::Http2(_)) && !self.blocked {
+            while let Some(rest @ [_, ..]) = words.get(self.parted..) {
+                match ready!(Pin::new(&mut *io).poll_write(cx, rest))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    n => self.parted += n,
+                }
+            }
+        }
+        Pin::new(io).poll_shutdown(cx)
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.heads.parting.get().is_some() {
+            ready!(this.poll_part(cx))?;
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let before = out.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, out))?;
         let bytes = &out.filled()[before..];
@@ -177,7 +244,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.blocked = written.is_pending();
+        written
     }
 
     fn poll_write_vectored(
@@ -185,7 +255,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.blocked = written.is_pending();
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -204,12 +277,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 // === impl Stalled ===
 
 impl Stalled {
-    /// For the log and the counter.
-    pub(super) fn refusal(&self) -> hbone::Refusal {
+    /// For the client, the log and the counter.
+    pub(super) fn refusal(&self) -> Refusal {
         match self {
             Self::NoRoom(exhausted) => exhausted.refusal(),
-            Self::TimedOut => hbone::Refusal {
-                status: http::StatusCode::REQUEST_TIMEOUT,
+            Self::TimedOut => Refusal {
+                status: StatusCode::REQUEST_TIMEOUT,
                 code: "head_timed_out".into(),
                 reason: "the head of a request began and was not whole in time".to_owned(),
             },
