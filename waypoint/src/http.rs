@@ -102,7 +102,7 @@ pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, io: TunnelIo) {
     let its_heads = Arc::clone(&heads);
     let service = service_fn(move |incoming: Request<Incoming>| {
         seen.set(incoming.version() == Version::HTTP_2);
-        let running = its_heads.whole();
+        let running = its_heads.request(seen.get());
         let (core, session) = (Rc::clone(&for_requests), Rc::clone(&its_session));
         async move { Ok::<_, Infallible>(request(core, session, incoming, running).await) }
     });

@@ -76,9 +76,11 @@ pub(super) enum Stalled {
 // === impl Heads ===
 
 impl Heads {
-    /// A head is whole, and its request runs.
-    pub(super) fn whole(self: &Arc<Self>) -> Running {
-        self.ends();
+    /// A request runs: in HTTP/1.1 that says that its head is whole. In HTTP/2 another may have begun meanwhile.
+    pub(super) fn request(self: &Arc<Self>, is_http2: bool) -> Running {
+        if !is_http2 {
+            self.ends();
+        }
         self.running.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(self))
     }
@@ -287,5 +289,51 @@ impl Stalled {
                 reason: "the head of a request began and was not whole in time".to_owned(),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watched() -> (Watched<()>, Arc<Heads>) {
+        let heads = Arc::new(Heads::default());
+        (Watched::new((), Arc::clone(&heads)), heads)
+    }
+
+    #[test]
+    fn of_http_1_a_head_is_what_comes_while_nothing_runs() {
+        let (mut watched, heads) = watched();
+        watched.read(b"PR");
+        assert_eq!(heads.current(), 1);
+        // No preface after all.
+        watched.read(b"OPFIND / HTTP/1.1\r\n\r\n");
+        assert_eq!(heads.current(), 1);
+        let request = heads.request(false);
+        let body = request.clone();
+        drop(request);
+        watched.read(b"a body");
+        assert_eq!(heads.current(), 0);
+        drop(body);
+        watched.read(b"G");
+        assert_eq!(heads.current(), 2);
+    }
+
+    #[test]
+    fn of_http_2_a_head_is_a_block_whatever_runs() {
+        let (mut watched, heads) = watched();
+        watched.read(&PREFACE[..5]);
+        assert_eq!(heads.current(), 1);
+        watched.read(&PREFACE[5..]);
+        assert_eq!(heads.current(), 0);
+        let whole = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x82];
+        let part = [0, 0, 2, 1, 4, 0, 0, 0, 3, 0x82];
+        watched.read(&[whole, part].concat());
+        let begun = heads.current();
+        assert_ne!(begun, 0);
+        let _first = heads.request(true);
+        assert_eq!(heads.current(), begun);
+        watched.read(&[0x84]);
+        assert_eq!(heads.current(), 0);
     }
 }
