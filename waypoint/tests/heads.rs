@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use hbone::Opened;
 use hyper::{Method, Request, StatusCode};
 use mesh::proto::workload::AppProtocol;
 use support::app::{self, Answer, Client, full};
@@ -170,5 +174,88 @@ fn bad_heads_and_proxies_requests_are_refused() {
             .expect("a request");
         let answer = client.send(proxied).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::NOT_IMPLEMENTED);
+    });
+}
+
+/// A request that says twice where it ends, and one behind it: the waypoint and the endpoint must agree.
+#[test]
+fn where_a_request_ends_is_no_matter_of_opinion() {
+    local(async {
+        let mesh = Mesh::start().await;
+        mesh.web(AppProtocol::Http11, &["v1"]);
+        let heads = Rc::new(RefCell::new(Vec::new()));
+        let seen = Rc::clone(&heads);
+        app::http(&mesh, 10, V1, move |request| {
+            let (path, headers) = (request.uri().path(), request.headers());
+            let lengths = ["content-length", "transfer-encoding"].map(|name| headers.get(name));
+            seen.borrow_mut().push(format!("{path} {lengths:?}"));
+            app::named("v1")(request)
+        })
+        .await;
+        let pool = mesh.pool(CLIENT);
+        let cases = [
+            // RFC 9112 §6.3: the encoding counts, the length goes, and so does the connection.
+            ("content-length: 5\r\ntransfer-encoding: chunked", true),
+            ("transfer-encoding: chunked\r\ncontent-length: 5", true),
+            (
+                "transfer-encoding: chunked\r\ntransfer-encoding: identity",
+                false,
+            ),
+            ("transfer-encoding: chunked, x", false),
+            ("transfer-encoding: x", false),
+            ("transfer-encoding : chunked", false),
+            ("transfer-encoding:\r\n chunked", false),
+            ("x: y\r\n folded: z", false),
+            ("content-length: 5\r\ncontent-length: 6", false),
+            ("content-length: +5", false),
+            ("content-length: -1", false),
+            ("x: a\0b", false),
+            ("x: a\rb", false),
+        ];
+        for (case, passes) in cases {
+            let Opened { tunnel, .. } = mesh.open(&pool, WEB).await.expect("a tunnel");
+            let mut io = tunnel.into_io();
+            let all = format!(
+                "POST /first HTTP/1.1\r\nhost: web\r\n{case}\r\n\r\n0\r\n\r\nGET /second HTTP/1.1\r\nhost: web\r\n\r\n"
+            );
+            io.write_all(all.as_bytes()).await.expect("written");
+            let mut said = Vec::new();
+            // To the end, which comes without ours.
+            let _ = io.read_to_end(&mut said).await;
+            let expected: (&[u8], &[_]) = match passes {
+                true => (
+                    b"HTTP/1.1 200 ",
+                    &["/first [None, Some(\"chunked\")]".to_owned()],
+                ),
+                false => (b"HTTP/1.1 400 ", &[]),
+            };
+            assert!(said.starts_with(expected.0), "{case:?}");
+            assert_eq!(heads.take(), expected.1, "{case:?}");
+        }
+    });
+}
+
+#[test]
+fn the_authority_of_http_2_is_the_host() {
+    local(async {
+        let mesh = Mesh::start().await;
+        mesh.web(AppProtocol::Http11, &["v1"]);
+        app::pod(&mesh, 10, "v1").await;
+        let pool = mesh.pool(CLIENT);
+        let mut client = Client::h2(&mesh, &pool, WEB).await;
+        let answer = client.get("/", &[("host", "other")]).await;
+        assert_eq!(answer.header("x-line"), Some("GET http://web/ HTTP/2.0"));
+        assert_eq!(answer.header("got-host"), None);
+        // Nor are there two.
+        let request = Request::get("http://web/")
+            .header("host", "web")
+            .header("host", "other");
+        let request = request.body(full("")).expect("a request");
+        let answer = Answer::of(client.send(request).await.expect("an answer")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        let request = Request::get("http://me@web/").body(full(""));
+        let answer = client.send(request.expect("a request")).await;
+        let refused = answer.map_or(true, |answer| answer.status() == StatusCode::BAD_REQUEST);
+        assert!(refused);
     });
 }
