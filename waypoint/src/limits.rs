@@ -4,8 +4,6 @@
 //! nothing. How a core's part is divided among clients is in `budget.rs`: nobody has a fixed part of it, and nobody can
 //! have all.
 
-use std::num::NonZero;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 /// Connections that have not proved yet whose they are. An honest one takes some milliseconds, so this is thousands a second;
@@ -57,7 +55,7 @@ pub struct Limits {
 // === impl Limits ===
 
 impl Limits {
-    /// Of each of so many cores.
+    /// Of each of a process's cores.
     pub fn of_cores(cores: usize) -> Self {
         let parts = cores.clamp(1, MOST_PARTS);
         Self {
@@ -72,8 +70,8 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// Of a core of this machine.
+    /// Of the only core.
     fn default() -> Self {
-        Self::of_cores(available_parallelism().map_or(1, NonZero::get))
+        Self::of_cores(1)
     }
 }

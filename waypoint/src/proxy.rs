@@ -89,12 +89,7 @@ pub(crate) struct Core {
 pub(crate) struct Bound(RefCell<HashMap<ServiceName, Option<Instant>>>);
 
 /// Serves on this thread, which must be in a `LocalRuntime` or `LocalSet`; returns when the process has closed and every connection has ended.
-pub async fn serve(shared: Shared, listeners: Vec<TcpListener>) {
-    serve_within(shared, Limits::default(), listeners).await;
-}
-
-/// As [`serve`], within other limits than the usual ones.
-pub async fn serve_within(shared: Shared, limits: Limits, listeners: Vec<TcpListener>) {
+pub async fn serve(shared: Shared, limits: Limits, listeners: Vec<TcpListener>) {
     let core = Rc::new(Core::new(shared, limits));
     let mut serving = JoinSet::new();
     for listener in listeners {

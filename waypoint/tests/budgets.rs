@@ -204,7 +204,7 @@ fn a_client_with_its_share_of_half_heads_leaves_room_for_another() {
 fn a_head_that_begins_must_end_and_a_connection_that_rests_need_not() {
     local(async {
         let mesh = mesh(Limits {
-            head_timeout: Duration::from_millis(100),
+            head_timeout: Duration::from_millis(300),
             ..Limits::default()
         })
         .await;
@@ -239,7 +239,7 @@ fn a_head_that_begins_must_end_and_a_connection_that_rests_need_not() {
 fn a_header_block_that_begins_must_end() {
     local(async {
         let mesh = mesh(Limits {
-            head_timeout: Duration::from_millis(100),
+            head_timeout: Duration::from_millis(300),
             ..Limits::default()
         })
         .await;

@@ -182,7 +182,7 @@ impl Mesh {
         let listener = TcpListener::bind(mesh.waypoint_addr())
             .await
             .expect("the waypoint's port");
-        mesh.waypoint = spawn_local(proxy::serve_within(shared, limits, vec![listener]));
+        mesh.waypoint = spawn_local(proxy::serve(shared, limits, vec![listener]));
         let client = CLIENT_ADDR.parse::<SocketAddr>().expect("an address").ip();
         mesh.client(&[PEER, client]);
         mesh
