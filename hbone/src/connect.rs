@@ -79,7 +79,8 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// Which kind of proxy opened a tunnel (`x-istio-source`).
+/// Which kind of proxy opened a tunnel (`x-istio-source`), in its own words: any peer can say so. Whoever lifts a check for a
+/// kind asks for the proved identity of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceKind {
     /// L7 policy of the destination has been applied already.
@@ -234,7 +235,7 @@ impl SourceKind {
         }
     }
 
-    /// An unknown kind counts as none: the word only ever lifts a check for kinds we know.
+    /// An unknown kind counts as none.
     fn named(word: &str) -> Option<Self> {
         [Self::Waypoint, Self::Gateway, Self::Sidecar]
             .into_iter()

@@ -26,6 +26,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::limits::Limits;
 use crate::lookups::{Lookups, lookups};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Phase, Shared};
@@ -77,10 +78,11 @@ async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyh
         shared = household.shared(&config, phases) => shared,
         signal = signals.next() => return Ok(Exit::Drained(signal)),
     };
+    let limits = Limits::of_cores(config.threads);
     for index in 0..config.threads {
         let (shared, running) = (shared.clone(), running.clone());
         let body = move || {
-            let ended = worker(shared);
+            let ended = worker(shared, limits);
             drop(running);
             ended
         };
@@ -161,7 +163,7 @@ async fn drain(
 }
 
 /// One core: its own runtime, listeners and connections.
-fn worker(shared: Shared) -> io::Result<()> {
+fn worker(shared: Shared, limits: Limits) -> io::Result<()> {
     let mut builder = Builder::new_current_thread();
     let runtime = builder.enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
@@ -169,7 +171,7 @@ fn worker(shared: Shared) -> io::Result<()> {
             .into_iter()
             .filter_map(|address| listen(address).transpose())
             .collect::<io::Result<_>>()?;
-        proxy::serve(shared, listeners).await;
+        proxy::serve(shared, limits, listeners).await;
         Ok(())
     })
 }

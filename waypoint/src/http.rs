@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderValue, Method, StatusCode, Version, header, request};
@@ -18,20 +19,24 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use mesh::service::AppProtocol;
 use mesh::verdict::waypoint::To;
+use tokio::time::timeout;
 
-use crate::access_log::Record;
+use crate::access_log::{self, Record};
 use crate::balance::{self, Chosen, InFlight};
+use crate::budget::Resource;
 use crate::proxy::{Core, Phase};
 use crate::session::Session;
 use crate::upstream::{Failed, Ready, StreamPermit};
 pub(crate) use body::RequestBody;
 use body::ResponseBody;
 use decide::{Decision, Next, Routed, decide};
-use reply::{BAD_REQUEST, NO_ENDPOINT, Reply, TERMINATED, UNREACHABLE};
+use head::{Heads, Running, Watched};
+use reply::{BAD_REQUEST, NO_ENDPOINT, OVERLOADED, Reply, TERMINATED, UNREACHABLE};
 
 pub(crate) mod body;
 pub(crate) mod decide;
 mod filter;
+mod head;
 mod headers;
 pub(crate) mod reply;
 mod upgrade;
@@ -48,9 +53,12 @@ const MAX_BUFFER: usize = 128 << 10;
 /// Headers of an HTTP/1.1 request.
 const MAX_HEADERS: usize = 128;
 
-/// From one request to the end of the next one's head: the engine has one bound for both, and clients may keep
-/// a connection idle for long without losing the request that ends the silence.
+/// From one request to the next one's head: clients may keep a connection idle for long without losing the request that
+/// ends the silence. A head that has begun has a bound of its own (`http/head.rs`).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// How long a client may take to read why its connection ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// HTTP/2 windows towards a client, as towards endpoints.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -70,6 +78,7 @@ struct Exchange {
     /// Asked for in HTTP/1.1.
     upgrade: Option<(HeaderValue, OnUpgrade)>,
     received: Rc<Cell<u64>>,
+    running: Running,
     record: Record,
 }
 
@@ -89,21 +98,36 @@ pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, io: TunnelIo) {
     let is_http2 = Rc::new(Cell::new(false));
     let seen = Rc::clone(&is_http2);
     let (for_requests, its_session) = (Rc::clone(&core), Rc::clone(&session));
+    let heads = Arc::new(Heads::default());
+    let watched = Watched::new(io, Arc::clone(&heads));
+    let its_heads = Arc::clone(&heads);
     let service = service_fn(move |incoming: Request<Incoming>| {
         seen.set(incoming.version() == Version::HTTP_2);
+        let running = its_heads.request(seen.get());
         let (core, session) = (Rc::clone(&for_requests), Rc::clone(&its_session));
-        async move { Ok::<_, Infallible>(request(core, session, incoming).await) }
+        async move { Ok::<_, Infallible>(request(core, session, incoming, running).await) }
     });
     let builder = server();
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    let mut connection =
+        pin!(builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
     let mut phase = core.phase();
     let mut leaving = Phase::Serving;
     loop {
         tokio::select! {
+            biased; // The connection first: what comes after looks at what it did.
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(peer = %session.client.id, %error, "client connection ended");
                 }
+                return;
+            }
+            stalled = heads.stalled(session.place.account(), core.limits.head_timeout) => {
+                let refusal = stalled.refusal();
+                access_log::refused(&session.client, &session.authority, &refusal);
+                core.metrics.refused_tunnel(&refusal.code);
+                heads.part(&refusal);
+                // Ended in time or not: requests that run beside it are of the same client.
+                let _ = timeout(LAST_WORDS, connection.as_mut()).await;
                 return;
             }
             Ok(now) = async { phase.wait_for(|now| *now > leaving).await.map(|now| *now) } => {
@@ -141,12 +165,21 @@ async fn request(
     core: Rc<Core>,
     session: Rc<Session>,
     incoming: Request<Incoming>,
+    running: Running,
 ) -> Response<ResponseBody> {
     let version = incoming.version();
     let leaving = core.is_leaving();
-    let mut exchange = match Exchange::begin(&core, &session, incoming) {
+    let mut exchange = match Exchange::begin(&core, &session, incoming, running.clone()) {
         Ok(exchange) => exchange,
         Err(refused) => return *refused,
+    };
+    let place = match session.place.account().take(Resource::Requests) {
+        Ok(place) => place,
+        Err(exhausted) => {
+            let reason = exhausted.to_string();
+            let reply = Reply::failure(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED, reason);
+            return reply.respond(exchange.record);
+        }
     };
     let Decision { routed, next } = core.world.look(|world| {
         ROLL.with_borrow_mut(|roll| decide(world, &session.to, &exchange.head, roll))
@@ -159,6 +192,7 @@ async fn request(
             forward(&core, &session, exchange, &to, http2, routed.as_ref()).await
         }
     };
+    response.body_mut().hold(place, running);
     if leaving && version != Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
         response
@@ -192,7 +226,7 @@ async fn forward(
         Ok(found) => found,
         Err(reply) => return reply.respond(exchange.record),
     };
-    headers::strip_hop_by_hop(&mut exchange.head.headers);
+    headers::strip_request(&mut exchange.head.headers);
     if let Some(routed) = routed {
         filter::request(routed.filters(), &mut exchange.head.headers);
     }
@@ -205,12 +239,13 @@ async fn forward(
         body,
         upgrade,
         received,
+        running,
         record,
     } = exchange;
     if let Some((protocol, _)) = &upgrade {
         upgrade::write(&mut head.headers, protocol.clone());
     }
-    let request = Request::from_parts(head, RequestBody::new(body, Rc::clone(&received)));
+    let request = Request::from_parts(head, RequestBody::new(body, Rc::clone(&received), running));
     match send(core, session, &chosen, ready, request).await {
         Ok((response, permit)) => {
             let upgrade = upgrade.map(|(_, client)| (client, received));
@@ -346,10 +381,11 @@ fn respond(
     record.status(response.status());
     record.grpc_status(response.headers());
     let granted = response.headers().get(header::UPGRADE).cloned();
+    let granted = granted.filter(headers::is_websocket);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let endpoint = switched.then(|| hyper::upgrade::on(&mut response));
     let (mut head, body) = response.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip_response(&mut head.headers);
     if let Some(routed) = routed {
         filter::response(routed.filters(), &mut head.headers);
     }
@@ -378,6 +414,7 @@ impl Exchange {
         core: &Rc<Core>,
         session: &Rc<Session>,
         mut incoming: Request<Incoming>,
+        running: Running,
     ) -> Result<Self, Box<Response<ResponseBody>>> {
         let received = Rc::new(Cell::new(0));
         let record = Record::begin(core, session, &incoming, &received);
@@ -388,6 +425,7 @@ impl Exchange {
             _ => None,
         };
         let (mut head, body) = incoming.into_parts();
+        headers::introduce(&mut head.headers, session.client.address.ip());
         let refused = if head.method == Method::CONNECT {
             Some(Reply::failure(
                 StatusCode::NOT_IMPLEMENTED,
@@ -405,6 +443,7 @@ impl Exchange {
                 body,
                 upgrade,
                 received,
+                running,
                 record,
             }),
         }

@@ -3,8 +3,10 @@
 mod access_log;
 pub mod app;
 mod balance;
+mod budget;
 pub mod config;
 mod http;
+pub mod limits;
 mod listener;
 pub mod lookups;
 pub mod metrics;

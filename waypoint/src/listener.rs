@@ -1,25 +1,26 @@
 //! STORY: a client's connection → who it is → its tunnels → what each is for → HTTP or opaque.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use hbone::{Connection, Incoming, Peer, Response};
-use mesh::workload::Workload;
-use mesh::world::Snapshot;
+use hbone::{Connection, Incoming, Refusal, Response};
+use mesh::verdict::waypoint::{Admitted, NotAdmitted, To, admit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::budget::{Account, Place, Resource};
+use crate::limits::TURNED_AWAY;
 use crate::lookups::{Hope, NAMED_WITHIN};
 use crate::proxy::{Core, Phase};
 use crate::session::{Client, Session};
 use crate::{access_log, http, opaque};
-use mesh::verdict::waypoint::{Admitted, NotAdmitted, To, admit};
+use client::{client, workload};
 
-/// Client connections of one core: more would be a leak or an attack, and each costs memory.
-const MAX_CONNECTIONS: usize = 16 * 1024;
+mod client;
+mod unproven;
+
+pub(crate) use unproven::Unproven;
 
 /// A client may hear of a binding before we do; its tunnel waits this long for us to catch up.
 const BINDING_KNOWN_WITHIN: Duration = Duration::from_secs(1);
@@ -34,10 +35,9 @@ pub(crate) async fn serve(core: Rc<Core>, listener: TcpListener) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((tcp, _)) if connections.len() < MAX_CONNECTIONS => {
+                Ok((tcp, _)) => {
                     connections.spawn_local(connection(Rc::clone(&core), tcp));
                 }
-                Ok((_, from)) => tracing::warn!(%from, "too many connections: closed"),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
@@ -51,9 +51,19 @@ pub(crate) async fn serve(core: Rc<Core>, listener: TcpListener) {
     while connections.join_next().await.is_some() {}
 }
 
+/// Proves whose a connection is, and serves it. Until then, and when it is turned away, it counts with strangers only.
 async fn connection(core: Rc<Core>, tcp: TcpStream) {
     let from = tcp.peer_addr();
-    let connection = match core.acceptor.accept(tcp).await {
+    let mut ticket = core.unproven.enter();
+    let accepted = tokio::select! {
+        accepted = core.acceptor.accept(tcp) => accepted,
+        () = ticket.pushed_out() => {
+            core.metrics.refused_connection("handshake_pushed_out");
+            tracing::warn!(?from, code = "handshake_pushed_out", "connection refused: too many have not proved themselves, and this one is the oldest");
+            return;
+        }
+    };
+    let connection = match accepted {
         Ok(connection) => connection,
         Err(error) => {
             core.metrics.refused_connection(error.code());
@@ -61,11 +71,45 @@ async fn connection(core: Rc<Core>, tcp: TcpStream) {
             return;
         }
     };
-    tunnels(&core, connection).await;
+    let account = core.budgets.account(&connection.peer().id);
+    match account.take(Resource::Connections) {
+        Ok(_place) => {
+            drop(ticket);
+            tunnels(&core, &account, connection).await;
+        }
+        Err(exhausted) => {
+            let refusal = exhausted.refusal();
+            core.metrics.refused_connection(&refusal.code);
+            tracing::warn!(?from, code = %refusal.code, error = refusal.reason, "connection refused");
+            tokio::select! {
+                () = turn_away(&core, connection, &refusal) => {}
+                () = ticket.pushed_out() => {}
+            }
+        }
+    }
+}
+
+/// Tells a client why it is not served, as an answer to the tunnels that it asks for at once.
+async fn turn_away(core: &Core, mut connection: Connection, refusal: &Refusal) {
+    let told = async {
+        while let Some(Ok(incoming)) = connection.next().await {
+            refuse(core, incoming, refusal.clone());
+        }
+    };
+    // Whoever asks later finds it closed.
+    let _ = timeout(TURNED_AWAY, told).await;
+}
+
+/// Refuses a tunnel, logged and counted.
+fn refuse(core: &Core, incoming: Incoming, refusal: Refusal) {
+    let client = core.world.look(|world| client(world, &core.me, &incoming));
+    access_log::refused(&client, &incoming.request.target, &refusal);
+    core.metrics.refused_tunnel(&refusal.code);
+    incoming.reject(refusal);
 }
 
 /// Serves all tunnels of one connection.
-async fn tunnels(core: &Rc<Core>, mut connection: Connection) {
+async fn tunnels(core: &Rc<Core>, account: &Rc<Account>, mut connection: Connection) {
     let mut running = JoinSet::new();
     let mut phase = core.phase();
     // Whoever connects while we drain has nowhere better to go yet: it is served until we close.
@@ -73,9 +117,12 @@ async fn tunnels(core: &Rc<Core>, mut connection: Connection) {
     loop {
         tokio::select! {
             next = connection.next() => match next {
-                Some(Ok(incoming)) => {
-                    running.spawn_local(tunnel(Rc::clone(core), incoming));
-                }
+                Some(Ok(incoming)) => match account.take(Resource::Tunnels) {
+                    Ok(place) => {
+                        running.spawn_local(tunnel(Rc::clone(core), place, incoming));
+                    }
+                    Err(exhausted) => refuse(core, incoming, exhausted.refusal()),
+                },
                 Some(Err(error)) => {
                     tracing::debug!(peer = %connection.peer().id, %error, "connection lost");
                     break;
@@ -101,23 +148,18 @@ async fn changed(
     phase.wait_for(|now| *now != seen).await.map(|now| *now)
 }
 
-async fn tunnel(core: Rc<Core>, incoming: Incoming) {
-    let client = core.world.look(|world| client(world, &incoming));
+async fn tunnel(core: Rc<Core>, place: Place, incoming: Incoming) {
     let admitted = match admitted(&core, &incoming).await {
         Ok(admitted) => admitted,
-        Err(refused) => {
-            let refusal = refused.refusal();
-            access_log::refused(&client, &incoming.request.target, &refusal);
-            core.metrics.refused_tunnel(&refusal.code);
-            incoming.reject(refusal);
-            return;
-        }
+        Err(refused) => return refuse(&core, incoming, refused.refusal()),
     };
+    let client = core.world.look(|world| client(world, &core.me, &incoming));
     let session = Rc::new(Session {
         client: named(&core, &incoming, client).await,
         to: admitted.to().clone(),
         authority: incoming.request.target.clone(),
         trace: incoming.request.traceparent,
+        place,
     });
     if admitted.is_http() {
         match incoming.accept(Response::default()) {
@@ -157,18 +199,15 @@ async fn admitted(core: &Core, incoming: &Incoming) -> Result<Admitted, NotAdmit
     }
 }
 
-/// The client with its workload, if that can be known soon. Nothing but telemetry needs it.
+/// The client with its workload, if that can be known soon. Nothing but telemetry needs it, and a claim to another address
+/// of the same workload.
 ///
-/// It is asked for by the address that its connection comes from. The one that it claims may be anybody's, and is its
-/// own where it is one of the same workload.
+/// It is asked for by the address that its connection comes from: the one that it claims may be anybody's.
 async fn named(core: &Core, incoming: &Incoming, client: Client) -> Client {
     let peer = &incoming.peer;
     let mut changes = core.world.changed();
     let deadline = Instant::now() + NAMED_WITHIN;
-    let is_known = || {
-        core.world
-            .look(|world| workload(world, peer.addr, peer).is_some())
-    };
+    let is_known = || core.world.look(|world| workload(world, peer).is_some());
     let Some(hope) = core.clients.met(peer, is_known()) else {
         return client;
     };
@@ -180,26 +219,6 @@ async fn named(core: &Core, incoming: &Incoming, client: Client) -> Client {
             return client;
         };
     }
-    core.world.look(|world| self::client(world, incoming))
-}
-
-fn client(world: &Snapshot, incoming: &Incoming) -> Client {
-    let said = incoming
-        .request
-        .forwarded
-        .as_ref()
-        .map(|forwarded| forwarded.client);
-    let address = said.unwrap_or(incoming.peer.addr);
-    Client {
-        id: incoming.peer.id.clone(),
-        address,
-        workload: workload(world, address, &incoming.peer).cloned(),
-        baggage: incoming.request.baggage.clone(),
-    }
-}
-
-/// The workload at an address, where its identity is the one that the peer proved.
-fn workload<'w>(world: &'w Snapshot, at: SocketAddr, peer: &Peer) -> Option<&'w Arc<Workload>> {
-    let there = world.workload_at(at.ip().to_canonical())?;
-    (there.identity() == peer.id).then_some(there)
+    core.world
+        .look(|world| self::client(world, &core.me, incoming))
 }

@@ -15,7 +15,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::balance::Load;
-use crate::listener;
+use crate::budget::Budgets;
+use crate::limits::Limits;
+use crate::listener::{self, Unproven};
 use crate::lookups::{Clients, Lookups};
 use crate::metrics::{Metrics, Recorder};
 use crate::upstream::Upstream;
@@ -65,6 +67,9 @@ pub(crate) struct Core {
     pub(crate) metrics: Recorder,
     pub(crate) bound: Bound,
     pub(crate) clients: Clients,
+    pub(crate) limits: Limits,
+    pub(crate) budgets: Budgets,
+    pub(crate) unproven: Unproven,
     phase: watch::Receiver<Phase>,
 }
 
@@ -73,8 +78,8 @@ pub(crate) struct Core {
 pub(crate) struct Bound(RefCell<HashMap<ServiceName, Option<Instant>>>);
 
 /// Serves on this thread, which must be in a `LocalRuntime` or `LocalSet`; returns when the process has closed and every connection has ended.
-pub async fn serve(shared: Shared, listeners: Vec<TcpListener>) {
-    let core = Rc::new(Core::new(shared));
+pub async fn serve(shared: Shared, limits: Limits, listeners: Vec<TcpListener>) {
+    let core = Rc::new(Core::new(shared, limits));
     let mut serving = JoinSet::new();
     for listener in listeners {
         serving.spawn_local(listener::serve(Rc::clone(&core), listener));
@@ -85,7 +90,7 @@ pub async fn serve(shared: Shared, listeners: Vec<TcpListener>) {
 // === impl Core ===
 
 impl Core {
-    fn new(shared: Shared) -> Self {
+    fn new(shared: Shared, limits: Limits) -> Self {
         let Shared {
             me,
             world,
@@ -102,6 +107,9 @@ impl Core {
             metrics: Recorder::new(metrics),
             bound: Bound::default(),
             clients: Clients::new(lookups),
+            budgets: Budgets::new(&limits),
+            unproven: Unproven::new(limits.handshakes),
+            limits,
             me,
             world,
             phase,

@@ -1,7 +1,7 @@
 //! An endpoint as a ready HTTP client: over a tunnel where it is in the mesh, plain where it is not.
 //!
-//! Connections are kept per endpoint, protocol and client, because the tunnel below carries one client's
-//! address and words to the last hop. An HTTP/1.1 connection is taken by one request at a time; HTTP/2 ones
+//! Connections are kept per endpoint, protocol and client (its proved identity and address), because the tunnel below carries
+//! one client's address and words to the last hop. An HTTP/1.1 connection is taken by one request at a time; HTTP/2 ones
 //! are shared.
 
 use std::cell::RefCell;

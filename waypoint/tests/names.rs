@@ -2,34 +2,18 @@
 
 mod support;
 
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use mesh::proto::workload as words;
 use mesh::proto::workload::AppProtocol;
 use mesh::xds::ADDRESS_TYPE;
 use support::app::{self, Client};
-use support::{CLIENT, CLIENT_ADDR, Mesh, local, uid};
+use support::{CLIENT, CLIENT_ADDR, Mesh, PEER, local, uid};
 
 const WEB: &str = "10.96.0.1:80";
-/// Where connections to a waypoint of the tests come from.
-const PEER: [u8; 4] = [127, 0, 0, 1];
-/// What their tunnels say: [`CLIENT_ADDR`].
-const CLAIMED: [u8; 4] = [10, 1, 0, 7];
-
-/// A pod of the client's account.
-fn pod(mesh: &Mesh, name: &str, addresses: &[[u8; 4]]) {
-    let workload = words::Workload {
-        uid: uid(name),
-        name: name.into(),
-        namespace: "shop".into(),
-        addresses: addresses.iter().map(|ip| ip.to_vec().into()).collect(),
-        service_account: "client".into(),
-        ..Default::default()
-    };
-    let address = words::Address {
-        r#type: Some(words::address::Type::Workload(workload)),
-    };
-    mesh.tell(ADDRESS_TYPE, &uid(name), &address);
+/// The address that the client's tunnels say.
+fn claimed() -> IpAddr {
+    CLIENT_ADDR.parse::<SocketAddr>().expect("an address").ip()
 }
 
 /// One request of the client, and its line in the log.
@@ -49,21 +33,23 @@ fn a_client_is_asked_for_by_the_address_that_it_has_and_not_by_one_that_it_claim
         app::pod(&mesh, 10, "v1").await;
         let line = request(&mesh, "/unknown").await;
         assert!(
-            line.contains(CLIENT_ADDR) && line.contains(CLIENT),
+            line.contains("\"src.addr\":\"127.0.0.1:") && line.contains(CLIENT),
             "{line}"
         );
         assert!(!line.contains("src.workload"), "{line}");
         let asked = mesh.asked.borrow_mut().try_recv();
         assert_eq!(asked.as_deref(), Ok("/127.0.0.1"));
 
-        // Another pod of its account is there: it is nobody's name.
-        pod(&mesh, "client-1", &[PEER]);
+        // The pod that the connection comes from has a name, whatever else is claimed.
+        mesh.client(&[PEER]);
         let line = request(&mesh, "/other").await;
-        assert!(!line.contains("src.workload"), "{line}");
+        assert!(line.contains("\"src.workload\":\"client-1\""), "{line}");
+        assert!(!line.contains(CLIENT_ADDR), "{line}");
         // What is claimed is one of its own addresses, as of a pod with two families.
-        pod(&mesh, "client-1", &[PEER, CLAIMED]);
+        mesh.client(&[PEER, claimed()]);
         let line = request(&mesh, "/own").await;
         assert!(line.contains("\"src.workload\":\"client-1\""), "{line}");
+        assert!(line.contains(CLIENT_ADDR), "{line}");
         // Nor was what it claims ever asked for.
         assert!(mesh.asked.borrow_mut().try_recv().is_err());
     });
@@ -79,7 +65,7 @@ fn the_first_tunnel_of_a_client_has_the_name_that_comes_in_time() {
         let told = Rc::downgrade(&mesh);
         let answer = move || {
             let mesh = told.upgrade().expect("the test goes on");
-            pod(&mesh, "client-1", &[PEER, CLAIMED]);
+            mesh.client(&[PEER, claimed()]);
         };
         *mesh.answer.borrow_mut() = Some(Box::new(answer));
         let line = request(&mesh, "/first").await;

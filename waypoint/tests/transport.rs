@@ -1,4 +1,4 @@
-//! HTTP/1.1 and HTTP/2 both ways: trailers, streaming, upgrades, kept connections, versions, what is stripped.
+//! HTTP/1.1 and HTTP/2 both ways: trailers, streaming, upgrades, kept connections, versions.
 
 mod support;
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use mesh::proto::workload::AppProtocol;
 use support::app::{self, Answer, Body, Client, full};
@@ -151,41 +151,6 @@ fn the_endpoint_is_spoken_to_as_declared_else_as_the_client_speaks() {
             assert!(line.ends_with(&format!("{h2:?}")), "{declared:?}: {line}");
         });
     }
-}
-
-#[test]
-fn what_is_between_neighbours_is_not_passed_on() {
-    local(async {
-        let mesh = Mesh::start().await;
-        mesh.web(AppProtocol::Http11, &["v1"]);
-        app::http(&mesh, 10, V1, |request| async {
-            let mut response = app::named("v1")(request).await;
-            response
-                .headers_mut()
-                .insert("connection", "x-secret".parse().expect("a value"));
-            response
-                .headers_mut()
-                .insert("x-secret", "1".parse().expect("a value"));
-            response
-        })
-        .await;
-        let pool = mesh.pool(CLIENT);
-        let mut client = Client::h1(&mesh, &pool, WEB).await;
-        let answer = client
-            .get(
-                "/",
-                &[
-                    ("connection", "x-private, keep-alive"),
-                    ("x-private", "1"),
-                    ("x-public", "2"),
-                ],
-            )
-            .await;
-        assert_eq!(answer.header("got-x-private"), None);
-        assert_eq!(answer.header("got-x-public"), Some("2"));
-        assert_eq!(answer.header("got-host"), Some("web"));
-        assert_eq!(answer.header("x-secret"), None);
-    });
 }
 
 #[test]
@@ -356,32 +321,6 @@ fn a_client_that_gives_up_ends_the_request_at_the_endpoint() {
         drop(client);
         is_dropped.await.expect_err("dropped");
         mesh.logged(&["\"response_flags\":\"DC\""]).await;
-    });
-}
-
-#[test]
-fn bad_heads_and_proxies_requests_are_refused() {
-    local(async {
-        let mesh = Mesh::start().await;
-        mesh.web(AppProtocol::Http11, &["v1"]);
-        app::pod(&mesh, 10, "v1").await;
-        let pool = mesh.pool(CLIENT);
-        let mut client = Client::h1(&mesh, &pool, WEB).await;
-        let two = Request::get("/")
-            .header("host", "a")
-            .header("host", "b")
-            .body(full(""))
-            .expect("a request");
-        let answer = Answer::of(client.send(two).await.expect("an answer")).await;
-        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-        let mut client = Client::h1(&mesh, &pool, WEB).await;
-        let proxied = Request::builder()
-            .method(Method::CONNECT)
-            .uri("example.org:443")
-            .body(full(""))
-            .expect("a request");
-        let answer = client.send(proxied).await.expect("an answer");
-        assert_eq!(answer.status(), StatusCode::NOT_IMPLEMENTED);
     });
 }
 

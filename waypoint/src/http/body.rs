@@ -10,9 +10,11 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::head::Running;
 use super::reply::TERMINATED;
 use crate::access_log::Record;
 use crate::balance::InFlight;
+use crate::budget::Place;
 use crate::upstream::StreamPermit;
 
 /// The client's body on its way to an endpoint.
@@ -21,6 +23,8 @@ pub(crate) struct RequestBody {
     /// None: empty.
     inner: Option<Incoming>,
     bytes: Rc<Cell<u64>>,
+    /// As long as the client has not said all, what it says is not another request.
+    _running: Option<Running>,
 }
 
 /// What the client gets; when it has ended, or is dropped, the request is over and logged.
@@ -31,6 +35,7 @@ pub(crate) struct ResponseBody {
     record: Option<Record>,
     /// Given back at the end of the body.
     _held: Option<(InFlight, Option<StreamPermit>)>,
+    _place: Option<(Place, Running)>,
 }
 
 #[derive(Debug)]
@@ -44,10 +49,11 @@ enum Payload {
 // === impl RequestBody ===
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, bytes: Rc<Cell<u64>>) -> Self {
+    pub(crate) fn new(inner: Incoming, bytes: Rc<Cell<u64>>, running: Running) -> Self {
         Self {
             inner: Some(inner),
             bytes,
+            _running: Some(running),
         }
     }
 
@@ -56,6 +62,7 @@ impl RequestBody {
         Self {
             inner: None,
             bytes: Rc::default(),
+            _running: None,
         }
     }
 }
@@ -94,6 +101,11 @@ impl Body for RequestBody {
 // === impl ResponseBody ===
 
 impl ResponseBody {
+    /// Keeps the request's place until the answer has gone.
+    pub(crate) fn hold(&mut self, place: Place, running: Running) {
+        self._place = Some((place, running));
+    }
+
     /// An endpoint's answer.
     pub(crate) fn upstream(
         body: Incoming,
@@ -105,6 +117,7 @@ impl ResponseBody {
             payload: Payload::Upstream(body),
             record: Some(record),
             _held: Some((load, permit)),
+            _place: None,
         }
     }
 
@@ -114,6 +127,7 @@ impl ResponseBody {
             payload: Payload::Text(None),
             record: None,
             _held: None,
+            _place: None,
         }
     }
 
@@ -126,6 +140,7 @@ impl ResponseBody {
             payload: Payload::Text(Some(text).filter(|text| !text.is_empty())),
             record: Some(record),
             _held: None,
+            _place: None,
         }
     }
 }

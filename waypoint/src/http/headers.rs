@@ -1,87 +1,212 @@
-//! What a proxy must change in a head: hop-by-hop headers, and where the host is written.
+//! What a proxy must change in a head: hop-by-hop headers, what is said of the client, and where the host is written.
 
-use http::header::{CONNECTION, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, HeaderValue, Version, request};
 
 /// Belong to one connection whatever `connection` says (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 5] = [
+const HOP_BY_HOP: [HeaderName; 6] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     TRANSFER_ENCODING,
     UPGRADE,
+    // Goes with `upgrade: h2c`, which is never passed on.
+    HeaderName::from_static("http2-settings"),
 ];
+
+/// Whose certificate a proxy in front has seen. Here it would be a client's own word.
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// The addresses that a request came by, the last proxy's witness last.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The scheme that the first client used.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The one protocol that a connection may be changed to.
+const WEBSOCKET: &[u8] = b"websocket";
 
 /// Why a head cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadHead {
+    /// RFC 9112 §3.2: an HTTP/1.1 request without one is refused, and so is HTTP/2 without an authority.
+    #[error("the request names no host")]
+    NoHost,
     /// RFC 9110 §7.2: which one the endpoint would believe is anyone's guess.
-    #[error("more than one host")]
+    #[error("the request names more than one host")]
     Hosts,
-    /// Not an authority.
-    #[error("the host is not valid")]
+    /// Not `host` or `host:port`.
+    #[error("the request's host is not valid")]
     Host,
     /// The path is none.
     #[error("the path is not valid")]
     Path,
 }
 
-/// Takes away what is between two neighbours only. `te: trailers` is what gRPC needs, and says it anew.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+/// Takes from a request what is between two neighbours only.
+///
+/// What `connection` lists is not taken away besides. By RFC 9110 §7.6.1 a client lists headers that are for its
+/// neighbour; but a proxy before us that passes `connection` on (as many do for the sake of WebSockets) lets its clients
+/// list what that proxy has added, and we would remove it: `x-real-ip`, `authorization`, any name. A header that its
+/// sender did not want passed on does no harm at the endpoint, since it is named hop-by-hop there no longer.
+pub(crate) fn strip_request(headers: &mut HeaderMap) {
+    strip(headers, &[]);
+}
+
+/// Takes from a response what is between two neighbours only, with what `connection` lists: all of it is the endpoint's
+/// own.
+pub(crate) fn strip_response(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = options(headers)
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         // What belongs to the message cannot be taken from it by calling it hop-by-hop.
-        .filter(|name| *name != HOST && *name != TE && *name != http::header::CONTENT_LENGTH)
+        .filter(|name| *name != TE && *name != http::header::CONTENT_LENGTH)
         .collect();
+    strip(headers, &named);
+}
+
+/// `te: trailers` is what gRPC needs, and says it anew.
+fn strip(headers: &mut HeaderMap, named: &[HeaderName]) {
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
-    let trailers = headers
-        .get_all(TE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .any(|line| {
-            line.split(',')
-                .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-        });
+    let trailers = list(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     headers.remove(TE);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
-/// The protocol that a client asks to change to (`connection: upgrade`), before it is stripped.
-pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asked = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .any(|line| {
-            line.split(',')
-                .any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
-        });
-    let protocol = headers.get(UPGRADE).filter(|_| asked)?;
-    // HTTP/2 is asked for by its preface; a server that is asked this way may answer as before.
-    (!protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+/// Says to the endpoint who the client is, and lets the client say no more than it may.
+///
+/// `x-forwarded-client-cert` goes: it is a proxy's witness of an identity, and no proxy of the mesh writes it.
+/// `x-forwarded-for` gets the client's address at its end, whatever was there: the last entry is ours, those before it are
+/// the word of whoever wrote them (an ingress in the mesh, or a client that invents). A `forwarded` (RFC 7239) gets an
+/// element alike, where one came. `-proto`, `-host` and `-port` are an ingress's to set and stay; a request without
+/// `-proto` came as plain HTTP, and stock waypoints say so, too.
+pub(crate) fn introduce(headers: &mut HeaderMap, client: IpAddr) {
+    headers.remove(CLIENT_CERT);
+    let disguised: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_disguised(name))
+        .cloned()
+        .collect();
+    for name in disguised {
+        headers.remove(name);
+    }
+    // Lines that were valid are valid joined.
+    if let Ok(hops) = HeaderValue::try_from(hops(headers, client)) {
+        headers.insert(FORWARDED_FOR, hops);
+    }
+    if headers.contains_key(FORWARDED) {
+        let element = match client {
+            IpAddr::V4(ip) => format!("for={ip}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+        };
+        if let Ok(element) = HeaderValue::from_str(&element) {
+            headers.append(FORWARDED, element);
+        }
+    }
+    headers
+        .entry(FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
 }
 
-/// Writes the host that the client named in one place, the `host` header.
+/// `x_forwarded_for` and its like: to an application behind a CGI-like interface (WSGI, Rack, PHP) it is the header with
+/// hyphens, written by the client.
+fn is_disguised(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.contains('_') && name.replace('_', "-").starts_with("x-forwarded-")
+}
+
+/// What was said of a request's way, and the client's address behind it.
+fn hops(headers: &HeaderMap, client: IpAddr) -> Vec<u8> {
+    let mut hops = Vec::new();
+    let lines = headers.get_all(FORWARDED_FOR).iter();
+    for line in lines.filter(|line| !line.is_empty()) {
+        hops.extend_from_slice(line.as_bytes());
+        hops.extend_from_slice(b", ");
+    }
+    hops.extend_from_slice(client.to_string().as_bytes());
+    hops
+}
+
+/// The protocol that a client asks to change to (`connection: upgrade`), before it is stripped: `websocket`, as with
+/// stock waypoints. A request that asks for another is passed on without asking, and answered as such: what follows a 101
+/// is bytes that nobody judges any more.
+pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let mut protocols = headers.get_all(UPGRADE).iter().filter(|_| asked);
+    let (first, second) = (protocols.next(), protocols.next());
+    first
+        .filter(|protocol| second.is_none() && is_websocket(protocol))
+        .cloned()
+}
+
+/// Whether a value of `upgrade` is that protocol and no other.
+pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
+    let named = protocol.as_bytes().trim_ascii();
+    named.eq_ignore_ascii_case(WEBSOCKET)
+}
+
+/// The options that `connection` lists.
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    list(headers, &CONNECTION)
+}
+
+/// The members of a header that is a list.
+fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let lines = headers.get_all(name).iter();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+}
+
+/// Writes the host that the client named in one place, the `host` header. Only HTTP/1.0 may name none.
+///
+/// Where the request's own line has an authority, it counts (RFC 9112 §3.2.2, RFC 9113 §8.3.1): a `host` that says something
+/// else goes, and the endpoint sees what was routed by.
 pub(crate) fn unify_host(head: &mut request::Parts) -> Result<(), BadHead> {
-    if head.headers.get_all(HOST).iter().count() > 1 {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
         return Err(BadHead::Hosts);
     }
-    if let Some(authority) = head.uri.authority() {
-        // `user@` is not for servers.
-        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-        let host = HeaderValue::from_str(host).map_err(|_| BadHead::Host)?;
-        head.headers.insert(HOST, host);
+    if host.is_none() && head.version == Version::HTTP_11 {
+        return Err(BadHead::NoHost);
     }
-    Ok(())
+    match (head.uri.authority(), host) {
+        (Some(authority), _) => {
+            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BadHead::Host)?;
+            if !is_host(&host) {
+                return Err(BadHead::Host);
+            }
+            head.headers.insert(HOST, host);
+            Ok(())
+        }
+        (None, Some(host)) if is_host(host) => Ok(()),
+        (None, Some(_)) => Err(BadHead::Host),
+        (None, None) if head.version < Version::HTTP_11 => Ok(()),
+        (None, None) => Err(BadHead::NoHost),
+    }
+}
+
+/// `host` or `host:port`: no `user@`, and not nothing (RFC 9110 §4.2.4, §7.2).
+fn is_host(value: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else {
+        return false;
+    };
+    let (all, host) = (authority.as_str(), authority.host());
+    let Some(rest) = all.strip_prefix(host) else {
+        return false; // `user@`
+    };
+    let port = rest.strip_prefix(':').unwrap_or_default();
+    !host.is_empty()
+        && rest.is_empty() == port.is_empty()
+        && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 /// Writes the head as the endpoint's version of HTTP wants it; `fallback` is the host where the client named none.
@@ -143,89 +268,4 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
-
-    #[test]
-    fn only_what_is_between_neighbours_goes() {
-        let mut all = headers(&[
-            ("connection", "keep-alive, X-Private, host"),
-            ("connection", "close, te"),
-            ("keep-alive", "timeout=5"),
-            ("x-private", "1"),
-            ("x-public", "2"),
-            ("host", "web"),
-            ("transfer-encoding", "chunked"),
-            ("te", "gzip, Trailers"),
-            ("upgrade", "websocket"),
-        ]);
-        strip_hop_by_hop(&mut all);
-        assert_eq!(
-            all,
-            headers(&[("x-public", "2"), ("host", "web"), ("te", "trailers")])
-        );
-    }
-
-    #[test]
-    fn an_upgrade_needs_both_headers() {
-        let cases = [
-            (
-                &[("connection", "Upgrade"), ("upgrade", "websocket")][..],
-                Some("websocket"),
-            ),
-            (&[("connection", "close"), ("upgrade", "websocket")], None),
-            (&[("connection", "upgrade")], None),
-            (
-                &[
-                    ("connection", "upgrade, http2-settings"),
-                    ("upgrade", "h2c"),
-                ],
-                None,
-            ),
-        ];
-        for (lines, expected) in cases {
-            assert_eq!(
-                upgrade(&headers(lines)),
-                expected.map(HeaderValue::from_static),
-                "{lines:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_host_is_written_where_the_version_wants_it() {
-        let (mut head, ()) = http::Request::get("http://web.shop/a?b=c")
-            .body(())
-            .expect("a request")
-            .into_parts();
-        unify_host(&mut head).expect("one host");
-        assert_eq!(head.headers[HOST], "web.shop");
-        let mut second = head.clone();
-        address(&mut head, false, "fallback").expect("valid");
-        assert_eq!(
-            (head.uri.to_string().as_str(), &head.headers[HOST]),
-            ("/a?b=c", &HeaderValue::from_static("web.shop"))
-        );
-        address(&mut second, true, "fallback").expect("valid");
-        assert_eq!(second.uri, "http://web.shop/a?b=c");
-        assert!(!second.headers.contains_key(HOST));
-    }
-
-    #[test]
-    fn two_hosts_are_refused() {
-        let (mut head, ()) = http::Request::get("/")
-            .body(())
-            .expect("a request")
-            .into_parts();
-        head.headers = headers(&[("host", "a"), ("host", "b")]);
-        assert_eq!(unify_host(&mut head), Err(BadHead::Hosts));
-    }
-}
+mod tests;

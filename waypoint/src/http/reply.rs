@@ -37,6 +37,8 @@ pub(crate) const TERMINATED: &str = "UC";
 pub(crate) const CLIENT_GONE: &str = "DC";
 /// The request is not understood.
 pub(crate) const BAD_REQUEST: &str = "DPE";
+/// The client has its share of what all clients may have.
+pub(crate) const OVERLOADED: &str = "OM";
 /// The backend reference does not resolve.
 pub(crate) const NO_BACKEND: &str = "NC";
 

@@ -1,4 +1,4 @@
-//! When a request stops being HTTP: WebSocket and its like, bytes both ways after a 101.
+//! When a request stops being HTTP: a WebSocket, bytes both ways after a 101.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -2,6 +2,8 @@ use hbone::{Baggage, Target};
 use mesh::service::Service;
 
 use super::*;
+use crate::budget::{Budgets, Resource};
+use crate::limits::Limits;
 
 /// A client that the mesh does not know, and what it says of itself.
 fn session(said: usize) -> Session {
@@ -20,11 +22,13 @@ fn session(said: usize) -> Session {
         port: 80,
     };
     let address = "10.0.0.9:4000".parse().expect("an address");
+    let id: SpiffeId = "spiffe://cluster.local/ns/evil/sa/default"
+        .parse()
+        .expect("an id");
+    let account = Budgets::new(&Limits::default()).account(&id);
     Session {
         client: Client {
-            id: "spiffe://cluster.local/ns/evil/sa/default"
-                .parse()
-                .expect("an id"),
+            id,
             address,
             workload: None,
             baggage: Baggage {
@@ -39,6 +43,7 @@ fn session(said: usize) -> Session {
         to,
         authority: Target::Addr(address),
         trace: None,
+        place: account.take(Resource::Tunnels).expect("room"),
     }
 }
 

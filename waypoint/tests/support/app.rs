@@ -168,8 +168,11 @@ pub struct Answer {
 
 impl Client {
     pub async fn h1(mesh: &Mesh, pool: &Pool<TcpDial>, target: &str) -> Self {
-        let Opened { tunnel, .. } = mesh.open(pool, target).await.expect("a tunnel");
-        let io = TokioIo::new(tunnel.into_io());
+        Self::h1_in(mesh.open(pool, target).await.expect("a tunnel")).await
+    }
+
+    pub async fn h1_in(opened: Opened) -> Self {
+        let io = TokioIo::new(opened.tunnel.into_io());
         let (sender, connection) = hyper::client::conn::http1::handshake(io)
             .await
             .expect("HTTP/1.1");

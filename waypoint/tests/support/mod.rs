@@ -33,6 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::subscriber::DefaultGuard;
+use waypoint::limits::Limits;
 use waypoint::lookups;
 use waypoint::metrics::Metrics;
 use waypoint::proxy::{self, Phase, Shared};
@@ -45,7 +46,9 @@ mod book;
 /// Longer than any test takes; what hangs fails with this.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The client's pod.
+/// Where all connections to a waypoint of the tests come from.
+pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The client's pod, and what its tunnels say is its address.
 pub const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 pub const CLIENT_ADDR: &str = "10.1.0.7:40000";
 pub const WAYPOINT: &str = "spiffe://cluster.local/ns/shop/sa/waypoint";
@@ -121,6 +124,11 @@ pub fn hostname(name: &str) -> String {
 
 impl Mesh {
     pub async fn start() -> Self {
+        Self::start_within(Limits::default()).await
+    }
+
+    /// With other limits than the usual ones.
+    pub async fn start_within(limits: Limits) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -175,16 +183,9 @@ impl Mesh {
         let listener = TcpListener::bind(mesh.waypoint_addr())
             .await
             .expect("the waypoint's port");
-        mesh.waypoint = spawn_local(proxy::serve(shared, vec![listener]));
-        mesh.pod(&Pod {
-            name: "client-1",
-            account: "client",
-            ip: CLIENT_ADDR.parse::<SocketAddr>().expect("an address").ip(),
-            services: &[],
-            meshed: true,
-            healthy: true,
-            bound: false,
-        });
+        mesh.waypoint = spawn_local(proxy::serve(shared, limits, vec![listener]));
+        let client = CLIENT_ADDR.parse::<SocketAddr>().expect("an address").ip();
+        mesh.client(&[PEER, client]);
         mesh
     }
 
@@ -308,6 +309,25 @@ impl Mesh {
         self.tell(ADDRESS_TYPE, &uid(pod.name), &address);
     }
 
+    /// The client's pod, at these addresses.
+    pub fn client(&self, addresses: &[IpAddr]) {
+        let client = words::Workload {
+            uid: uid("client-1"),
+            name: "client-1".into(),
+            namespace: "shop".into(),
+            addresses: addresses.iter().map(|ip| bytes(*ip)).collect(),
+            service_account: "client".into(),
+            canonical_name: "client".into(),
+            workload_name: "client".into(),
+            cluster_id: "Kubernetes".into(),
+            ..Default::default()
+        };
+        let address = words::Address {
+            r#type: Some(words::address::Type::Workload(client)),
+        };
+        self.tell(ADDRESS_TYPE, &uid("client-1"), &address);
+    }
+
     /// A bound service `web` at 10.96.0.1:80 with one healthy pod per name, at `ip(10)`, `ip(11)`, ...
     pub fn web(&self, protocol: words::AppProtocol, pods: &[&str]) {
         self.service(&Service {
@@ -354,8 +374,18 @@ impl Mesh {
         Pool::new(self.credentials(id), TcpDial, PoolLimits::default())
     }
 
-    /// Asks the waypoint for a tunnel.
+    /// Asks the waypoint for a tunnel in the name of [`CLIENT_ADDR`].
     pub async fn open(&self, pool: &Pool<TcpDial>, target: &str) -> Result<Opened, Error> {
+        self.open_as(pool, target, CLIENT_ADDR).await
+    }
+
+    /// The same in the name of anybody.
+    pub async fn open_as(
+        &self,
+        pool: &Pool<TcpDial>,
+        target: &str,
+        client: &str,
+    ) -> Result<Opened, Error> {
         let to = Destination {
             addr: self.waypoint_addr(),
             expect: Expect::one(WAYPOINT.parse().expect("an id")),
@@ -363,7 +393,7 @@ impl Mesh {
         };
         let mut request = Request::to(target.parse::<Target>().expect("a target"));
         request.forwarded = Some(Forwarded {
-            client: CLIENT_ADDR.parse().expect("an address"),
+            client: client.parse().expect("an address"),
             host: None,
         });
         pool.open(&to, &request).await
