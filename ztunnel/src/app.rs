@@ -43,7 +43,7 @@ use crate::{
     config::{Config, EXIT_USAGE},
     leaving::leave,
     metrics::Metrics,
-    plugin::Plugin,
+    plugin::{Plugin, Standing},
     pods::{Pods, node::Node},
     proxy::Shared,
     workers::{Run, Workers},
@@ -86,13 +86,14 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
     let mut registry = metrics::registry("ztunnel");
     let ready = Readiness::new();
     let awaits_xds = ready.wait_for("xds");
-    let awaits_cni = ready.wait_for("cni plugin");
 
     let (world, control) = follow_controller(&config, &mut registry, &mut supervisor);
     let certificates = keep_certificates(&config, &mut registry, &mut supervisor);
+    let metrics = Metrics::register(&mut registry);
+    let standing = Standing::new(&ready, metrics.plugin_written.clone());
     let shared = Arc::new(Shared {
         world: world.clone(),
-        metrics: Metrics::register(&mut registry),
+        metrics,
         trust_domain: config.trust_domain.clone(),
         cluster: config.cluster.clone(),
     });
@@ -130,7 +131,7 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
     };
     let answering = pods.clone();
     let answer = async move |request| answering.answer(request).await;
-    let plugin = Plugin::start(installer, answer, awaits_cni, supervisor.draining())?;
+    let plugin = Plugin::start(installer, answer, standing, supervisor.draining())?;
 
     let admin = Admin {
         registry: Arc::new(registry),
