@@ -182,6 +182,11 @@ fn is_uid(s: &str) -> bool {
     digits == 32 && digits + rest == s.len()
 }
 
+/// Whether a UID names a static pod: it is the digest of its file.
+pub(super) fn is_static(uid: &str) -> bool {
+    uid.len() == 32 && uid.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +207,7 @@ mod tests {
         }
         let fixed = "0::/kubepods/pod0a1b2c3d4e5f60718293a4b5c6d7e8f9/77\n";
         assert_eq!(pod_uid(fixed).unwrap(), "0a1b2c3d4e5f60718293a4b5c6d7e8f9");
+        assert!(is_static("0a1b2c3d4e5f60718293a4b5c6d7e8f9") && !is_static(UID));
     }
 
     #[test]

@@ -268,22 +268,28 @@ impl TestNode {
 
     /// Asks as the CNI plugin does for a new sandbox.
     pub(crate) fn cni_add(&self, pod: &TestPod) -> Answer {
-        self.cni(pod, Request::Add)
+        self.cni(pod, Request::Add, |_| ())
     }
 
     /// As the CNI plugin does when a sandbox goes.
     pub(crate) fn cni_del(&self, pod: &TestPod) -> Answer {
-        self.cni(pod, Request::Del)
+        self.cni(pod, Request::Del, |_| ())
     }
 
-    fn cni(&self, pod: &TestPod, request: fn(Sandbox) -> Request) -> Answer {
+    /// As the CNI plugin does, with a sandbox that differs.
+    pub(crate) fn cni(
+        &self,
+        pod: &TestPod,
+        request: fn(Sandbox) -> Request,
+        differ: impl FnOnce(&mut Sandbox),
+    ) -> Answer {
         let file = open_namespace(pod);
         let netns = PathBuf::from(format!(
             "/proc/{}/fd/{}",
             std::process::id(),
             file.as_raw_fd()
         ));
-        let sandbox = Sandbox {
+        let mut sandbox = Sandbox {
             uid: Some(pod.uid()),
             name: pod.name.clone(),
             namespace: NAMESPACE.into(),
@@ -291,6 +297,7 @@ impl TestNode {
             netns,
             ips: vec![pod.v4, pod.v6],
         };
+        differ(&mut sandbox);
         let (answer, answered) = mpsc::channel();
         let asks = self.running.lock().as_ref().unwrap().asks.clone();
         asks.send((request(sandbox), answer)).unwrap();

@@ -1,0 +1,134 @@
+//! Sandboxes that come, go and are told of late, repeatedly or falsely (needs root).
+
+mod support;
+
+use support::{
+    fabric::{ECHO, Fabric, TestPod},
+    net::{connect, ip, namespace},
+    node::Outcome,
+};
+use ztunnel::{
+    cni::protocol::{Answer, Request, Sandbox},
+    pods::capture,
+};
+
+fn installed(pod: &TestPod) -> bool {
+    pod.ns.run(|| capture::is_installed().unwrap()).unwrap()
+}
+
+/// The pod in another namespace, with the same addresses.
+fn replaced(pod: &TestPod) -> TestPod {
+    let mut new = pod.clone();
+    new.ns = namespace();
+    ip(&new.ns, "link set lo up");
+    for address in [new.v4, new.v6] {
+        ip(&new.ns, &format!("addr add {address} dev lo"));
+    }
+    new
+}
+
+/// A sandbox of before, of which nothing is left.
+fn of_before(sandbox: &mut Sandbox) {
+    sandbox.container_id = "of before".into();
+    sandbox.netns = "".into();
+}
+
+#[test]
+fn the_late_end_of_an_earlier_sandbox_does_not_touch_a_living_pod() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    let (pod, client) = (fabric.meshed("la", 0), fabric.meshed("lb", 1));
+    // Enrolled while it ran: its sandbox is known by nothing but its namespace.
+    let elsewhere = namespace();
+    let file = elsewhere
+        .run(|| std::fs::File::open("/proc/thread-self/ns/net").unwrap())
+        .unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let path = format!("/proc/{}/fd/{fd}", std::process::id());
+    for _ in 0..2 {
+        assert_eq!(node.cni(&pod, Request::Del, of_before), Answer::Proceed);
+        let other = |sandbox: &mut Sandbox| sandbox.netns = path.clone().into();
+        assert_eq!(node.cni(&pod, Request::Del, other), Answer::Proceed);
+        client.ask(pod.addr(false, ECHO)).unwrap();
+        assert!(installed(&pod));
+    }
+    assert_eq!(node.metric("workload_manager_proxies_stopped"), 0);
+    // Its own end, with nothing left of it.
+    node.remove_process(&pod);
+    assert_eq!(node.cni(&pod, Request::Del, of_before), Answer::Proceed);
+    node.wait_for(&pod, Outcome::Removed);
+    connect(&pod.ns, "127.0.0.1:15008".parse().unwrap()).unwrap_err();
+}
+
+#[test]
+fn the_newer_of_two_sandboxes_stays_in_the_mesh() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    let old = fabric.meshed("na", 0);
+    let new = replaced(&old);
+    let named =
+        |name: &'static str| move |sandbox: &mut Sandbox| sandbox.container_id = name.into();
+    assert_eq!(node.cni(&new, Request::Add, named("new")), Answer::Proceed);
+    // The old one's end comes after the new one's beginning, and twice; once its namespace is gone already.
+    assert_eq!(node.cni(&old, Request::Del, named("old")), Answer::Proceed);
+    assert_eq!(node.cni(&old, Request::Del, of_before), Answer::Proceed);
+    assert!(installed(&new));
+    connect(&new.ns, "127.0.0.1:15008".parse().unwrap()).unwrap();
+    connect(&old.ns, "127.0.0.1:15008".parse().unwrap()).unwrap_err();
+    // The same sandbox told again is the same.
+    assert_eq!(node.cni(&new, Request::Add, named("new")), Answer::Proceed);
+    let nameless = |sandbox: &mut Sandbox| {
+        sandbox.container_id = "new".into();
+        sandbox.uid = None;
+    };
+    assert_eq!(node.cni(&new, Request::Del, nameless), Answer::Proceed);
+    connect(&new.ns, "127.0.0.1:15008".parse().unwrap()).unwrap_err();
+}
+
+#[test]
+fn a_namespace_that_is_not_the_pods_is_refused_by_name() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    let (pod, other) = (fabric.start_pod("xa", 0), fabric.start_pod("xb", 0));
+    fabric.label(&pod);
+    fabric.announce(&pod);
+    // Enrolled where it runs; the ADD that follows is a lie.
+    node.wait_for(&pod, Outcome::Enrolled);
+    let held = |differ: &dyn Fn(&mut Sandbox)| match node.cni(&pod, Request::Add, differ) {
+        Answer::Hold { reason } => reason,
+        Answer::Proceed => panic!("believed"),
+    };
+    let host = held(&|sandbox| sandbox.netns = "/proc/self/ns/net".into());
+    assert!(host.contains("the host's own"), "{host}");
+    let gone = held(&|sandbox| sandbox.netns = "/run/netns/none".into());
+    assert!(gone.contains("/run/netns/none"), "{gone}");
+    // The place of another, under this pod's name.
+    let mut mistaken = pod.clone();
+    mistaken.ns = other.ns.clone();
+    let Answer::Hold { reason } = node.cni_add(&mistaken) else {
+        panic!("believed")
+    };
+    assert!(reason.contains(&pod.v4.to_string()), "{reason}");
+    assert!(reason.contains(&other.v4.to_string()), "{reason}");
+    assert!(!installed(&other) && installed(&pod));
+}
+
+#[test]
+fn a_static_pod_is_known_by_its_name() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    // The mirror that the API server shows has another UID than the kubelet's pod.
+    let pod = fabric.start_pod("st", 0);
+    fabric.announce(&pod);
+    let of_file = |sandbox: &mut Sandbox| {
+        sandbox.uid = Some("0a1b2c3d4e5f60718293a4b5c6d7e8f9".into());
+    };
+    assert_eq!(node.cni(&pod, Request::Add, of_file), Answer::Proceed);
+    assert!(!installed(&pod));
+    let unlike = |sandbox: &mut Sandbox| {
+        sandbox.uid = Some("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9".into());
+    };
+    node.connected(false);
+    let held = node.cni(&pod, Request::Add, unlike);
+    assert!(matches!(held, Answer::Hold { .. }), "{held:?}");
+}
