@@ -2,13 +2,25 @@
 
 mod support;
 
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::{Command, Stdio},
+};
+
+use serde_json::json;
 use support::{
     fabric::{ECHO, Fabric, TestPod},
     net::{connect, ip, namespace},
     node::Outcome,
 };
 use ztunnel::{
-    cni::protocol::{Answer, Request, Sandbox},
+    cni::{
+        enrolled::Enrolled,
+        protocol::{Answer, Request, Sandbox},
+        server::Server,
+    },
     pods::capture,
 };
 
@@ -41,7 +53,7 @@ fn the_late_end_of_an_earlier_sandbox_does_not_touch_a_living_pod() {
     // Enrolled while it ran: its sandbox is known by nothing but its namespace.
     let elsewhere = namespace();
     let file = elsewhere
-        .run(|| std::fs::File::open("/proc/thread-self/ns/net").unwrap())
+        .run(|| fs::File::open("/proc/thread-self/ns/net").unwrap())
         .unwrap();
     let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
     let path = format!("/proc/{}/fd/{fd}", std::process::id());
@@ -131,4 +143,48 @@ fn a_static_pod_is_known_by_its_name() {
     node.connected(false);
     let held = node.cni(&pod, Request::Add, unlike);
     assert!(matches!(held, Answer::Hold { .. }), "{held:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_but_root_is_answered_whatever_the_sockets_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, program) = (dir.path().join("cni.sock"), dir.path().join("ambit-cni"));
+    fs::copy(env!("CARGO_BIN_EXE_ztunnel"), &program).unwrap();
+    let list = dir.path().join("namespaces.json");
+    Enrolled::from_iter(["shop"]).write(&list).unwrap();
+    let server = Server::bind(&socket).unwrap();
+    for (path, mode) in [(dir.path(), 0o755), (&socket, 0o666), (&list, 0o644)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    tokio::spawn(server.run(async |_| Answer::Proceed));
+    let config = json!({
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "type": "ambit-cni",
+        "socket": socket,
+        "enrolled": list,
+        "prevResult": {"cniVersion": "1.0.0", "ips": []},
+    });
+    let ask = move |user: u32| {
+        let mut child = Command::new(&program)
+            .env_clear()
+            .env("CNI_COMMAND", "ADD")
+            .env("CNI_CONTAINERID", "77")
+            .env("CNI_NETNS", "/run/netns/77")
+            .env("CNI_ARGS", "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0")
+            .uid(user)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(config.to_string().as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let asked = tokio::task::spawn_blocking(move || (ask(65534), ask(0)));
+    let (user, root) = asked.await.unwrap();
+    assert!(user.contains("only root may"), "{user}");
+    assert!(!root.contains("msg"), "{root}");
 }

@@ -5,10 +5,13 @@ use std::{sync::Arc, time::Duration};
 use mesh::enrolment::Enrolment;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Pods, desired::Status, find};
-use crate::cni::{
-    enrolled::Enrolled,
-    protocol::{Answer, Request, Sandbox},
+use super::{Pods, desired::Status};
+use crate::{
+    cgroup::is_static,
+    cni::{
+        enrolled::Enrolled,
+        protocol::{Answer, Request, Sandbox},
+    },
 };
 
 /// Shorter than the plugin's patience, so that the reason is ours to give.
@@ -80,7 +83,7 @@ impl Pods {
         loop {
             let find = |e: &&Arc<Enrolment>| match &sandbox.uid {
                 // The kubelet's own name for a static pod is none that the API server gave its mirror.
-                Some(uid) if !find::is_static(uid) => e.uid.as_str() == uid,
+                Some(uid) if !is_static(uid) => e.uid.as_str() == uid,
                 _ => *e.name == *sandbox.name && *e.namespace == *sandbox.namespace,
             };
             let (found, likely) = node.shared.world.look(|world| {
