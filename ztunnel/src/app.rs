@@ -44,7 +44,7 @@ use crate::{
     leaving::leave,
     metrics::Metrics,
     plugin::{Plugin, Standing},
-    pods::{Pods, node::Node},
+    pods::{Pods, handover::Ztunnels, node::Node},
     proxy::Shared,
     workers::{Run, Workers},
 };
@@ -120,6 +120,7 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
         synced,
         end: CancellationToken::new(),
         runs: RefCell::new(Run::NONE),
+        ztunnels: Ztunnels::new(config.paths.cni_socket.clone()),
         running: RefCell::default(),
     };
     let pods = Pods::new(node, config.paths.state.join("namespaces.json"));

@@ -5,14 +5,19 @@ mod support;
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    process::{Command, Stdio},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, process::CommandExt},
+    },
+    process::{Child, Command, Stdio},
+    thread,
 };
 
 use serde_json::json;
 use support::{
     fabric::{ECHO, Fabric, TestPod},
-    net::{connect, ip, namespace},
+    log,
+    net::{PATIENCE, connect, ip, listen, namespace, ztunnel_listen},
     node::Outcome,
 };
 use ztunnel::{
@@ -22,6 +27,7 @@ use ztunnel::{
         server::Server,
     },
     pods::capture,
+    ports,
 };
 
 fn installed(pod: &TestPod) -> bool {
@@ -95,6 +101,75 @@ fn the_newer_of_two_sandboxes_stays_in_the_mesh() {
     };
     assert_eq!(node.cni(&new, Request::Del, nameless), Answer::Proceed);
     connect(&new.ns, "127.0.0.1:15008".parse().unwrap()).unwrap_err();
+}
+
+/// A process of somebody else with a socket that shares one of our ports.
+fn intruder(pod: &TestPod, port: u16) -> Child {
+    let listener = ztunnel_listen(&pod.ns, port);
+    // It waits for its input, which does not come.
+    Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(OwnedFd::from(listener))
+        .spawn()
+        .unwrap()
+}
+
+fn end(mut child: Child) {
+    drop(child.stdin.take());
+    child.wait().unwrap();
+}
+
+#[test]
+fn somebody_elses_listener_is_no_successor() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    let (a, b) = (fabric.meshed("sa", 0), fabric.meshed("sb", 1));
+    let stranger = intruder(&a, ports::OUTBOUND);
+    thread::scope(|scope| {
+        let old = node.take();
+        let leaving = scope.spawn(|| old.leave(PATIENCE));
+        log::line("the stranger is seen", |line| {
+            let message = line["message"].as_str().unwrap_or_default();
+            line["pod"] == "shop/sa" && message.contains("no successor")
+        });
+        // It still serves.
+        b.ask(a.addr(false, ECHO)).unwrap();
+        assert!(!leaving.is_finished());
+        node.start(&fabric.ca);
+        leaving.join().unwrap();
+    });
+    node.wait_for(&a, Outcome::Enrolled);
+    end(stranger);
+    b.ask(a.addr(false, ECHO)).unwrap();
+}
+
+#[test]
+fn a_pods_own_listener_on_our_port_is_named() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    // One that shares the port, and one that leaves no room.
+    let (sharing, alone) = (fabric.pod("pa", 0), fabric.pod("pb", 0));
+    let stranger = intruder(&sharing, hbone::PORT);
+    let listener = listen(&alone.ns, ports::PLAINTEXT);
+    node.adopt(&sharing, stranger.id());
+    node.adopt(&alone, std::process::id());
+    for (pod, port, process) in [
+        (&sharing, "15008", "(cat)"),
+        (&alone, "15006", "(netns_sandbox"),
+    ] {
+        fabric.label(pod);
+        let report = node.wait_for(pod, Outcome::Failed);
+        assert_eq!(report.reason, "PortTaken");
+        let message = &report.message;
+        assert!(message.contains(port), "{message}");
+        assert!(message.contains(process), "{message}");
+        assert!(!installed(pod));
+    }
+    // And it goes in when that has ended.
+    end(stranger);
+    drop(listener);
+    node.wait_for(&sharing, Outcome::Enrolled);
+    node.wait_for(&alone, Outcome::Enrolled);
 }
 
 #[test]

@@ -6,8 +6,9 @@
 
 mod ending;
 mod error;
+mod ports;
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use mesh::{
     enrolment::{Enrolment, PodUid},
@@ -27,12 +28,7 @@ use super::{
     netns::PodNetns,
     node::{Node, Sandbox},
 };
-use crate::{
-    ports,
-    proxy::{Listeners, Serving},
-    socket,
-    workers::Run,
-};
+use crate::{proxy::Serving, workers::Run};
 
 /// One pod's task.
 pub(crate) struct Task {
@@ -189,12 +185,7 @@ impl Task {
     /// Certificate and listeners: from here on whoever comes is served.
     async fn serve(&mut self, pod: Pod, netns: PodNetns) -> Result<(), EnrolError> {
         let credentials = self.node.certificates.get(&pod.identity).await?;
-        let cores = self.node.workers.count();
-        let (families, listeners) = netns
-            .call(move || (capture::families(), listen(cores)))
-            .await
-            .map_err(EnrolError::Namespace)?;
-        let listeners = listeners.map_err(EnrolError::Listen)?;
+        let (families, listeners) = self.listen(&netns).await?;
         let serving = Arc::new(Serving::new(pod, netns, credentials));
         let run = self.node.runs.borrow_mut().advance();
         // Known before it is begun, so that it is ended even if this future is.
@@ -394,18 +385,6 @@ async fn inside<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
 ) -> Result<T, EnrolError> {
     Ok(netns.call(f).await.map_err(EnrolError::Namespace)??)
-}
-
-fn listen(cores: usize) -> io::Result<Vec<Listeners>> {
-    let families = capture::families();
-    let one = |_| {
-        Ok(Listeners {
-            outbound: socket::listen(families, ports::OUTBOUND)?,
-            plaintext: socket::listen(families, ports::PLAINTEXT)?,
-            tunnel: socket::listen(families, hbone::PORT)?,
-        })
-    };
-    (0..cores).map(one).collect()
 }
 
 /// Ends when nobody is led to the listeners any more.

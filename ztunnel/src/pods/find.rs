@@ -101,6 +101,11 @@ impl Running {
         self.pids.contains_key(uid)
     }
 
+    /// The processes of pod `uid`.
+    pub(super) fn pids(&self, uid: &str) -> &[u32] {
+        self.pids.get(uid).map_or(&[], Vec::as_slice)
+    }
+
     /// The network namespace of pod `uid`, which must own one of `ips` if any are given. Blocks shortly.
     pub fn netns(&self, uid: &str, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
         let Some(pids) = self.pids.get(uid) else {

@@ -31,7 +31,7 @@ use ztunnel::{
     cni::protocol::{Answer, Request, Sandbox},
     leaving,
     metrics::Metrics,
-    pods::{Pods, node::Node},
+    pods::{Pods, handover::Ztunnels, node::Node},
     proxy::Shared,
     workers::{Run, Workers},
 };
@@ -143,6 +143,15 @@ impl TestNode {
         self.files.lock().push(file);
     }
 
+    /// A process that runs is one of the pod's.
+    pub(crate) fn adopt(&self, pod: &TestPod, pid: u32) {
+        let process = self.proc.path().join(pod.number.to_string());
+        for part in ["fd", "comm"] {
+            let real = format!("/proc/{pid}/{part}");
+            std::os::unix::fs::symlink(real, process.join(part)).unwrap();
+        }
+    }
+
     /// All processes of a pod have ended.
     pub(crate) fn remove_process(&self, pod: &TestPod) {
         fs::remove_dir_all(self.proc.path().join(pod.number.to_string())).unwrap();
@@ -191,6 +200,7 @@ impl TestNode {
                     synced: watch::channel(true).1,
                     end: CancellationToken::new(),
                     runs: std::cell::RefCell::new(Run::NONE),
+                    ztunnels: Ztunnels::new("/nonexistent".into()),
                     running: std::cell::RefCell::default(),
                 };
                 let pods = Pods::new(node, file);

@@ -6,7 +6,7 @@ use hbone::InvalidSpiffeId;
 use mesh::certs::CertError;
 
 use crate::{
-    pods::{capture::CaptureError, find::FindError},
+    pods::{capture::CaptureError, find::FindError, listeners::Holder},
     workers::WorkerError,
 };
 
@@ -23,6 +23,10 @@ pub(crate) enum EnrolError {
     Namespace(#[source] io::Error),
     #[error("cannot listen in its network namespace: {0}")]
     Listen(#[source] io::Error),
+    #[error(
+        "its own process {} ({}) listens on port {port}, which the mesh needs", holder.pid, holder.name
+    )]
+    PortTaken { port: u16, holder: Holder },
     #[error(transparent)]
     Serve(#[from] WorkerError),
     #[error("cannot redirect its connections: {0}")]
@@ -45,6 +49,7 @@ impl EnrolError {
             Self::Certificate(_) => "NoCertificate",
             Self::Namespace(_) => "NamespaceUnreachable",
             Self::Listen(_) | Self::Serve(_) => "ListenersFailed",
+            Self::PortTaken { .. } => "PortTaken",
             Self::Capture(_) => "RedirectionFailed",
         }
     }
