@@ -128,6 +128,8 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
         system_namespace: config.pod_namespace.to_string(),
         socket: config.paths.cni_socket.clone(),
         enrolled: config.paths.state.join("namespaces.json"),
+        // CRI-O.
+        replaying: vec![config.paths.proc.join("1/root/run/crio/crio.sock")],
         ..Installer::new(&config.paths.cni_conf, &config.paths.cni_bin)
     };
     let answering = pods.clone();

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::cni::{
-    install::{InstallError, Installed, Installer},
+    install::{InstallError, Installed, Installer, Left},
     protocol::{Answer, Request},
     server::Server,
 };
@@ -87,7 +87,12 @@ impl Plugin {
         // Or it would be put back.
         self.released.cancelled().await;
         match spawn_blocking(move || self.installer.uninstall()).await {
-            Ok(Ok(())) => tracing::info!("the CNI plugin is removed"),
+            Ok(Ok(Left::Nothing)) => tracing::info!("the CNI plugin is removed"),
+            Ok(Ok(Left::Program)) => {
+                tracing::info!(
+                    "the CNI plugin is removed, but for its program: pods that started with it end with it"
+                );
+            }
             Ok(Err(error)) => tracing::error!(%error, "cannot remove the CNI plugin"),
             Err(error) => tracing::error!(%error, "cannot remove the CNI plugin"),
         }

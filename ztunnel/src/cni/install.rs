@@ -47,6 +47,18 @@ pub struct Installer {
     pub enrolled: PathBuf,
     /// The mesh's own namespace, whose pods are never held.
     pub system_namespace: String,
+    /// The sockets of runtimes that end a pod with the configuration that it started with, whatever the node's says by
+    /// then, as seen from here: where one is, the program outlives its entry.
+    pub replaying: Vec<PathBuf>,
+}
+
+/// What [`Installer::uninstall`] left on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// The program, for pods that started with it: without it they could not end.
+    Program,
 }
 
 /// What [`Installer::ensure`] or [`Installer::keep`] found or did.
@@ -112,6 +124,7 @@ impl Installer {
             socket: DEFAULT_SOCKET.into(),
             enrolled: DEFAULT_ENROLLED.into(),
             system_namespace: DEFAULT_SYSTEM_NAMESPACE.into(),
+            replaying: Vec::new(),
         }
     }
 
@@ -162,18 +175,21 @@ impl Installer {
     /// Leaves the node as it was without us. Blocks.
     ///
     /// A runtime that has not yet noticed may still try the plugin for a new pod, fail, and try again.
-    pub fn uninstall(&self) -> Result<(), InstallError> {
+    pub fn uninstall(&self) -> Result<Left, InstallError> {
         let _alone = self.alone()?;
         files::remove_unfinished(&self.conf_dir)?;
         files::remove_unfinished(&self.bin_dir)?;
         self.take_out()?;
-        files::remove_all(&[
-            self.bin_dir.join(PLUGIN),
-            self.enrolled.clone(),
-            self.socket.clone(),
-        ])?;
+        files::remove_all(&[self.enrolled.clone(), self.socket.clone()])?;
+        let left = if self.replaying.iter().any(|socket| socket.exists()) {
+            Left::Program
+        } else {
+            files::remove_all(&[self.bin_dir.join(PLUGIN)])?;
+            Left::Nothing
+        };
         // A program that edits what it has read may have written us back meanwhile.
-        self.take_out()
+        self.take_out()?;
+        Ok(left)
     }
 
     /// Removes the plugin from every configuration.
