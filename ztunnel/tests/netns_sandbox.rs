@@ -173,6 +173,24 @@ fn a_pods_own_listener_on_our_port_is_named() {
 }
 
 #[test]
+fn an_intruder_on_our_port_is_named_and_the_pod_stays_in_the_mesh() {
+    let fabric = Fabric::new();
+    let node = fabric.node(0);
+    let pod = fabric.meshed("ia", 0);
+    let stranger = intruder(&pod, ports::PLAINTEXT);
+    node.adopt(&pod, stranger.id());
+    log::line("the intruder is named", |line| {
+        let intruder = line["intruder"].as_str().unwrap_or_default();
+        line["pod"] == "shop/ia" && intruder.contains("(cat)") && intruder.contains("15006")
+    });
+    end(stranger);
+    assert!(installed(&pod));
+    // Nothing but its enrolment was reported: leaving is what comes next.
+    fabric.take_out(&pod);
+    assert_eq!(node.metric("workload_manager_proxies_stopped"), 1);
+}
+
+#[test]
 fn a_namespace_that_is_not_the_pods_is_refused_by_name() {
     let fabric = Fabric::new();
     let node = fabric.node(0);

@@ -8,7 +8,7 @@ mod ending;
 mod error;
 mod ports;
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{collections::HashSet, rc::Rc, sync::Arc, time::Duration};
 
 use mesh::{
     enrolment::{Enrolment, PodUid},
@@ -25,6 +25,7 @@ use super::{
     Pod,
     capture::{self, CaptureError, Families, Spec},
     desired::{DesiredState, Status},
+    listeners::SocketId,
     netns::PodNetns,
     node::{Node, Sandbox},
 };
@@ -44,6 +45,8 @@ pub(crate) struct Task {
     /// Resets what these and the present run still have open.
     end: CancellationToken,
     failures: u32,
+    /// The pod's own process that listens beside us, as it was last said.
+    intruder: Option<String>,
 }
 
 /// A pod that is served.
@@ -51,6 +54,8 @@ struct Up {
     serving: Arc<Serving>,
     run: Run,
     families: Families,
+    /// Its listeners.
+    sockets: HashSet<SocketId>,
     /// What is redirected; nothing while that is not (or no longer) so.
     redirected: Option<Spec>,
 }
@@ -93,6 +98,7 @@ impl Task {
             endings,
             end,
             failures: 0,
+            intruder: None,
         }
     }
 
@@ -166,6 +172,8 @@ impl Task {
         }
         if self.up.is_none() {
             self.serve(pod, netns).await?;
+        } else {
+            self.watch_for_intruder().await;
         }
         self.redirect(enrolment.bypass_inbound).await
     }
@@ -185,17 +193,22 @@ impl Task {
     /// Certificate and listeners: from here on whoever comes is served.
     async fn serve(&mut self, pod: Pod, netns: PodNetns) -> Result<(), EnrolError> {
         let credentials = self.node.certificates.get(&pod.identity).await?;
-        let (families, listeners) = self.listen(&netns).await?;
+        let bound = self.listen(&netns).await?;
         let serving = Arc::new(Serving::new(pod, netns, credentials));
         let run = self.node.runs.borrow_mut().advance();
         // Known before it is begun, so that it is ended even if this future is.
         self.up = Some(Up {
             serving: serving.clone(),
             run,
-            families,
+            families: bound.families,
+            sockets: bound.sockets,
             redirected: None,
         });
-        Ok(self.node.workers.serve(run, &serving, listeners).await?)
+        Ok(self
+            .node
+            .workers
+            .serve(run, &serving, bound.listeners)
+            .await?)
     }
 
     /// Redirection, or its repair.

@@ -68,7 +68,8 @@ pub(super) fn holder(proc: &Path, pids: &[u32], sockets: &HashSet<SocketId>) -> 
             return None;
         }
         let name = fs::read_to_string(directory(pid).join("comm")).unwrap_or_default();
-        let name = name.trim_end().to_owned();
+        // A process names itself as it likes, and this is logged.
+        let name = name.chars().filter(char::is_ascii_graphic).collect();
         Some(Holder { pid, name })
     })
 }
@@ -124,5 +125,12 @@ mod tests {
         assert_eq!(found.pid, ours);
         assert!(!found.name.is_empty());
         assert_eq!(holder(Path::new("/proc"), &[1], &sockets), None);
+
+        let proc = tempfile::tempdir().unwrap();
+        fs::create_dir(proc.path().join("7")).unwrap();
+        std::os::unix::fs::symlink("/proc/self/fd", proc.path().join("7/fd")).unwrap();
+        fs::write(proc.path().join("7/comm"), "in\u{1b}[2J\nit\n").unwrap();
+        let found = holder(proc.path(), &[6, 7], &sockets).unwrap();
+        assert_eq!((found.pid, found.name.as_str()), (7, "in[2Jit"));
     }
 }

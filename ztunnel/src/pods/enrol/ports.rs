@@ -19,29 +19,58 @@ use crate::{
 
 const PORTS: [u16; 3] = [ports::OUTBOUND, ports::PLAINTEXT, hbone::PORT];
 
+/// What listens for us in a pod's namespace.
+pub(super) struct Bound {
+    pub(super) families: Families,
+    /// One for each core.
+    pub(super) listeners: Vec<Listeners>,
+    /// The same, as the kernel numbers them.
+    pub(super) sockets: HashSet<SocketId>,
+}
+
 impl Task {
     /// Listeners for each core, on ports that no process of the pod has.
-    pub(super) async fn listen(
-        &self,
-        netns: &PodNetns,
-    ) -> Result<(Families, Vec<Listeners>), EnrolError> {
+    pub(super) async fn listen(&self, netns: &PodNetns) -> Result<Bound, EnrolError> {
         let cores = self.node.workers.count();
         let (families, listeners) = netns
             .call(move || (capture::families(), bind(cores)))
             .await
             .map_err(EnrolError::Namespace)?;
-        let ours = listeners
+        let sockets = listeners
             .as_ref()
             .map_or(HashSet::new(), |of| of.iter().flat_map(ids).collect());
-        if let Some(taken) = self.taken(netns, ours).await {
+        if let Some(taken) = self.taken(netns, &sockets).await {
             return Err(taken);
         }
-        Ok((families, listeners.map_err(EnrolError::Listen)?))
+        Ok(Bound {
+            families,
+            listeners: listeners.map_err(EnrolError::Listen)?,
+            sockets,
+        })
+    }
+
+    /// Says, once, that a process of a pod in the mesh listens beside us. It stays in the mesh: who can do that could as
+    /// well break its connections by other means, and its peers must not be made to speak in the clear.
+    pub(super) async fn watch_for_intruder(&mut self) {
+        let Some(up) = &self.up else { return };
+        let netns = up.serving.netns.clone();
+        let found = self.taken(&netns, &up.sockets).await;
+        let found = found.map(|intruder| intruder.to_string());
+        if found != self.intruder
+            && let Some(intruder) = &found
+        {
+            tracing::warn!(
+                pod = self.name,
+                intruder,
+                "connections that are meant for ztunnel go to a pod's own process"
+            );
+        }
+        self.intruder = found;
     }
 
     /// A process of the pod itself that listens on one of the ports: either there is no room for us, or it has a share of
     /// what is led there. Other sockets than `ours` may also be those of the ztunnel before this one.
-    async fn taken(&self, netns: &PodNetns, ours: HashSet<SocketId>) -> Option<EnrolError> {
+    async fn taken(&self, netns: &PodNetns, ours: &HashSet<SocketId>) -> Option<EnrolError> {
         let look = || PORTS.map(|port| (port, listeners::listening(port).unwrap_or_default()));
         let mut others = netns.call(look).await.ok()?;
         for (_, sockets) in &mut others {
