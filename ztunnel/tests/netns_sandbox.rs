@@ -185,9 +185,9 @@ fn an_intruder_on_our_port_is_named_and_the_pod_stays_in_the_mesh() {
     });
     end(stranger);
     assert!(installed(&pod));
-    // Nothing but its enrolment was reported: leaving is what comes next.
-    fabric.take_out(&pod);
-    assert_eq!(node.metric("workload_manager_proxies_stopped"), 1);
+    assert_eq!(node.metric("workload_manager_pending_proxy_count"), 0);
+    assert_eq!(node.metric("workload_manager_active_proxy_count"), 1);
+    assert_eq!(node.metric("workload_manager_proxies_started"), 1);
 }
 
 #[test]
