@@ -43,8 +43,8 @@ use crate::{
     config::{Config, EXIT_USAGE},
     leaving::leave,
     metrics::Metrics,
-    plugin::Plugin,
-    pods::{Pods, node::Node},
+    plugin::{Plugin, Standing},
+    pods::{Pods, handover::Ztunnels, node::Node},
     proxy::Shared,
     workers::{Run, Workers},
 };
@@ -86,13 +86,14 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
     let mut registry = metrics::registry("ztunnel");
     let ready = Readiness::new();
     let awaits_xds = ready.wait_for("xds");
-    let awaits_cni = ready.wait_for("cni plugin");
 
     let (world, control) = follow_controller(&config, &mut registry, &mut supervisor);
     let certificates = keep_certificates(&config, &mut registry, &mut supervisor);
+    let metrics = Metrics::register(&mut registry);
+    let standing = Standing::new(&ready, metrics.plugin_written.clone());
     let shared = Arc::new(Shared {
         world: world.clone(),
-        metrics: Metrics::register(&mut registry),
+        metrics,
         trust_domain: config.trust_domain.clone(),
         cluster: config.cluster.clone(),
     });
@@ -119,6 +120,7 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
         synced,
         end: CancellationToken::new(),
         runs: RefCell::new(Run::NONE),
+        ztunnels: Ztunnels::new(config.paths.cni_socket.clone()),
         running: RefCell::default(),
     };
     let pods = Pods::new(node, config.paths.state.join("namespaces.json"));
@@ -126,11 +128,13 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
         system_namespace: config.pod_namespace.to_string(),
         socket: config.paths.cni_socket.clone(),
         enrolled: config.paths.state.join("namespaces.json"),
+        // CRI-O.
+        replaying: vec![config.paths.proc.join("1/root/run/crio/crio.sock")],
         ..Installer::new(&config.paths.cni_conf, &config.paths.cni_bin)
     };
     let answering = pods.clone();
     let answer = async move |request| answering.answer(request).await;
-    let plugin = Plugin::start(installer, answer, awaits_cni, supervisor.draining())?;
+    let plugin = Plugin::start(installer, answer, standing, supervisor.draining())?;
 
     let admin = Admin {
         registry: Arc::new(registry),

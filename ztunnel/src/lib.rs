@@ -13,6 +13,7 @@ pub mod socket;
 pub mod workers;
 
 mod access_log;
+mod cgroup;
 mod connection;
 mod dial;
 mod failure;

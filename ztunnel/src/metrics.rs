@@ -32,6 +32,8 @@ pub struct Metrics {
     pub proxies_stopped: Counter,
     /// Redirection rules found damaged and put back.
     pub repairs: Counter,
+    /// How often the CNI plugin was written into the node's configuration.
+    pub plugin_written: Counter,
 }
 
 /// Which end of the connection reports.
@@ -145,6 +147,11 @@ impl Metrics {
             "ambit_redirection_repairs",
             "Times a pod's redirection was found damaged and put back",
             all.repairs.clone(),
+        );
+        registry.register(
+            "ambit_cni_plugin_written",
+            "Times the CNI plugin was written into the node's configuration: once, unless another program rewrites that",
+            all.plugin_written.clone(),
         );
         let pods = registry.sub_registry_with_prefix("workload_manager");
         pods.register(

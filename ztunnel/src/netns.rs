@@ -103,6 +103,17 @@ impl PodNetns {
 
 // === impl NetnsId ===
 
+impl NetnsId {
+    /// Of whatever is at `path`, without opening it. What is no namespace has an id that none has.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let stat = nix::sys::stat::stat(path)?;
+        Ok(Self {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        })
+    }
+}
+
 impl fmt::Display for NetnsId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "net:[{}]", self.ino)

@@ -5,7 +5,8 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
-use mesh::process::readiness::Pending;
+use mesh::process::readiness::{Pending, Readiness};
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     net::UnixStream,
     task::{spawn_blocking, spawn_local},
@@ -14,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::cni::{
-    install::{InstallError, Installed, Installer},
+    install::{InstallError, Installed, Installer, Left},
     protocol::{Answer, Request},
     server::Server,
 };
@@ -24,6 +25,14 @@ pub(crate) struct Plugin {
     installer: Installer,
     /// Cancelled once nothing is answered or installed by us any more.
     released: CancellationToken,
+}
+
+/// What the node is told of the plugin: not ready for as long as new pods may start without it.
+pub(crate) struct Standing {
+    ready: Readiness,
+    awaits: Option<Pending>,
+    /// How often the plugin was written into the node's configuration.
+    written: Counter,
 }
 
 /// How often the socket is looked at.
@@ -39,14 +48,14 @@ impl Plugin {
     pub(crate) fn start<A>(
         installer: Installer,
         answer: A,
-        awaits: Pending,
+        standing: Standing,
         draining: CancellationToken,
     ) -> io::Result<Self>
     where
         A: AsyncFn(Request) -> Answer + 'static,
     {
         let server = Server::bind(&installer.socket)?;
-        let hold = hold(installer.clone(), server, answer, awaits);
+        let hold = hold(installer.clone(), server, answer, standing);
         let released = CancellationToken::new();
         let release = released.clone().drop_guard();
         spawn_local(async move {
@@ -78,25 +87,78 @@ impl Plugin {
         // Or it would be put back.
         self.released.cancelled().await;
         match spawn_blocking(move || self.installer.uninstall()).await {
-            Ok(Ok(())) => tracing::info!("the CNI plugin is removed"),
+            Ok(Ok(Left::Nothing)) => tracing::info!("the CNI plugin is removed"),
+            Ok(Ok(Left::Program)) => {
+                tracing::info!(
+                    "the CNI plugin is removed, but for its program: pods that started with it end with it"
+                );
+            }
             Ok(Err(error)) => tracing::error!(%error, "cannot remove the CNI plugin"),
             Err(error) => tracing::error!(%error, "cannot remove the CNI plugin"),
         }
     }
 }
 
-async fn hold<A>(installer: Installer, mut server: Server, answer: A, awaits: Pending)
+// === impl Standing ===
+
+impl Standing {
+    /// Not ready yet.
+    pub(crate) fn new(ready: &Readiness, written: Counter) -> Self {
+        let mut standing = Self {
+            ready: ready.clone(),
+            awaits: None,
+            written,
+        };
+        standing.set(false);
+        standing
+    }
+
+    fn set(&mut self, ready: bool) {
+        if ready {
+            self.awaits = None;
+        } else if self.awaits.is_none() {
+            self.awaits = Some(self.ready.wait_for("cni plugin"));
+        }
+    }
+
+    fn hear(&mut self, outcome: Result<&Installed, &InstallError>, installer: &Installer) {
+        match outcome {
+            Ok(Installed::Ready { config, changed }) => {
+                if *changed || self.awaits.is_some() {
+                    tracing::info!(config = %config.display(), "the CNI plugin is installed");
+                }
+                if *changed {
+                    self.written.inc();
+                }
+            }
+            Ok(Installed::Contested {
+                config,
+                times,
+                pause,
+            }) => {
+                self.written.inc();
+                tracing::warn!(config = %config.display(), times, next_in = ?pause, "another program takes the CNI plugin out of the node's configuration again and again; in between new pods start outside the mesh");
+            }
+            Ok(Installed::Waiting) => {
+                tracing::warn!(dir = %installer.conf_dir.display(), "waiting for the node's CNI configuration; where the node keeps it elsewhere, the manifest has to say so");
+            }
+            Err(error) => tracing::error!(%error, "the CNI plugin is not installed"),
+        }
+        self.set(matches!(outcome, Ok(Installed::Ready { .. })));
+    }
+}
+
+async fn hold<A>(installer: Installer, mut server: Server, answer: A, mut standing: Standing)
 where
     A: AsyncFn(Request) -> Answer,
 {
-    let mut awaits = Some(awaits);
     loop {
         // What tells our socket from another's at the same path.
         let ours = inode(&installer.socket);
         let mut answering = std::pin::pin!(server.run(&answer));
         let ended = tokio::select! {
             ended = &mut answering => Some(ended),
-            () = keep_installed(&installer, &mut awaits) => None,
+            () = keep_installed(&installer, &mut standing) => None,
             () = taken(&installer.socket, ours) => None,
         };
         match ended {
@@ -124,19 +186,11 @@ where
     }
 }
 
-async fn keep_installed(installer: &Installer, awaits: &mut Option<Pending>) {
+async fn keep_installed(installer: &Installer, standing: &mut Standing) {
     loop {
-        let kept = installer.keep(|outcome| match outcome {
-            Ok(Installed::Ready { config, changed }) => {
-                if *changed || awaits.is_some() {
-                    tracing::info!(config = %config.display(), "the CNI plugin is installed");
-                }
-                *awaits = None;
-            }
-            Ok(Installed::Waiting) => tracing::info!("waiting for the node's CNI configuration"),
-            Err(error) => tracing::error!(%error, "the CNI plugin is not installed"),
-        });
+        let kept = installer.keep(|outcome| standing.hear(outcome, installer));
         let Err::<_, InstallError>(error) = kept.await;
+        standing.set(false);
         tracing::error!(%error, "the CNI plugin is not watched; trying again");
         sleep(RETRY).await;
     }
@@ -171,7 +225,6 @@ fn inode(path: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use mesh::process::readiness::Readiness;
     use tokio::{task::LocalSet, time::timeout};
 
     use std::path::PathBuf;
@@ -195,8 +248,8 @@ mod tests {
         let answer = async move |_| Answer::Hold {
             reason: name.into(),
         };
-        let awaits = Readiness::new().wait_for("plugin");
-        let plugin = Plugin::start(installer, answer, awaits, end.clone()).unwrap();
+        let standing = Standing::new(&Readiness::new(), Counter::default());
+        let plugin = Plugin::start(installer, answer, standing, end.clone()).unwrap();
         Tenant { plugin, end }
     }
 
@@ -238,6 +291,37 @@ mod tests {
             .run_until(timeout(Duration::from_secs(20), test))
             .await
             .unwrap();
+    }
+
+    #[test]
+    fn a_node_without_its_plugin_is_not_ready() {
+        let installer = Installer::new("/conf", "/bin");
+        let (ready, written) = (Readiness::new(), Counter::default());
+        let mut standing = Standing::new(&ready, written.clone());
+        assert_eq!(ready.pending(), ["cni plugin"]);
+        let in_force = |changed| Installed::Ready {
+            config: "/conf/10-pods.conflist".into(),
+            changed,
+        };
+        let contested = Installed::Contested {
+            config: "/conf/10-pods.conflist".into(),
+            times: 6,
+            pause: RETRY,
+        };
+        let failed = InstallError::Contended("/conf".into());
+        let bad: [Result<&Installed, &InstallError>; 3] =
+            [Ok(&contested), Ok(&Installed::Waiting), Err(&failed)];
+        for bad in bad {
+            standing.hear(Ok(&in_force(true)), &installer);
+            assert!(ready.pending().is_empty());
+            for _ in 0..2 {
+                standing.hear(bad, &installer);
+                assert_eq!(ready.pending(), ["cni plugin"], "{bad:?}");
+            }
+        }
+        standing.hear(Ok(&in_force(false)), &installer);
+        assert!(ready.pending().is_empty());
+        assert_eq!(written.get(), 5);
     }
 
     #[tokio::test]

@@ -3,9 +3,11 @@
 mod desired;
 pub mod enrol;
 pub mod find;
-mod handover;
+pub mod handover;
+mod listeners;
 pub mod newcomer;
 pub mod node;
+mod sandbox;
 
 use std::{
     cell::RefCell,
@@ -29,10 +31,7 @@ use self::{
     desired::{DesiredState, Status, UNMENTIONED_GRACE},
     node::{Node, Sandbox},
 };
-use crate::{
-    cni::{enrolled::Enrolled, protocol},
-    netns::PodNetns,
-};
+use crate::cni::{enrolled::Enrolled, protocol};
 
 /// Every pod of this node that the control plane has told us of.
 pub struct Pods {
@@ -170,7 +169,7 @@ impl Pods {
         enrolment: &Enrolment,
         sandbox: &protocol::Sandbox,
     ) -> Result<(), String> {
-        let sandbox = self.open(sandbox)?;
+        let sandbox = self.open(sandbox).await?;
         let mut status = {
             let mut known = self.known.borrow_mut();
             let handle = self.handle(&mut known, enrolment);
@@ -199,36 +198,6 @@ impl Pods {
             },
             Err(_) => Err("the pod is gone".to_owned()),
         }
-    }
-
-    /// The container runtime takes a sandbox down. Returns when nothing of it is served any more.
-    pub(crate) async fn sandbox_gone(&self, gone: &protocol::Sandbox) {
-        if let Some(mut status) = self.let_go(gone) {
-            // Or the task has ended, and all with it.
-            let _ = status.wait_for(|status| *status == Status::Out).await;
-        }
-    }
-
-    fn let_go(&self, gone: &protocol::Sandbox) -> Option<watch::Receiver<Status>> {
-        let mut known = self.known.borrow_mut();
-        let handle = known.get_mut(&gone.uid.as_deref().map(PodUid::from)?)?;
-        let same = match (&handle.sandbox, PodNetns::open(&gone.netns)) {
-            // An earlier sandbox of a pod that has a new one already.
-            (Some(sandbox), Ok(netns)) => sandbox.netns.id() == netns.id(),
-            (Some(sandbox), Err(_)) => sandbox.container == gone.container_id,
-            (None, _) => true,
-        };
-        if !same {
-            return None;
-        }
-        handle.sandbox = None;
-        handle.sandbox_gone = true;
-        if handle.unmentioned.is_some() {
-            handle.remove();
-        } else {
-            handle.desired.send_replace(DesiredState::SandboxGone);
-        }
-        Some(handle.status.clone())
     }
 
     /// This ztunnel goes within `time`. For good: takes every pod out of the mesh first. Otherwise each is served
@@ -286,25 +255,6 @@ impl Pods {
             sandbox_gone: false,
             unmentioned: None,
         }
-    }
-
-    fn open(&self, sandbox: &protocol::Sandbox) -> Result<Sandbox, String> {
-        // Seen from the node's first process the path is as the container runtime means it.
-        let relative = sandbox.netns.strip_prefix("/").unwrap_or(&sandbox.netns);
-        let on_node = self.node.proc.join("1/root").join(relative);
-        let netns = PodNetns::open(&on_node)
-            .or_else(|_| PodNetns::open(&sandbox.netns))
-            .map_err(|e| {
-                format!(
-                    "cannot open network namespace {}: {e}",
-                    sandbox.netns.display()
-                )
-            })?;
-        Ok(Sandbox {
-            netns,
-            ips: sandbox.ips.clone(),
-            container: sandbox.container_id.clone(),
-        })
     }
 
     /// Keeps the list for the CNI plugin, which reads it when no ztunnel answers.

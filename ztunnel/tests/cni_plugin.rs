@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use ztunnel::cni::enrolled::Enrolled;
-use ztunnel::cni::install::{Installed, Installer};
+use ztunnel::cni::install::{Installed, Installer, Left};
 use ztunnel::cni::protocol::{Answer, Request};
 use ztunnel::cni::server::Server;
 
@@ -169,6 +169,38 @@ fn without_ztunnel_the_nodes_list_decides() {
         "{message}"
     );
     assert!(node.run("DEL").status.success());
+}
+
+#[test]
+fn a_runtime_that_replays_a_pods_configuration_can_end_it_after_the_mesh_is_gone() {
+    let mut node = Node::new();
+    let cached = node.config();
+    let program = node.installer.bin_dir.join("ambit-cni");
+    let socket = node.dir.path().join("crio.sock");
+    std::fs::write(&socket, "").unwrap();
+    node.installer.replaying = vec![socket];
+    assert_eq!(node.installer.uninstall().unwrap(), Left::Program);
+    let list = std::fs::read(node.dir.path().join("net.d/10-pods.conflist")).unwrap();
+    let list: Value = serde_json::from_slice(&list).unwrap();
+    assert_eq!(list, serde_json::from_str::<Value>(CONFIG).unwrap());
+    assert!(!node.installer.enrolled.exists() && !node.installer.socket.exists());
+
+    let mut newer = cached.clone();
+    newer["cniVersion"] = json!("1.1.0");
+    newer["cni.dev/valid-attachments"] = json!([{"containerID": "77", "ifname": "eth0"}]);
+    let mut without_result = cached.clone();
+    without_result.as_object_mut().unwrap().remove("prevResult");
+    for config in [&cached, &newer, &without_result] {
+        for command in ["DEL", "CHECK", "GC", "STATUS"] {
+            let output = run(&program, command, config);
+            assert!(output.status.success(), "{command}");
+            assert!(output.stdout.is_empty(), "{command}");
+        }
+    }
+
+    node.installer.replaying = vec![node.dir.path().join("none.sock")];
+    assert_eq!(node.installer.uninstall().unwrap(), Left::Nothing);
+    assert!(!program.exists());
 }
 
 #[test]

@@ -312,6 +312,7 @@ fn a_pod_with_a_new_sandbox_is_captured_there() {
     connect(&former, "127.0.0.1:15008".parse().unwrap()).unwrap_err();
     pod.ns = support::net::namespace();
     support::net::ip(&pod.ns, "link set lo up");
+    support::net::ip(&pod.ns, &format!("addr add {} dev lo", pod.v4));
     assert_eq!(fabric.node(0).cni_add(&pod), Answer::Proceed);
     assert!(pod.ns.run(|| capture::is_installed().unwrap()).unwrap());
     connect(&pod.ns, "127.0.0.1:15008".parse().unwrap()).unwrap();

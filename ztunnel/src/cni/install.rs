@@ -4,10 +4,14 @@
 //!
 //! * Whoever reads the node's configuration at any moment sees a whole file, with or without the plugin: files
 //!   are written beside their place under a name that no runtime reads, and renamed.
-//! * The program is there before the configuration names it, and goes after the configuration stopped.
+//! * The program is there before the configuration names it, and goes after the configuration stopped: whatever ends
+//!   when, no runtime is told of a plugin that it cannot run.
+//! * One installer at a time works on a node, whichever process it is in. What [`Installer::keep`] began before it was
+//!   dropped has ended, or does nothing, by the time [`Installer::uninstall`] begins.
 //! * Installing twice, or after an interruption anywhere, ends in the same state. Everything in the file that is not
 //!   ours keeps its meaning.
-//! * Another program's rewrite of its own file is answered by inserting the plugin again.
+//! * Another program's rewrite of its own file is answered by inserting the plugin again: at once, and ever later if
+//!   that program insists.
 //!
 //! # Which file
 //!
@@ -15,15 +19,15 @@
 //! configuration (`.conf`, `.json`) cannot hold two plugins: it stays as it is, and a list made from it, with a
 //! name that comes first, takes its place. Where there is no configuration yet, we wait for one.
 
+mod contest;
 mod files;
+mod keep;
 mod list;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use inotify::{Inotify, WatchMask};
 use serde_json::{Value, json};
 
 use super::{DEFAULT_ENROLLED, DEFAULT_SOCKET, DEFAULT_SYSTEM_NAMESPACE, PLUGIN};
@@ -43,9 +47,21 @@ pub struct Installer {
     pub enrolled: PathBuf,
     /// The mesh's own namespace, whose pods are never held.
     pub system_namespace: String,
+    /// The sockets of runtimes that end a pod with the configuration that it started with, whatever the node's says by
+    /// then, as seen from here: where one is, the program outlives its entry.
+    pub replaying: Vec<PathBuf>,
 }
 
-/// What [`Installer::ensure`] found or did.
+/// What [`Installer::uninstall`] left on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// The program, for pods that started with it: without it they could not end.
+    Program,
+}
+
+/// What [`Installer::ensure`] or [`Installer::keep`] found or did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Installed {
     /// The plugin is in this file.
@@ -54,6 +70,16 @@ pub enum Installed {
         config: PathBuf,
         /// Whether anything had to be written.
         changed: bool,
+    },
+    /// The plugin was put back, but another program takes it out again each time: from now on it is put back later.
+    /// Only [`Installer::keep`] sees this.
+    Contested {
+        /// The file that both write.
+        config: PathBuf,
+        /// How often it was written in a row.
+        times: u32,
+        /// How long the next rewrite is left unanswered.
+        pause: Duration,
     },
     /// The node has no network configuration yet.
     Waiting,
@@ -81,6 +107,9 @@ pub enum InstallError {
     /// Somebody else keeps rewriting the configuration.
     #[error("{} changed each time it was about to be written", .0.display())]
     Contended(PathBuf),
+    /// Another ztunnel of the node is at it and does not come to an end.
+    #[error("another ztunnel has locked {}", .0.display())]
+    Locked(PathBuf),
 }
 
 // === impl Installer ===
@@ -95,11 +124,17 @@ impl Installer {
             socket: DEFAULT_SOCKET.into(),
             enrolled: DEFAULT_ENROLLED.into(),
             system_namespace: DEFAULT_SYSTEM_NAMESPACE.into(),
+            replaying: Vec::new(),
         }
     }
 
     /// Installs what is missing. Blocks.
     pub fn ensure(&self) -> Result<Installed, InstallError> {
+        let _alone = self.alone()?;
+        self.ensure_alone()
+    }
+
+    fn ensure_alone(&self) -> Result<Installed, InstallError> {
         files::remove_unfinished(&self.conf_dir)?;
         files::remove_unfinished(&self.bin_dir)?;
         let mut changed = files::copy_program(&self.program, &self.bin_dir.join(PLUGIN))?;
@@ -140,72 +175,35 @@ impl Installer {
     /// Leaves the node as it was without us. Blocks.
     ///
     /// A runtime that has not yet noticed may still try the plugin for a new pod, fail, and try again.
-    pub fn uninstall(&self) -> Result<(), InstallError> {
+    pub fn uninstall(&self) -> Result<Left, InstallError> {
+        let _alone = self.alone()?;
         files::remove_unfinished(&self.conf_dir)?;
         files::remove_unfinished(&self.bin_dir)?;
+        self.take_out()?;
+        files::remove_all(&[self.enrolled.clone(), self.socket.clone()])?;
+        let left = if self.replaying.iter().any(|socket| socket.exists()) {
+            Left::Program
+        } else {
+            files::remove_all(&[self.bin_dir.join(PLUGIN)])?;
+            Left::Nothing
+        };
+        // A program that edits what it has read may have written us back meanwhile.
+        self.take_out()?;
+        Ok(left)
+    }
+
+    /// Removes the plugin from every configuration.
+    fn take_out(&self) -> Result<(), InstallError> {
         let (ours, theirs) = self.configs()?;
         for path in theirs.iter().filter(|path| list::is_list(path)) {
             self.strip(path)?;
         }
-        files::remove_all(&ours)?;
-        files::remove_all(&[
-            self.bin_dir.join(PLUGIN),
-            self.enrolled.clone(),
-            self.socket.clone(),
-        ])?;
-        Ok(())
+        files::remove_all(&ours).map(drop)
     }
 
-    /// Installs the plugin and keeps it installed until dropped. Every outcome that is news goes to `report`.
-    pub async fn keep(
-        &self,
-        mut report: impl FnMut(Result<&Installed, &InstallError>),
-    ) -> Result<std::convert::Infallible, InstallError> {
-        let mut events = self.watch()?;
-        let mut last = None;
-        loop {
-            let installer = self.clone();
-            let outcome = tokio::task::spawn_blocking(move || installer.ensure()).await;
-            let outcome = outcome.unwrap_or_else(|panic| {
-                let source = io::Error::other(panic);
-                let path = self.conf_dir.clone();
-                Err(InstallError::File { path, source })
-            });
-            let news = outcome.as_ref().map_err(ToString::to_string).cloned();
-            if last.as_ref() != Some(&news) {
-                report(outcome.as_ref());
-            }
-            let pause = if outcome.is_ok() { VERIFY } else { RETRY };
-            last = Some(news);
-            // Our own writes are events, too; they lead to one more look.
-            let event = tokio::time::timeout(pause, events.next()).await;
-            if !matches!(event, Ok(Some(Ok(_)))) {
-                // A timer, or a directory that was replaced by another.
-                events = self.watch()?;
-            }
-            tokio::time::sleep(SETTLE).await;
-        }
-    }
-
-    fn watch(&self) -> Result<inotify::EventStream<[u8; 4096]>, InstallError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| InstallError::File { path, source }
-        };
-        let inotify = Inotify::init().map_err(at(&self.conf_dir))?;
-        let mask = WatchMask::CREATE
-            | WatchMask::CLOSE_WRITE
-            | WatchMask::MOVE
-            | WatchMask::DELETE
-            | WatchMask::DELETE_SELF
-            | WatchMask::MOVE_SELF;
-        for dir in [&self.conf_dir, &self.bin_dir] {
-            std::fs::create_dir_all(dir).map_err(at(dir))?;
-            inotify.watches().add(dir, mask).map_err(at(dir))?;
-        }
-        inotify
-            .into_event_stream([0; 4096])
-            .map_err(at(&self.conf_dir))
+    /// Waits until no other installer works on this node; none does while the result lives.
+    fn alone(&self) -> Result<std::fs::File, InstallError> {
+        files::lock(&self.conf_dir, LOCK_PATIENCE)
     }
 
     /// What the configuration names us with.
@@ -243,12 +241,8 @@ impl Installer {
 
 /// How often a file that changes under our hands is read again.
 const ATTEMPTS: u32 = 10;
-/// How often the files are looked at without an event.
-const VERIFY: Duration = Duration::from_secs(30);
-/// How soon after a failure they are looked at again.
-const RETRY: Duration = Duration::from_secs(1);
-/// Several events in a row are one; two installers that undo each other do not spin.
-const SETTLE: Duration = Duration::from_millis(20);
+/// An installer that works is done in much less; one that does not is a process that hangs.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;

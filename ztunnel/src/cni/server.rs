@@ -1,8 +1,12 @@
 //! Answers the plugin: accepts its connections and hands each request to a handler.
+//!
+//! Who asks decides which namespace becomes a pod's, so not everybody may: only root, as container runtimes run plugins,
+//! and no process of a pod that got hold of the socket's directory, unless that pod is on the host's network: there
+//! are network plugins that run other plugins from such pods.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::protocol::{Answer, MAX_MESSAGE, Request};
+use crate::cgroup::pod_uid;
 
 /// A socket that the plugin finds.
 #[derive(Debug)]
@@ -88,9 +93,18 @@ where
         // Somebody only looked whether we are there.
         return Ok(());
     }
-    let answer = match serde_json::from_slice(&bytes) {
-        Ok(request) => handler(request).await,
-        Err(error) => Answer::Hold {
+    let asker = Asker::of(&stream)?;
+    let answer = match (asker.objection(), serde_json::from_slice(&bytes)) {
+        (None, Ok(request)) => handler(request).await,
+        (Some(reason), _) => {
+            tracing::warn!(
+                ?asker,
+                reason,
+                "a request in the CNI plugin's name is refused"
+            );
+            Answer::Hold { reason }
+        }
+        (None, Err(error)) => Answer::Hold {
             reason: format!("ztunnel cannot read the CNI plugin's request: {error}"),
         },
     };
@@ -100,3 +114,83 @@ where
 
 /// The plugin has its request ready when it connects.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The process at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asker {
+    /// Its user, as the kernel tells it: root of a user namespace is not 0.
+    uid: u32,
+    /// The pod that it belongs to, if any.
+    pod: Option<String>,
+    /// Whether it is in the host's network namespace.
+    on_host: bool,
+}
+
+// === impl Asker ===
+
+impl Asker {
+    fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        // It waits for our answer, so it is still there; without a number it is of another PID namespace.
+        let pid = credentials.pid().unwrap_or_default();
+        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let network = |pid| {
+            let namespace = fs::metadata(format!("/proc/{pid}/ns/net"));
+            namespace.map(|of| (of.dev(), of.ino()))
+        };
+        Ok(Self {
+            uid: credentials.uid(),
+            pod: pod_uid(&cgroup),
+            on_host: matches!((network(pid), network(1)), (Ok(its), Ok(host)) if its == host),
+        })
+    }
+
+    /// Why it may not ask.
+    fn objection(&self) -> Option<String> {
+        if self.uid != 0 {
+            let uid = self.uid;
+            return Some(format!("user {uid} asks ztunnel, and only root may"));
+        }
+        let pod = self.pod.as_ref().filter(|_| !self.on_host)?;
+        Some(format!(
+            "a process of pod {pod} asks ztunnel, and only the container runtime may"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_roots_processes_outside_of_pods_are_answered() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let ours = Asker::of(&near).unwrap();
+        assert_eq!(ours.uid, nix::unistd::getuid().as_raw());
+
+        let runtime = Asker {
+            uid: 0,
+            pod: None,
+            on_host: true,
+        };
+        assert_eq!(runtime.objection(), None);
+        let user = Asker {
+            uid: 1000,
+            ..runtime.clone()
+        };
+        assert!(user.objection().unwrap().contains("1000"));
+        let of_pod = |on_host| Asker {
+            pod: Some("u-1".into()),
+            on_host,
+            ..runtime.clone()
+        };
+        assert!(of_pod(false).objection().unwrap().contains("u-1"));
+        assert_eq!(of_pod(true).objection(), None);
+        // A runtime in a container of its own.
+        let nested = Asker {
+            on_host: false,
+            ..runtime
+        };
+        assert_eq!(nested.objection(), None);
+    }
+}

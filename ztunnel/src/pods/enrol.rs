@@ -6,13 +6,13 @@
 
 mod ending;
 mod error;
+mod ports;
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::HashSet, rc::Rc, sync::Arc, time::Duration};
 
 use mesh::{
     enrolment::{Enrolment, PodUid},
     pod::Pod,
-    ports,
     proto::node::{EnrolmentReport, enrolment_report::State},
 };
 use tokio::{
@@ -24,14 +24,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{ending::TornDown, error::EnrolError};
 use super::{
     desired::{DesiredState, Status},
+    listeners::SocketId,
     node::{Node, Sandbox},
 };
 use crate::{
     capture::{self, CaptureError, Families, Spec},
     netns::PodNetns,
     proxy::Serving,
-    serve::Listeners,
-    socket,
     workers::Run,
 };
 
@@ -49,6 +48,8 @@ pub(crate) struct Task {
     /// Resets what these and the present run still have open.
     end: CancellationToken,
     failures: u32,
+    /// The pod's own process that listens beside us, as it was last said.
+    intruder: Option<String>,
 }
 
 /// A pod that is served.
@@ -56,6 +57,8 @@ struct Up {
     serving: Arc<Serving>,
     run: Run,
     families: Families,
+    /// Its listeners.
+    sockets: HashSet<SocketId>,
     /// What is redirected; nothing while that is not (or no longer) so.
     redirected: Option<Spec>,
 }
@@ -98,6 +101,7 @@ impl Task {
             endings,
             end,
             failures: 0,
+            intruder: None,
         }
     }
 
@@ -171,6 +175,8 @@ impl Task {
         }
         if self.up.is_none() {
             self.serve(pod, netns).await?;
+        } else {
+            self.watch_for_intruder().await;
         }
         self.redirect(enrolment.bypass_inbound).await
     }
@@ -190,22 +196,22 @@ impl Task {
     /// Certificate and listeners: from here on whoever comes is served.
     async fn serve(&mut self, pod: Pod, netns: PodNetns) -> Result<(), EnrolError> {
         let credentials = self.node.certificates.get(&pod.identity).await?;
-        let cores = self.node.workers.count();
-        let (families, listeners) = netns
-            .call(move || (capture::families(), listen(cores)))
-            .await
-            .map_err(EnrolError::Namespace)?;
-        let listeners = listeners.map_err(EnrolError::Listen)?;
+        let bound = self.listen(&netns).await?;
         let serving = Arc::new(Serving::new(pod, netns, credentials));
         let run = self.node.runs.borrow_mut().advance();
         // Known before it is begun, so that it is ended even if this future is.
         self.up = Some(Up {
             serving: serving.clone(),
             run,
-            families,
+            families: bound.families,
+            sockets: bound.sockets,
             redirected: None,
         });
-        Ok(self.node.workers.serve(run, &serving, listeners).await?)
+        Ok(self
+            .node
+            .workers
+            .serve(run, &serving, bound.listeners)
+            .await?)
     }
 
     /// Redirection, or its repair.
@@ -395,18 +401,6 @@ async fn inside<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
 ) -> Result<T, EnrolError> {
     Ok(netns.call(f).await.map_err(EnrolError::Namespace)??)
-}
-
-fn listen(cores: usize) -> io::Result<Vec<Listeners>> {
-    let families = capture::families();
-    let one = |_| {
-        Ok(Listeners {
-            outbound: socket::listen(families, ports::OUTBOUND)?,
-            plaintext: socket::listen(families, ports::INBOUND)?,
-            tunnel: socket::listen(families, hbone::PORT)?,
-        })
-    };
-    (0..cores).map(one).collect()
 }
 
 /// Ends when nobody is led to the listeners any more.

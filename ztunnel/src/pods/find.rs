@@ -3,6 +3,10 @@
 //! The kubelet names a pod's cgroup after its UID, so one pass over the processes of the node says which
 //! belong to which pod. A namespace found this way is believed only when it is not the host's, and owns
 //! one of the pod's addresses where they are known: a container may make namespaces of its own.
+//!
+//! It may even give those the pod's addresses. But runtimes keep the namespaces that they make at a place of their own
+//! (`/run/netns`), where no container can put one: of several that would do, the one that is there is the pod's; and if
+//! none of the processes is in such a one any more, a single one there with the pod's addresses is.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +15,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::capture::surroundings;
-use crate::netns::PodNetns;
+use crate::cgroup::pod_uid;
+use crate::netns::{NetnsId, PodNetns};
 
 /// The processes of this node's pods, as of one moment.
 #[derive(Debug)]
@@ -47,6 +52,18 @@ pub enum FindError {
         /// The addresses in the last namespace looked at.
         found: Vec<IpAddr>,
     },
+    /// Several namespaces could be the pod's.
+    #[error(
+        "{number} network namespaces of the node have addresses of pod {uid} ({expected:?}), and none of its processes is in one of them"
+    )]
+    Ambiguous {
+        /// The pod.
+        uid: String,
+        /// The pod's addresses.
+        expected: Vec<IpAddr>,
+        /// How many.
+        number: usize,
+    },
     /// The pod's processes ended or cannot be looked into.
     #[error("cannot enter the network namespace of pod {uid}: {source}")]
     Unreachable {
@@ -61,6 +78,9 @@ pub enum FindError {
 pub fn find(proc_root: &Path, uid: &str, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
     Running::scan(proc_root)?.netns(uid, ips)
 }
+
+/// Where runtimes keep the namespaces that they make, on the node.
+const KEPT: &str = "run/netns";
 
 // === impl Running ===
 
@@ -100,13 +120,19 @@ impl Running {
         self.pids.contains_key(uid)
     }
 
+    /// The processes of pod `uid`.
+    pub(super) fn pids(&self, uid: &str) -> &[u32] {
+        self.pids.get(uid).map_or(&[], Vec::as_slice)
+    }
+
     /// The network namespace of pod `uid`, which must own one of `ips` if any are given. Blocks shortly.
     pub fn netns(&self, uid: &str, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
         let Some(pids) = self.pids.get(uid) else {
             return Err(FindError::NoProcess(uid.into()));
         };
         let host = PodNetns::open(self.ns_of(1)).map(|host| host.id()).ok();
-        let mut seen = Vec::new();
+        let made = self.made_by_runtime();
+        let (mut seen, mut own) = (Vec::new(), None);
         let mut error = FindError::NoProcess(uid.into());
         for pid in pids {
             match PodNetns::open(self.ns_of(*pid)) {
@@ -114,7 +140,8 @@ impl Running {
                 Ok(netns) => {
                     seen.push(netns.id());
                     match belongs(&netns, host == Some(netns.id()), uid, ips) {
-                        Ok(()) => return Ok(netns),
+                        Ok(()) if made.contains_key(&netns.id()) => return Ok(netns),
+                        Ok(()) => own = own.or(Some(netns)),
                         Err(e) => error = e,
                     }
                 }
@@ -127,11 +154,49 @@ impl Running {
                 Err(_) => {}
             }
         }
-        Err(error)
+        let own = own.ok_or(error)?;
+        Ok(kept(&made, uid, ips)?.unwrap_or(own))
+    }
+
+    /// The namespaces that container runtimes, or whoever else is root on the node, keep by name. None where that is not
+    /// how they do it.
+    fn made_by_runtime(&self) -> HashMap<NetnsId, PathBuf> {
+        let names =
+            fs::read_dir(self.proc_root.join("1/root").join(KEPT)).or_else(|e| match e.kind() {
+                // As the manifest mounts it, where looking through the host's first process is forbidden.
+                io::ErrorKind::PermissionDenied => fs::read_dir(Path::new("/").join(KEPT)),
+                _ => Err(e),
+            });
+        let paths = names.into_iter().flatten().flatten().map(|e| e.path());
+        let of = |path: PathBuf| Some((NetnsId::at(&path).ok()?, path));
+        paths.filter_map(of).collect()
     }
 
     fn ns_of(&self, pid: u32) -> PathBuf {
         self.proc_root.join(pid.to_string()).join("ns/net")
+    }
+}
+
+/// The one of these namespaces that has the pod's addresses, if they are known.
+fn kept(
+    made: &HashMap<NetnsId, PathBuf>,
+    uid: &str,
+    ips: &[IpAddr],
+) -> Result<Option<PodNetns>, FindError> {
+    if ips.is_empty() {
+        return Ok(None);
+    }
+    let opened = made.values().filter_map(|path| PodNetns::open(path).ok());
+    let mut with: Vec<_> = opened
+        .filter(|netns| belongs(netns, false, uid, ips).is_ok())
+        .collect();
+    match with.len() {
+        0 | 1 => Ok(with.pop()),
+        number => Err(FindError::Ambiguous {
+            uid: uid.into(),
+            expected: ips.to_vec(),
+            number,
+        }),
     }
 }
 
@@ -159,64 +224,11 @@ fn belongs(netns: &PodNetns, is_host: bool, uid: &str, ips: &[IpAddr]) -> Result
     })
 }
 
-/// The pod in a process's cgroup file: `…/pod<uid>/…` (cgroupfs) or `…-pod<uid_with_underscores>.slice/…` (systemd).
-fn pod_uid(cgroup: &str) -> Option<String> {
-    cgroup
-        .lines()
-        .filter_map(|line| line.splitn(3, ':').nth(2))
-        .flat_map(|path| path.split('/'))
-        .find_map(|name| {
-            let name = name.strip_suffix(".slice").unwrap_or(name);
-            let uid = match name.strip_prefix("pod") {
-                Some(uid) => uid,
-                None => name.rsplit_once("-pod")?.1,
-            };
-            is_uid(uid).then(|| uid.replace('_', "-"))
-        })
-}
-
-/// A UUID, or the 32 digits that name a static pod.
-fn is_uid(s: &str) -> bool {
-    let digits = s.bytes().filter(u8::is_ascii_hexdigit).count();
-    let rest = s.bytes().filter(|b| matches!(b, b'-' | b'_')).count();
-    digits == 32 && digits + rest == s.len()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const UID: &str = "6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a";
-
-    #[test]
-    fn knows_every_way_a_cgroup_names_a_pod() {
-        let names = [
-            "0::/kubepods/burstable/pod6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a/0123abcd\n",
-            "0::/kubepods/pod6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a\n",
-            "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod6f3c0a4e_1b7d_4a55_9d21_0d5d3c1f2b9a.slice/cri-containerd-77.scope\n",
-            "12:pids:/user.slice\n11:memory:/kubepods/besteffort/pod6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a/77\n",
-            "0::/../../burstable/pod6f3c0a4e-1b7d-4a55-9d21-0d5d3c1f2b9a/77:extra\n",
-        ];
-        for name in names {
-            assert_eq!(pod_uid(name).as_deref(), Some(UID), "{name}");
-        }
-        let fixed = "0::/kubepods/pod0a1b2c3d4e5f60718293a4b5c6d7e8f9/77\n";
-        assert_eq!(pod_uid(fixed).unwrap(), "0a1b2c3d4e5f60718293a4b5c6d7e8f9");
-    }
-
-    #[test]
-    fn takes_nothing_else_for_a_pod() {
-        for name in [
-            "0::/\n",
-            "",
-            "0::/podman/6f3c0a4e\n",
-            "0::/system.slice/pods.service\n",
-            "0::/kubepods/podding/zzz\n",
-            "0::/kubepods/pod6f3c0a4e-1b7d/77\n",
-        ] {
-            assert_eq!(pod_uid(name), None, "{name}");
-        }
-    }
 
     #[test]
     fn says_why_nothing_was_found() {

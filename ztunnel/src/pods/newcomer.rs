@@ -5,10 +5,13 @@ use std::{sync::Arc, time::Duration};
 use mesh::enrolment::Enrolment;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Pods;
-use crate::cni::{
-    enrolled::Enrolled,
-    protocol::{Answer, Request, Sandbox},
+use super::{Pods, desired::Status};
+use crate::{
+    cgroup::is_static,
+    cni::{
+        enrolled::Enrolled,
+        protocol::{Answer, Request, Sandbox},
+    },
 };
 
 /// Shorter than the plugin's patience, so that the reason is ours to give.
@@ -41,9 +44,12 @@ impl Pods {
                 answer
             }
             Request::Del(sandbox) => {
-                let let_go = self.sandbox_gone(&sandbox);
-                // The pod's network goes next, and with it every word to those who are connected.
-                let _ = timeout(LETTING_GO, let_go).await;
+                if let Some(mut status) = self.sandbox_gone(&sandbox).await {
+                    // The pod's network goes next, and with it every word to those who are connected. The task may
+                    // have ended, and all with it.
+                    let out = status.wait_for(|status| *status == Status::Out);
+                    let _ = timeout(LETTING_GO, out).await;
+                }
                 Answer::Proceed
             }
         }
@@ -76,8 +82,9 @@ impl Pods {
         let start = Instant::now();
         loop {
             let find = |e: &&Arc<Enrolment>| match &sandbox.uid {
-                Some(uid) => e.uid.as_str() == uid,
-                None => *e.name == *sandbox.name && *e.namespace == *sandbox.namespace,
+                // The kubelet's own name for a static pod is none that the API server gave its mirror.
+                Some(uid) if !is_static(uid) => e.uid.as_str() == uid,
+                _ => *e.name == *sandbox.name && *e.namespace == *sandbox.namespace,
             };
             let (found, likely) = node.shared.world.look(|world| {
                 (

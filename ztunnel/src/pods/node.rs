@@ -13,7 +13,10 @@ use mesh::{certs::Certificates, enrolment::PodUid, proto::node::EnrolmentReport}
 use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::find::{FindError, Running};
+use super::{
+    find::{FindError, Running},
+    handover::Ztunnels,
+};
 use crate::{
     netns::PodNetns,
     proxy::Shared,
@@ -42,6 +45,8 @@ pub struct Node {
     pub end: CancellationToken,
     /// The last run.
     pub runs: RefCell<Run>,
+    /// Who may follow this process.
+    pub ztunnels: Ztunnels,
     /// The processes as of a moment ago.
     pub running: RefCell<Option<(Instant, Arc<Running>)>>,
 }
@@ -76,12 +81,23 @@ impl Node {
         Ok(running)
     }
 
+    /// The processes as of a moment ago: one look serves the pods that ask together.
+    pub(super) async fn recent_processes(&self) -> Result<Arc<Running>, FindError> {
+        match self.recent() {
+            Some(running) => Ok(running),
+            None => self.processes().await,
+        }
+    }
+
+    fn recent(&self) -> Option<Arc<Running>> {
+        let running = self.running.borrow();
+        let (at, running) = running.as_ref()?;
+        (at.elapsed() < PROCESS_TABLE_AGE).then(|| running.clone())
+    }
+
     /// Finds a running pod's namespace. One look at the process table serves the pods that ask together.
     pub(super) async fn find(&self, uid: &PodUid, ips: &[IpAddr]) -> Result<PodNetns, FindError> {
-        let fresh =
-            self.running.borrow().as_ref().and_then(|(at, running)| {
-                (at.elapsed() < PROCESS_TABLE_AGE).then(|| running.clone())
-            });
+        let fresh = self.recent();
         let (proc, uid, ips) = (self.proc.clone(), uid.to_string(), ips.to_vec());
         let look = move || -> Result<(PodNetns, Arc<Running>), FindError> {
             if let Some(running) = fresh

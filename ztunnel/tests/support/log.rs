@@ -43,18 +43,21 @@ fn lines() -> &'static Arc<Lines> {
 
 /// Waits for a line of the access log that `wanted` accepts.
 pub(crate) fn access(what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    line(what, |line| line["target"] == "access" && wanted(line))
+}
+
+/// Waits for a line that `wanted` accepts.
+pub(crate) fn line(what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let log = lines();
     let deadline = Instant::now() + PATIENCE;
     let mut lines = log.lines.lock();
     loop {
-        let found = lines
-            .iter()
-            .find(|line| line["target"] == "access" && wanted(line));
+        let found = lines.iter().find(|line| wanted(line));
         if let Some(line) = found {
             return line.clone();
         }
         if log.more.wait_until(&mut lines, deadline).timed_out() {
-            panic!("no access log line: {what}\n{}", dump_of(&lines));
+            panic!("no line of the log: {what}\n{}", dump_of(&lines));
         }
     }
 }

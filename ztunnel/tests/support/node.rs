@@ -31,7 +31,7 @@ use ztunnel::{
     cni::protocol::{Answer, Request, Sandbox},
     leaving,
     metrics::Metrics,
-    pods::{Pods, node::Node},
+    pods::{Pods, handover::Ztunnels, node::Node},
     proxy::Shared,
     workers::{Run, Workers},
 };
@@ -143,6 +143,15 @@ impl TestNode {
         self.files.lock().push(file);
     }
 
+    /// A process that runs is one of the pod's.
+    pub(crate) fn adopt(&self, pod: &TestPod, pid: u32) {
+        let process = self.proc.path().join(pod.number.to_string());
+        for part in ["fd", "comm"] {
+            let real = format!("/proc/{pid}/{part}");
+            std::os::unix::fs::symlink(real, process.join(part)).unwrap();
+        }
+    }
+
     /// All processes of a pod have ended.
     pub(crate) fn remove_process(&self, pod: &TestPod) {
         fs::remove_dir_all(self.proc.path().join(pod.number.to_string())).unwrap();
@@ -191,6 +200,7 @@ impl TestNode {
                     synced: watch::channel(true).1,
                     end: CancellationToken::new(),
                     runs: std::cell::RefCell::new(Run::NONE),
+                    ztunnels: Ztunnels::new("/nonexistent".into()),
                     running: std::cell::RefCell::default(),
                 };
                 let pods = Pods::new(node, file);
@@ -268,22 +278,28 @@ impl TestNode {
 
     /// Asks as the CNI plugin does for a new sandbox.
     pub(crate) fn cni_add(&self, pod: &TestPod) -> Answer {
-        self.cni(pod, Request::Add)
+        self.cni(pod, Request::Add, |_| ())
     }
 
     /// As the CNI plugin does when a sandbox goes.
     pub(crate) fn cni_del(&self, pod: &TestPod) -> Answer {
-        self.cni(pod, Request::Del)
+        self.cni(pod, Request::Del, |_| ())
     }
 
-    fn cni(&self, pod: &TestPod, request: fn(Sandbox) -> Request) -> Answer {
+    /// As the CNI plugin does, with a sandbox that differs.
+    pub(crate) fn cni(
+        &self,
+        pod: &TestPod,
+        request: fn(Sandbox) -> Request,
+        differ: impl FnOnce(&mut Sandbox),
+    ) -> Answer {
         let file = open_namespace(pod);
         let netns = PathBuf::from(format!(
             "/proc/{}/fd/{}",
             std::process::id(),
             file.as_raw_fd()
         ));
-        let sandbox = Sandbox {
+        let mut sandbox = Sandbox {
             uid: Some(pod.uid()),
             name: pod.name.clone(),
             namespace: NAMESPACE.into(),
@@ -291,6 +307,7 @@ impl TestNode {
             netns,
             ips: vec![pod.v4, pod.v6],
         };
+        differ(&mut sandbox);
         let (answer, answered) = mpsc::channel();
         let asks = self.running.lock().as_ref().unwrap().asks.clone();
         asks.send((request(sandbox), answer)).unwrap();

@@ -1,9 +1,10 @@
 //! Whole files only: read, replaced by renaming, removed.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::InstallError;
 
@@ -19,6 +20,28 @@ pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
             .map_err(at(dir)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(at(dir)(e)),
+    }
+}
+
+/// Locks a directory, made if need be, until the result is dropped or the process ends.
+pub(super) fn lock(dir: &Path, patience: Duration) -> Result<File, InstallError> {
+    const POLL_INTERVAL: Duration = Duration::from_millis(10);
+    fs::create_dir_all(dir).map_err(at(dir))?;
+    let file = File::open(dir).map_err(at(dir))?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(InstallError::Locked(dir.into()));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(POLL_INTERVAL),
+            // A file system without locks: then the order of steps has to do.
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(%error, dir = %dir.display(), "cannot be locked");
+                return Ok(file);
+            }
+        }
     }
 }
 
@@ -64,6 +87,7 @@ pub(super) fn copy_program(from: &Path, to: &Path) -> Result<bool, InstallError>
 pub(super) fn remove_all(paths: &[PathBuf]) -> Result<bool, InstallError> {
     let mut removed = false;
     for path in paths {
+        step(path)?;
         match fs::remove_file(path) {
             Ok(()) => removed = true,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -93,6 +117,7 @@ fn write_beside(
     name.push(path.file_name().unwrap_or_default());
     name.push(UNFINISHED);
     let fresh = path.with_file_name(name);
+    step(&fresh)?;
     let write = || {
         let mut file = File::create(&fresh)?;
         file.write_all(bytes)?;
@@ -105,6 +130,7 @@ fn write_beside(
 }
 
 fn rename(fresh: &Path, path: &Path) -> Result<(), InstallError> {
+    step(path)?;
     fs::rename(fresh, path).map_err(at(path))?;
     if let Some(dir) = path.parent() {
         File::open(dir)
@@ -114,7 +140,47 @@ fn rename(fresh: &Path, path: &Path) -> Result<(), InstallError> {
     Ok(())
 }
 
+/// Something is about to be changed on the node: where a test ends the installer.
+#[cfg_attr(
+    not(test),
+    allow(clippy::unnecessary_wraps, reason = "only a test fails here")
+)]
+fn step(_path: &Path) -> Result<(), InstallError> {
+    #[cfg(test)]
+    stopping::step().map_err(at(_path))?;
+    Ok(())
+}
+
 fn at(path: &Path) -> impl FnOnce(io::Error) -> InstallError + use<> {
     let path = path.to_owned();
     move |source| InstallError::File { path, source }
+}
+
+/// Ends an installer of the current thread after some steps, as a kill would.
+#[cfg(test)]
+pub(super) mod stopping {
+    use std::{cell::Cell, io};
+
+    thread_local! {
+        static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    /// `f`, which is stopped before it changes more than `steps` things.
+    pub(crate) fn after<T>(steps: usize, f: impl FnOnce() -> T) -> T {
+        LEFT.set(Some(steps));
+        let result = f();
+        LEFT.set(None);
+        result
+    }
+
+    pub(super) fn step() -> io::Result<()> {
+        match LEFT.get() {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("stopped")),
+            Some(left) => {
+                LEFT.set(Some(left - 1));
+                Ok(())
+            }
+        }
+    }
 }

@@ -245,6 +245,124 @@ fn a_reader_always_sees_a_whole_configuration() {
     assert_eq!(node.read("10-pods.conflist"), json(LIST));
 }
 
+/// Whether the node is told of a plugin that is not there.
+fn is_broken(node: &Node) -> bool {
+    let named = files::list(&node.installer.conf_dir).unwrap();
+    let named = named.iter().filter(|path| list::is_config(path));
+    let named = named.map(|path| fs::read_to_string(path).unwrap());
+    let named = named.filter(|text| text.contains(&format!("{PLUGIN:?}")));
+    named.count() > 0 && !node.installer.bin_dir.join(PLUGIN).exists()
+}
+
+#[test]
+fn whatever_ends_when_no_entry_is_without_its_program() {
+    let nodes: [&dyn Fn(&Node); 3] = [
+        &|node| node.write("10-pods.conflist", LIST),
+        &|node| node.write("10-solo.conf", SINGLE),
+        // Which was the first until a single one came.
+        &|node| {
+            node.write("10-pods.conflist", LIST);
+            node.ensure();
+            node.write("05-solo.conf", SINGLE);
+        },
+    ];
+    for prepare in nodes {
+        let mut cut = [0, 0];
+        for steps in 0.. {
+            let node = Node::new();
+            prepare(&node);
+            let ensured = files::stopping::after(steps, || node.installer.ensure());
+            assert!(!is_broken(&node), "stopped after {steps} steps of ensure");
+            cut[0] += usize::from(ensured.is_err());
+            node.ensure();
+            let removed = files::stopping::after(steps, || node.installer.uninstall());
+            assert!(
+                !is_broken(&node),
+                "stopped after {steps} steps of uninstall"
+            );
+            cut[1] += usize::from(removed.is_err());
+            // Whoever comes next, to stay or to go, finds its way.
+            node.ensure();
+            assert!(matches!(
+                node.ensure(),
+                Installed::Ready { changed: false, .. }
+            ));
+            node.installer.uninstall().unwrap();
+            assert!(!node.files().iter().any(|name| name.contains("ambit")));
+            if ensured.is_ok() && removed.is_ok() {
+                break;
+            }
+        }
+        assert!(cut.iter().all(|cut| *cut >= 2), "{cut:?}");
+    }
+}
+
+#[test]
+fn what_was_under_way_when_the_plugin_is_removed_does_not_bring_it_back() {
+    let node = Node::new();
+    node.write("10-pods.conflist", LIST);
+    // An installer that takes as long as we like to read its program.
+    fs::remove_file(&node.installer.program).unwrap();
+    nix::unistd::mkfifo(&node.installer.program, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let installer = node.installer.clone();
+    let keeping = runtime.spawn(async move { installer.keep(|_| {}).await });
+    // Can be opened once it is read.
+    let mut program = fs::OpenOptions::new();
+    let mut program = program.write(true).open(&node.installer.program).unwrap();
+    keeping.abort();
+    assert!(runtime.block_on(keeping).unwrap_err().is_cancelled());
+
+    let installer = node.installer.clone();
+    let (done, ended) = std::sync::mpsc::channel();
+    let removing = std::thread::spawn(move || {
+        let removed = installer.uninstall();
+        let _ = done.send(());
+        removed
+    });
+    // One that does not wait is done long before.
+    let _ = ended.recv_timeout(Duration::from_millis(200));
+    std::io::Write::write_all(&mut program, b"v1").unwrap();
+    drop(program);
+    removing.join().unwrap().unwrap();
+    // Ends when all that it runs has.
+    drop(runtime);
+    assert_eq!(node.files(), ["10-pods.conflist"]);
+    assert_eq!(node.read("10-pods.conflist"), json(LIST));
+}
+
+#[tokio::test]
+async fn a_program_that_insists_on_its_own_configuration_makes_no_storm_and_is_named() {
+    let node = Node::new();
+    node.write("10-pods.conflist", LIST);
+    let installer = node.installer.clone();
+    let (tx, mut news) = mpsc::unbounded_channel();
+    let keeping = tokio::spawn(async move {
+        let report = |outcome: Result<&Installed, &InstallError>| {
+            let _ = tx.send(outcome.cloned().map_err(ToString::to_string));
+        };
+        installer.keep(report).await
+    });
+    let mut written = 0;
+    let (times, pause) = loop {
+        let next = tokio::time::timeout(Duration::from_secs(20), news.recv());
+        match next.await.unwrap().unwrap().unwrap() {
+            Installed::Ready { changed: false, .. } => continue,
+            Installed::Ready { config, .. } => {
+                written += 1;
+                // At once, whenever we have written.
+                node.write("fresh", LIST);
+                fs::rename(node.conf("fresh"), config).unwrap();
+            }
+            Installed::Contested { times, pause, .. } => break (times, pause),
+            Installed::Waiting => panic!("there is a configuration"),
+        }
+    };
+    assert_eq!(times, written + 1);
+    assert!(pause >= Duration::from_millis(500), "{pause:?}");
+    keeping.abort();
+}
+
 #[tokio::test]
 async fn comes_back_when_the_network_plugin_rewrites_its_file() {
     let node = Node::new();

@@ -8,10 +8,7 @@ use tokio::{
 };
 
 use super::{Task, quiet};
-use crate::pods::{
-    desired::{DesiredState, Status},
-    handover,
-};
+use crate::pods::desired::{DesiredState, Status};
 
 /// What is left of a pod that is no more gets this long to send its last bytes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,7 +59,9 @@ impl Task {
     ) {
         let succeeded = async {
             if let Some(up) = &self.up {
-                let successor = handover::succeeded(&up.serving.netns, self.node.workers.count());
+                let ours = self.node.workers.count();
+                let ztunnels = &self.node.ztunnels;
+                let successor = ztunnels.succeeded(&up.serving.netns, ours, &self.name);
                 // Without a successor, late is better than never.
                 let _ = timeout_at(until, successor).await;
             }

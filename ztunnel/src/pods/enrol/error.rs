@@ -5,7 +5,11 @@ use std::io;
 use hbone::InvalidSpiffeId;
 use mesh::certs::CertError;
 
-use crate::{capture::CaptureError, pods::find::FindError, workers::WorkerError};
+use crate::{
+    capture::CaptureError,
+    pods::{find::FindError, listeners::Holder},
+    workers::WorkerError,
+};
 
 /// Why a pod is not in the mesh.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +24,10 @@ pub(crate) enum EnrolError {
     Namespace(#[source] io::Error),
     #[error("cannot listen in its network namespace: {0}")]
     Listen(#[source] io::Error),
+    #[error(
+        "its own process {} ({}) listens on port {port}, which the mesh needs", holder.pid, holder.name
+    )]
+    PortTaken { port: u16, holder: Holder },
     #[error(transparent)]
     Serve(#[from] WorkerError),
     #[error("cannot redirect its connections: {0}")]
@@ -42,6 +50,7 @@ impl EnrolError {
             Self::Certificate(_) => "NoCertificate",
             Self::Namespace(_) => "NamespaceUnreachable",
             Self::Listen(_) | Self::Serve(_) => "ListenersFailed",
+            Self::PortTaken { .. } => "PortTaken",
             Self::Capture(_) => "RedirectionFailed",
         }
     }
