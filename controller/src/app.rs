@@ -8,7 +8,7 @@ use kube::Client;
 use mesh::process::admin::{self, Admin};
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
-use mesh::process::telemetry::FilterHandle;
+use mesh::process::telemetry::Logs;
 use tokio::sync::{mpsc, watch};
 
 use crate::ca::Certificates;
@@ -75,11 +75,12 @@ struct Leadership {
 }
 
 /// Runs until told to stop.
-pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
+pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
     let signals = Signals::new()?;
     let client = crate::kubernetes::client().await?;
     let metrics = Metrics::default();
     let mut registry = mesh::process::metrics::registry("controller");
+    logs.register(&mut registry);
     metrics.register(&mut registry);
     let ready = Readiness::new();
     let index = ready.wait_for("index");
@@ -90,7 +91,7 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     let admin = Admin {
         registry: Arc::new(registry),
         ready: ready.clone(),
-        filter,
+        filter: logs.filter(),
         debug: {
             let summary = summary.clone();
             Arc::new(move || (**summary.load()).clone())

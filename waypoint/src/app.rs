@@ -14,7 +14,7 @@ use mesh::process::admin::{self, Admin};
 use mesh::process::metrics::registry;
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
-use mesh::process::telemetry;
+use mesh::process::telemetry::{self, Logs};
 use mesh::world::{World, world_in};
 use mesh::xds::client::{self, Client};
 use mesh::xds::node::NodeInfo;
@@ -54,21 +54,26 @@ struct ControlHandles {
 
 /// Runs until a signal comes or something that must live dies.
 pub fn run(config: Config) -> anyhow::Result<Exit> {
-    let filter = telemetry::init(config.log_format, &config.log_filter)?;
+    let logs = telemetry::init(config.log_format, &config.log_filter)?;
     tracing::info!(?config, "starting");
+    // Said while there are logs.
+    start(config, &logs).inspect_err(|error| tracing::error!("{error:#}"))
+}
+
+fn start(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
     let control = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .context("the control thread's runtime")?;
-    control.block_on(control_thread(config, filter))
+    control.block_on(control_thread(config, logs))
 }
 
-async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyhow::Result<Exit> {
+async fn control_thread(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
     let mut signals = Signals::new().context("signals")?;
     let readiness = Readiness::new();
     let starting = readiness.wait_for("first certificate and state of the mesh");
     let mut supervisor = Supervisor::new();
-    let household = household(&config, filter, &readiness, &mut supervisor)?;
+    let household = household(&config, logs, &readiness, &mut supervisor)?;
 
     let (phase, phases) = watch::channel(Phase::Serving);
     let (running, ended) = mpsc::channel(1);
@@ -101,11 +106,12 @@ async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyh
 /// Everything that is not a client's: discovery, certificates, pages.
 fn household(
     config: &Config,
-    filter: telemetry::FilterHandle,
+    logs: &Logs,
     readiness: &Readiness,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<ControlHandles> {
     let mut registry = registry("waypoint");
+    logs.register(&mut registry);
     let metrics = Metrics::register(&mut registry);
     let (mut writer, world) = world_in(config.network.clone());
     let (discovery, stream) = Client::new(discovery(config), move |update| writer.apply(update));
@@ -120,7 +126,7 @@ fn household(
     let pages = Admin {
         registry: Arc::new(registry),
         ready: readiness.clone(),
-        filter,
+        filter: logs.filter(),
         debug: debug(config, &world, &stream, &certificates),
     };
     for address in admin_addresses() {

@@ -18,7 +18,7 @@ use mesh::{
         metrics,
         readiness::{Pending, Readiness},
         shutdown::{Signals, Supervisor},
-        telemetry::{self, FilterHandle},
+        telemetry::{self, Logs},
     },
     world::{World, world_in},
     xds::{
@@ -61,8 +61,8 @@ const CANNOT_START: u8 = 71;
 
 /// Runs the node proxy until it is told to end.
 pub fn run(config: Config) -> ExitCode {
-    let filter = match telemetry::init(config.log_format, &config.log_filter) {
-        Ok(filter) => filter,
+    let logs = match telemetry::init(config.log_format, &config.log_filter) {
+        Ok(logs) => logs,
         Err(error) => {
             eprintln!("ztunnel: {error}");
             return ExitCode::from(EXIT_USAGE);
@@ -73,17 +73,18 @@ pub fn run(config: Config) -> ExitCode {
     let started = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
-        .and_then(|runtime| runtime.block_on(serve(config, filter)));
+        .and_then(|runtime| runtime.block_on(serve(config, &logs)));
     started.unwrap_or_else(|error| {
         tracing::error!(%error, "cannot start");
         ExitCode::from(CANNOT_START)
     })
 }
 
-async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
+async fn serve(config: Config, logs: &Logs) -> io::Result<ExitCode> {
     let signals = Signals::new()?;
     let mut supervisor = Supervisor::new();
     let mut registry = metrics::registry("ztunnel");
+    logs.register(&mut registry);
     let ready = Readiness::new();
     let awaits_xds = ready.wait_for("xds");
     let awaits_cni = ready.wait_for("cni plugin");
@@ -135,7 +136,7 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
     let admin = Admin {
         registry: Arc::new(registry),
         ready,
-        filter,
+        filter: logs.filter(),
         debug: debug(&config, &world, &certificates, &workers),
     };
     for port in [READY_PORT, METRICS_PORT, ADMIN_PORT] {
