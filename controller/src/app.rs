@@ -88,15 +88,10 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
     let mut tasks = Supervisor::new();
 
     let summary = Arc::new(ArcSwap::from_pointee(serde_json::Value::Null));
-    let admin = Admin {
-        registry: Arc::new(registry),
-        ready: ready.clone(),
-        filter: logs.filter(),
-        debug: {
-            let summary = summary.clone();
-            Arc::new(move || (**summary.load()).clone())
-        },
-    };
+    let shown = summary.clone();
+    let admin = Admin::new(registry, ready.clone(), logs.filter(), move || {
+        (**shown.load()).clone()
+    });
     tasks.must_live(
         "admin",
         admin::serve(listen(config.admin_listen)?, admin.clone()),

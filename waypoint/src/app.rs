@@ -10,7 +10,7 @@ use hbone::Credentials;
 use mesh::ca::{Caller, CertificateClient};
 use mesh::certs::{Certificates, Clock};
 use mesh::control::Control;
-use mesh::process::admin::{self, Admin};
+use mesh::process::admin::{self, Admin, bounded};
 use mesh::process::metrics::registry;
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
@@ -42,6 +42,9 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Between two attempts to get the first certificate.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Of the mesh as a page shows it: some thousand workloads. All of a large one would be as large as what this pod may take.
+const MOST_MESH: usize = 4 * 1024 * 1024;
 
 /// What the control thread has for the workers.
 struct ControlHandles {
@@ -123,12 +126,8 @@ fn household(
     );
     let (certificates, keeper) = Certificates::new(authority, Clock::system());
     keeper.metrics().register(&mut registry);
-    let pages = Admin {
-        registry: Arc::new(registry),
-        ready: readiness.clone(),
-        filter: logs.filter(),
-        debug: debug(config, &world, &stream, &certificates),
-    };
+    let state = debug(config, &world, &stream, &certificates);
+    let pages = Admin::new(registry, readiness.clone(), logs.filter(), state);
     for address in admin_addresses() {
         let listener = listen(address).with_context(|| format!("admin on {address}"))?;
         let Some(listener) = listener else { continue };
@@ -252,18 +251,18 @@ fn debug(
     world: &World,
     stream: &client::Handle,
     certificates: &Certificates,
-) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
+) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
     let id = config.id.to_string();
     let (world, stream, certificates) = (world.clone(), stream.clone(), certificates.clone());
-    Arc::new(move || {
+    move || {
         let stream = format!("{:?}", *stream.state().borrow());
         json!({
             "identity": id,
             "discovery": stream,
             "certificates": &*certificates.list(),
-            "mesh": world.look(|world| format!("{world:?}")),
+            "mesh": world.look(|world| bounded(MOST_MESH, format_args!("{world:?}"))),
         })
-    })
+    }
 }
 
 // === sockets ===

@@ -133,12 +133,8 @@ async fn serve(config: Config, logs: &Logs) -> io::Result<ExitCode> {
     let answer = async move |request| answering.answer(request).await;
     let plugin = Plugin::start(installer, answer, awaits_cni, supervisor.draining())?;
 
-    let admin = Admin {
-        registry: Arc::new(registry),
-        ready,
-        filter: logs.filter(),
-        debug: debug(&config, &world, &certificates, &workers),
-    };
+    let state = debug(&config, &world, &certificates, &workers);
+    let admin = Admin::new(registry, ready, logs.filter(), state);
     for port in [READY_PORT, METRICS_PORT, ADMIN_PORT] {
         let listener = listen(port).await?;
         supervisor.must_live(
@@ -320,10 +316,10 @@ fn debug(
     world: &World,
     certificates: &Certificates,
     workers: &Arc<Workers>,
-) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
+) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
     let config = format!("{config:?}");
     let (world, certificates, workers) = (world.clone(), certificates.clone(), workers.clone());
-    Arc::new(move || {
+    move || {
         let enrolments = world.look(|w| {
             let each = w.enrolments().map(|e| {
                 json!({
@@ -340,5 +336,5 @@ fn debug(
             "certificates": *certificates.list(),
             "proxies": workers.list(),
         })
-    })
+    }
 }
