@@ -167,8 +167,13 @@ impl Sessions {
         }
     }
 
-    /// The live connections, for people.
-    pub(crate) fn list(&self) -> Vec<SessionInfo> {
+    /// How many live connections there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.live.borrow().len()
+    }
+
+    /// The live connections, for people: at most so many.
+    pub(crate) fn list(&self, most: usize) -> Vec<SessionInfo> {
         let reporter = |info: &SessionInfo| match info.direction {
             "outbound" => Reporter::source,
             _ => Reporter::destination,
@@ -177,6 +182,7 @@ impl Sessions {
             .live
             .borrow()
             .iter()
+            .take(most)
             .map(|(_, entry)| {
                 let bytes = OpenConnection::bytes(reporter(&entry.info), &entry.meter);
                 SessionInfo {
