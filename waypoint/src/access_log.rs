@@ -1,14 +1,16 @@
-//! One line per request, connection and refusal, in the words of the metrics (target `access`).
+//! One line per request and connection, in the words of the metrics (target `access`); of refusals as many as people read.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::LocalKey;
 use std::time::Instant;
 
 use hbone::Meter;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use mesh::process::line_limit::{LineLimit, Pass};
 use mesh::workload::Workload;
 
 use crate::balance::Chosen;
@@ -268,8 +270,39 @@ impl Drop for Opaque<'_> {
     }
 }
 
+/// Of one kind of refusal, on one core.
+type Limit = LocalKey<RefCell<LineLimit>>;
+
+thread_local! {
+    static CROWDED: RefCell<LineLimit> = const { RefCell::new(LineLimit::new()) };
+    static CONNECTIONS: RefCell<LineLimit> = const { RefCell::new(LineLimit::new()) };
+    static TUNNELS: RefCell<LineLimit> = const { RefCell::new(LineLimit::new()) };
+}
+
+fn pass(limit: &'static Limit) -> Option<Pass> {
+    limit.with_borrow_mut(|limit| limit.pass(Instant::now()))
+}
+
+/// There was no room for a connection.
+pub(crate) fn crowded(from: SocketAddr) {
+    if let Some(Pass { unlogged }) = pass(&CROWDED) {
+        tracing::warn!(%from, unlogged, "too many connections: closed");
+    }
+}
+
+/// A connection was refused before its client was proven.
+pub(crate) fn refused_connection(from: Option<SocketAddr>, error: &hbone::Error) {
+    if let Some(Pass { unlogged }) = pass(&CONNECTIONS) {
+        let from = from.map(tracing::field::display);
+        tracing::warn!(from, code = error.code(), %error, unlogged, "connection refused");
+    }
+}
+
 /// A tunnel was not opened.
 pub(crate) fn refused(client: &Client, authority: &hbone::Target, refusal: &hbone::Refusal) {
+    let Some(Pass { unlogged }) = pass(&TUNNELS) else {
+        return;
+    };
     tracing::warn!(
         target: "access",
         direction = "waypoint",
@@ -279,6 +312,7 @@ pub(crate) fn refused(client: &Client, authority: &hbone::Target, refusal: &hbon
         status = refusal.status.as_u16(),
         code = %refusal.code,
         error = refusal.reason,
+        unlogged,
     );
 }
 

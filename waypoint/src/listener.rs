@@ -39,7 +39,7 @@ pub(crate) async fn serve(core: Rc<Core>, listener: TcpListener) {
                 Ok((tcp, _)) if connections.len() < MAX_CONNECTIONS => {
                     connections.spawn_local(connection(Rc::clone(&core), tcp));
                 }
-                Ok((_, from)) => tracing::warn!(%from, "too many connections: closed"),
+                Ok((_, from)) => access_log::crowded(from),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
@@ -59,7 +59,7 @@ async fn connection(core: Rc<Core>, tcp: TcpStream) {
         Ok(connection) => connection,
         Err(error) => {
             core.metrics.refused_connection(error.code());
-            tracing::warn!(?from, code = error.code(), %error, "connection refused");
+            access_log::refused_connection(from.ok(), &error);
             return;
         }
     };

@@ -7,6 +7,7 @@ use mesh::workload::Workload;
 use tokio::net::TcpStream;
 
 use crate::{
+    access_log,
     failure::Failure,
     metrics::Reporter,
     outbound::{ended, reset},
@@ -64,6 +65,9 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, tcp: TcpStream, client: SocketAddr) 
 /// Nobody was proven: there is no connection to account for, only a reason to tell.
 fn refused(proxy: &Proxy, client: SocketAddr, local: SocketAddr, error: &hbone::Error) {
     proxy.shared.metrics.handshake_refused(error.code());
+    let Some(pass) = access_log::handshake_line() else {
+        return;
+    };
     tracing::warn!(
         target: "access",
         {
@@ -74,6 +78,7 @@ fn refused(proxy: &Proxy, client: SocketAddr, local: SocketAddr, error: &hbone::
         direction = "inbound",
         reason = error.code(),
         error = %error,
+        unlogged = pass.unlogged,
         },
         "tunnel connection refused"
     );

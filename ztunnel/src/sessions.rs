@@ -9,7 +9,7 @@ use std::{
 };
 
 use hbone::{Meter, Target, TraceParent};
-use mesh::service::Service;
+use mesh::{process::line_limit::LineLimit, service::Service};
 use serde::Serialize;
 use slab::Slab;
 
@@ -31,6 +31,8 @@ struct Registry {
     live: RefCell<Slab<Entry>>,
     metrics: Metrics,
     most: usize,
+    /// Of lines about connections that never reached their other end: one pod's flood hides no other pod's line.
+    refusals: RefCell<LineLimit>,
 }
 
 struct Entry {
@@ -98,6 +100,7 @@ impl Sessions {
             live: RefCell::default(),
             metrics,
             most,
+            refusals: RefCell::default(),
         }))
     }
 
@@ -227,6 +230,7 @@ impl Session {
     fn end(&mut self, outcome: &Result<(), Failure>) {
         self.finished = true;
         let entry = self.registry.live.borrow_mut().remove(self.key);
+        let was_open = entry.open.is_some();
         match entry.open {
             Some(open) => open.close(&self.meter),
             None => {
@@ -242,6 +246,8 @@ impl Session {
             bytes: OpenConnection::bytes(self.reporter, &self.meter),
             duration: self.started.elapsed(),
             outcome,
+            limit: &self.registry.refusals,
+            was_open,
         }
         .write();
     }
