@@ -8,7 +8,7 @@ use kube::Client;
 use mesh::process::admin::{self, Admin};
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
-use mesh::process::telemetry::FilterHandle;
+use mesh::process::telemetry::Logs;
 use tokio::sync::{mpsc, watch};
 
 use crate::ca::Certificates;
@@ -75,11 +75,12 @@ struct Leadership {
 }
 
 /// Runs until told to stop.
-pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
+pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
     let signals = Signals::new()?;
     let client = crate::kubernetes::client().await?;
     let metrics = Metrics::default();
     let mut registry = mesh::process::metrics::registry("controller");
+    logs.register(&mut registry);
     metrics.register(&mut registry);
     let ready = Readiness::new();
     let index = ready.wait_for("index");
@@ -87,15 +88,10 @@ pub async fn run(config: Config, filter: FilterHandle) -> anyhow::Result<Exit> {
     let mut tasks = Supervisor::new();
 
     let summary = Arc::new(ArcSwap::from_pointee(serde_json::Value::Null));
-    let admin = Admin {
-        registry: Arc::new(registry),
-        ready: ready.clone(),
-        filter,
-        debug: {
-            let summary = summary.clone();
-            Arc::new(move || (**summary.load()).clone())
-        },
-    };
+    let shown = summary.clone();
+    let admin = Admin::new(registry, ready.clone(), logs.filter(), move || {
+        (**shown.load()).clone()
+    });
     tasks.must_live(
         "admin",
         admin::serve(listen(config.admin_listen)?, admin.clone()),

@@ -10,8 +10,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let filter = match mesh::process::telemetry::init(config.log_format, &config.log_filter) {
-        Ok(filter) => filter,
+    let logs = match mesh::process::telemetry::init(config.log_format, &config.log_filter) {
+        Ok(logs) => logs,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(64);
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(controller::app::run(config, filter)) {
+    match runtime.block_on(controller::app::run(config, &logs)) {
         Ok(exit) => exit.code(),
         Err(error) => {
             tracing::error!("{error:#}");

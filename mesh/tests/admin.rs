@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 use mesh::process::admin::{Admin, serve};
 use mesh::process::metrics;
@@ -41,19 +41,16 @@ fn filter() -> (
 async fn admin(ready: Readiness, filter: FilterHandle) -> SocketAddr {
     let listener = TcpListener::bind("0.0.0.0:0").await.expect("a listener");
     let port = listener.local_addr().expect("its address").port();
-    let admin = Admin {
-        registry: Arc::new(metrics::registry("ztunnel")),
-        ready,
-        filter,
-        debug: Arc::new(|| serde_json::json!({ "pods": ["one"] })),
-    };
+    let state = || serde_json::json!({ "pods": ["one"] });
+    let admin = Admin::new(metrics::registry("ztunnel"), ready, filter, state);
     tokio::spawn(serve(listener, admin));
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// Status and body.
 async fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     let ask = move || {
         let mut stream = TcpStream::connect(address).expect("it listens");
         stream.write_all(request.as_bytes()).expect("sent");

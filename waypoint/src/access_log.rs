@@ -1,14 +1,17 @@
-//! One line per request, connection and refusal, in the words of the metrics (target `access`).
+//! One line per request and connection, in the words of the metrics (target `access`); of refusals as many as people read.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::LocalKey;
 use std::time::Instant;
 
 use hbone::Meter;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use mesh::process::line_limit::{LineLimit, Pass};
 use mesh::verdict::waypoint::To;
 use mesh::workload::Workload;
 
@@ -269,8 +272,31 @@ impl Drop for Opaque<'_> {
     }
 }
 
+/// Of one kind of refusal, on one core.
+type Limit = LocalKey<RefCell<LineLimit>>;
+
+thread_local! {
+    static CONNECTIONS: RefCell<LineLimit> = const { RefCell::new(LineLimit::new()) };
+    static TUNNELS: RefCell<LineLimit> = const { RefCell::new(LineLimit::new()) };
+}
+
+fn pass(limit: &'static Limit) -> Option<Pass> {
+    limit.with_borrow_mut(|limit| limit.pass(Instant::now()))
+}
+
+/// A connection is not served: its client is not proven, or there is no room for one more.
+pub(crate) fn refused_connection(from: Option<SocketAddr>, code: &str, error: impl Display) {
+    if let Some(Pass { unlogged }) = pass(&CONNECTIONS) {
+        let from = from.map(tracing::field::display);
+        tracing::warn!(from, code, %error, unlogged, "connection refused");
+    }
+}
+
 /// A tunnel was not opened.
 pub(crate) fn refused(client: &Client, authority: &hbone::Target, refusal: &hbone::Refusal) {
+    let Some(Pass { unlogged }) = pass(&TUNNELS) else {
+        return;
+    };
     tracing::warn!(
         target: "access",
         direction = "waypoint",
@@ -280,6 +306,7 @@ pub(crate) fn refused(client: &Client, authority: &hbone::Target, refusal: &hbon
         status = refusal.status.as_u16(),
         code = %refusal.code,
         error = refusal.reason,
+        unlogged,
     );
 }
 

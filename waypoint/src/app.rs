@@ -10,11 +10,11 @@ use hbone::Credentials;
 use mesh::ca::{Caller, CertificateClient};
 use mesh::certs::{Certificates, Clock};
 use mesh::control::Control;
-use mesh::process::admin::{self, Admin};
+use mesh::process::admin::{self, Admin, bounded};
 use mesh::process::metrics::registry;
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
-use mesh::process::telemetry;
+use mesh::process::telemetry::{self, Logs};
 use mesh::verdict::waypoint::SelfInfo;
 use mesh::world::{World, world_in};
 use mesh::xds::client::{self, Client};
@@ -45,6 +45,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Between two attempts to get the first certificate.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Of the mesh as a page shows it: some thousand workloads. All of a large one would be as large as what this pod may take.
+const MOST_MESH: usize = 4 * 1024 * 1024;
+
 /// What the control thread has for the workers.
 struct ControlHandles {
     world: World,
@@ -56,21 +59,26 @@ struct ControlHandles {
 
 /// Runs until a signal comes or something that must live dies.
 pub fn run(config: Config) -> anyhow::Result<Exit> {
-    let filter = telemetry::init(config.log_format, &config.log_filter)?;
+    let logs = telemetry::init(config.log_format, &config.log_filter)?;
     tracing::info!(?config, "starting");
+    // Said while there are logs.
+    start(config, &logs).inspect_err(|error| tracing::error!("{error:#}"))
+}
+
+fn start(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
     let control = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .context("the control thread's runtime")?;
-    control.block_on(control_thread(config, filter))
+    control.block_on(control_thread(config, logs))
 }
 
-async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyhow::Result<Exit> {
+async fn control_thread(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
     let mut signals = Signals::new().context("signals")?;
     let readiness = Readiness::new();
     let starting = readiness.wait_for("first certificate and state of the mesh");
     let mut supervisor = Supervisor::new();
-    let household = household(&config, filter, &readiness, &mut supervisor)?;
+    let household = household(&config, logs, &readiness, &mut supervisor)?;
 
     let (phase, phases) = watch::channel(Phase::Serving);
     let (running, ended) = mpsc::channel(1);
@@ -104,11 +112,12 @@ async fn control_thread(config: Config, filter: telemetry::FilterHandle) -> anyh
 /// Everything that is not a client's: discovery, certificates, pages.
 fn household(
     config: &Config,
-    filter: telemetry::FilterHandle,
+    logs: &Logs,
     readiness: &Readiness,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<ControlHandles> {
     let mut registry = registry("waypoint");
+    logs.register(&mut registry);
     let metrics = Metrics::register(&mut registry);
     let (mut writer, world) = world_in(config.network.clone());
     let (discovery, stream) = Client::new(discovery(config), move |update| writer.apply(update));
@@ -120,12 +129,8 @@ fn household(
     );
     let (certificates, keeper) = Certificates::new(authority, Clock::system());
     keeper.metrics().register(&mut registry);
-    let pages = Admin {
-        registry: Arc::new(registry),
-        ready: readiness.clone(),
-        filter,
-        debug: debug(config, &world, &stream, &certificates),
-    };
+    let state = debug(config, &world, &stream, &certificates);
+    let pages = Admin::new(registry, readiness.clone(), logs.filter(), state);
     for address in admin_addresses() {
         let listener = listen(address).with_context(|| format!("admin on {address}"))?;
         let Some(listener) = listener else { continue };
@@ -249,18 +254,18 @@ fn debug(
     world: &World,
     stream: &client::Handle,
     certificates: &Certificates,
-) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
+) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
     let id = config.id.to_string();
     let (world, stream, certificates) = (world.clone(), stream.clone(), certificates.clone());
-    Arc::new(move || {
+    move || {
         let stream = format!("{:?}", *stream.state().borrow());
         json!({
             "identity": id,
             "discovery": stream,
             "certificates": &*certificates.list(),
-            "mesh": world.look(|world| format!("{world:?}")),
+            "mesh": world.look(|world| bounded(MOST_MESH, format_args!("{world:?}"))),
         })
-    })
+    }
 }
 
 // === sockets ===

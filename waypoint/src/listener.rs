@@ -58,8 +58,10 @@ async fn connection(core: Rc<Core>, tcp: TcpStream) {
     let accepted = tokio::select! {
         accepted = core.acceptor.accept(tcp) => accepted,
         () = ticket.pushed_out() => {
-            core.metrics.refused_connection("handshake_pushed_out");
-            tracing::warn!(?from, code = "handshake_pushed_out", "connection refused: too many have not proved themselves, and this one is the oldest");
+            let code = "handshake_pushed_out";
+            core.metrics.refused_connection(code);
+            let error = "too many have not proved themselves, and this one is the oldest";
+            access_log::refused_connection(from.ok(), code, error);
             return;
         }
     };
@@ -67,7 +69,7 @@ async fn connection(core: Rc<Core>, tcp: TcpStream) {
         Ok(connection) => connection,
         Err(error) => {
             core.metrics.refused_connection(error.code());
-            tracing::warn!(?from, code = error.code(), %error, "connection refused");
+            access_log::refused_connection(from.ok(), error.code(), &error);
             return;
         }
     };
@@ -80,7 +82,7 @@ async fn connection(core: Rc<Core>, tcp: TcpStream) {
         Err(exhausted) => {
             let refusal = exhausted.refusal();
             core.metrics.refused_connection(&refusal.code);
-            tracing::warn!(?from, code = %refusal.code, error = refusal.reason, "connection refused");
+            access_log::refused_connection(from.ok(), &refusal.code, &refusal.reason);
             tokio::select! {
                 () = turn_away(&core, connection, &refusal) => {}
                 () = ticket.pushed_out() => {}

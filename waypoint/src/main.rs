@@ -22,7 +22,6 @@ fn main() -> ExitCode {
     match app::run(config) {
         Ok(exit) => exit.code(),
         Err(error) => {
-            tracing::error!("{error:#}");
             eprintln!("waypoint: {error:#}");
             ExitCode::FAILURE
         }

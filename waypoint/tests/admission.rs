@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use hbone::{Error, Opened, TunnelIo};
 use hyper::StatusCode;
 use mesh::proto::workload::AppProtocol;
@@ -11,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const WEB: &str = "10.96.0.1:80";
+/// Several times the burst of lines about refusals.
+const FLOOD: usize = 1_000;
 const V1: &str = "spiffe://cluster.local/ns/shop/sa/v1";
 
 /// The code and sentence of a refused tunnel.
@@ -140,6 +144,34 @@ fn a_client_of_another_trust_domain_is_refused() {
         let pool = mesh.pool("spiffe://elsewhere/ns/shop/sa/client");
         mesh.open(&pool, WEB).await.expect_err("refused");
         mesh.logged(&["connection refused"]).await;
+    });
+}
+
+#[test]
+fn a_flood_of_refused_connections_is_counted_and_a_few_are_logged() {
+    local(async {
+        let mesh = Mesh::start().await;
+        for _ in 0..FLOOD {
+            let mut stranger = TcpStream::connect(mesh.waypoint_addr())
+                .await
+                .expect("connected");
+            stranger.write_all(b"not TLS").await.expect("written");
+            // Until it is closed, or reset.
+            let _ = stranger.read_to_end(&mut Vec::new()).await;
+        }
+        let refused = |line: &String| line.contains("connection refused");
+        let logged = mesh.lines().iter().filter(|line| refused(line)).count();
+        // The burst, and some more for the time that it took.
+        assert!((100..FLOOD / 2).contains(&logged), "{logged}");
+        let all = format!("{{reason=\"tls_failed\"}} {FLOOD}");
+        // The last one is counted after it was closed.
+        let counted = async {
+            while !mesh.metrics().contains(&all) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let counted = tokio::time::timeout(Duration::from_secs(10), counted).await;
+        assert!(counted.is_ok(), "{}", mesh.metrics());
     });
 }
 

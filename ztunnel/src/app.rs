@@ -18,7 +18,7 @@ use mesh::{
         metrics,
         readiness::{Pending, Readiness},
         shutdown::{Signals, Supervisor},
-        telemetry::{self, FilterHandle},
+        telemetry::{self, Logs},
     },
     world::{World, world_in},
     xds::{
@@ -61,8 +61,8 @@ const CANNOT_START: u8 = 71;
 
 /// Runs the node proxy until it is told to end.
 pub fn run(config: Config) -> ExitCode {
-    let filter = match telemetry::init(config.log_format, &config.log_filter) {
-        Ok(filter) => filter,
+    let logs = match telemetry::init(config.log_format, &config.log_filter) {
+        Ok(logs) => logs,
         Err(error) => {
             eprintln!("ztunnel: {error}");
             return ExitCode::from(EXIT_USAGE);
@@ -73,17 +73,18 @@ pub fn run(config: Config) -> ExitCode {
     let started = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
-        .and_then(|runtime| runtime.block_on(serve(config, filter)));
+        .and_then(|runtime| runtime.block_on(serve(config, &logs)));
     started.unwrap_or_else(|error| {
         tracing::error!(%error, "cannot start");
         ExitCode::from(CANNOT_START)
     })
 }
 
-async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
+async fn serve(config: Config, logs: &Logs) -> io::Result<ExitCode> {
     let signals = Signals::new()?;
     let mut supervisor = Supervisor::new();
     let mut registry = metrics::registry("ztunnel");
+    logs.register(&mut registry);
     let ready = Readiness::new();
     let awaits_xds = ready.wait_for("xds");
 
@@ -136,12 +137,8 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
     let answer = async move |request| answering.answer(request).await;
     let plugin = Plugin::start(installer, answer, standing, supervisor.draining())?;
 
-    let admin = Admin {
-        registry: Arc::new(registry),
-        ready,
-        filter,
-        debug: debug(&config, &world, &certificates, &workers),
-    };
+    let state = debug(&config, &world, &certificates, &workers);
+    let admin = Admin::new(registry, ready, logs.filter(), state);
     for port in [READY_PORT, METRICS_PORT, ADMIN_PORT] {
         let listener = listen(port).await?;
         supervisor.must_live(
@@ -323,10 +320,10 @@ fn debug(
     world: &World,
     certificates: &Certificates,
     workers: &Arc<Workers>,
-) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
+) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
     let config = format!("{config:?}");
     let (world, certificates, workers) = (world.clone(), certificates.clone(), workers.clone());
-    Arc::new(move || {
+    move || {
         let enrolments = world.look(|w| {
             let each = w.enrolments().map(|e| {
                 json!({
@@ -343,5 +340,5 @@ fn debug(
             "certificates": *certificates.list(),
             "proxies": workers.list(),
         })
-    })
+    }
 }

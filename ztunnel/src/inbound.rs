@@ -10,7 +10,9 @@ use mesh::{
 };
 use tokio::net::TcpStream;
 
-use crate::{failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket};
+use crate::{
+    access_log, failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket,
+};
 
 /// A tunnel with the application it is for.
 struct Open {
@@ -58,6 +60,9 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, tcp: TcpStream, client: SocketAddr) 
 /// Nobody was proven: there is no connection to account for, only a reason to tell.
 fn refused(proxy: &Proxy, client: SocketAddr, local: SocketAddr, error: &hbone::Error) {
     proxy.shared.metrics.handshake_refused(error.code());
+    let Some(pass) = access_log::handshake_line() else {
+        return;
+    };
     tracing::warn!(
         target: "access",
         {
@@ -68,6 +73,7 @@ fn refused(proxy: &Proxy, client: SocketAddr, local: SocketAddr, error: &hbone::
         direction = "inbound",
         reason = error.code(),
         error = %error,
+        unlogged = pass.unlogged,
         },
         "tunnel connection refused"
     );

@@ -228,9 +228,9 @@ impl Proxy {
         self.stages.draining.cancelled().await;
     }
 
-    /// The live connections.
-    pub(crate) fn list(&self) -> Vec<SessionInfo> {
-        self.sessions.list()
+    /// The live connections: at most so many.
+    pub(crate) fn list(&self, most: usize) -> Vec<SessionInfo> {
+        self.sessions.list(most)
     }
 
     /// Accepts what already waits, then closes the listeners.

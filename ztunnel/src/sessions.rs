@@ -12,6 +12,7 @@ use std::{
 use hbone::{Ended, Meter};
 use mesh::{
     party::Party,
+    process::line_limit::LineLimit,
     verdict::lease::{Input, Lease, Revoked},
     world::{Changed, Snapshot},
 };
@@ -39,6 +40,8 @@ struct Registry {
     standing_on: RefCell<BTreeSet<(Input, usize)>>,
     metrics: Metrics,
     most: usize,
+    /// Of lines about connections that never reached their other end: one pod's flood hides no other pod's line.
+    refusals: RefCell<LineLimit>,
 }
 
 struct Entry {
@@ -95,6 +98,7 @@ impl Sessions {
             standing_on: RefCell::default(),
             metrics,
             most,
+            refusals: RefCell::default(),
         }))
     }
 
@@ -197,8 +201,13 @@ impl Sessions {
         }
     }
 
-    /// The live connections, for people.
-    pub(crate) fn list(&self) -> Vec<SessionInfo> {
+    /// How many live connections there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.live.borrow().len()
+    }
+
+    /// The live connections, for people: at most so many.
+    pub(crate) fn list(&self, most: usize) -> Vec<SessionInfo> {
         let reporter = |info: &SessionInfo| match info.direction {
             "outbound" => Reporter::source,
             _ => Reporter::destination,
@@ -207,6 +216,7 @@ impl Sessions {
             .live
             .borrow()
             .iter()
+            .take(most)
             .map(|(_, entry)| {
                 let bytes = OpenConnection::bytes(reporter(&entry.info), &entry.meter);
                 SessionInfo {
@@ -276,6 +286,7 @@ impl Session {
             let mut standing_on = self.registry.standing_on.borrow_mut();
             standing_on.remove(&(lease.input(), self.key));
         }
+        let was_open = entry.open.is_some();
         match entry.open {
             Some(open) => open.close(&self.meter),
             None => {
@@ -291,6 +302,8 @@ impl Session {
             bytes: OpenConnection::bytes(self.reporter, &self.meter),
             duration: self.started.elapsed(),
             outcome,
+            limit: &self.registry.refusals,
+            was_open,
         }
         .write();
     }

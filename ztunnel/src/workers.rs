@@ -7,7 +7,7 @@ use std::{
     num::NonZeroUsize,
     rc::Rc,
     sync::{Arc, mpsc as blocking},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mesh::world::{Changed, Changes};
@@ -75,6 +75,9 @@ enum WorkerCommand {
 
 /// Orders that may wait for one thread: a node's pods times a few steps, all at once at start.
 const MOST_COMMANDS: usize = 4096;
+
+/// Connections of one thread that are shown: more than people read, and listed before anybody who is served notices.
+const MOST_LISTED: usize = 1000;
 
 /// Longer than a busy thread takes, shorter than people wait for a page.
 const MOST_LISTING: Duration = Duration::from_secs(1);
@@ -148,19 +151,27 @@ impl Workers {
         .await;
     }
 
-    /// The live connections, for people. Blocks, but not for long.
+    /// The live connections of each thread, for people. Blocks, but not for long: not for the control thread.
     pub fn list(&self) -> serde_json::Value {
-        let (done, lists) = blocking::channel();
-        for commands in &self.commands {
+        self.list_within(MOST_LISTING)
+    }
+
+    /// However many threads are silent, together they are waited for so long.
+    fn list_within(&self, wait: Duration) -> serde_json::Value {
+        let ask = |commands: &mpsc::Sender<WorkerCommand>| {
+            let (done, list) = blocking::channel();
             // A thread that has so many commands has no time for this one.
-            let _ = commands.try_send(WorkerCommand::List { done: done.clone() });
-        }
-        drop(done);
-        let mut all = Vec::new();
-        while let Ok(list) = lists.recv_timeout(MOST_LISTING) {
-            all.push(list);
-        }
-        all.into()
+            let _ = commands.try_send(WorkerCommand::List { done });
+            list
+        };
+        let asked: Vec<_> = self.commands.iter().map(ask).collect();
+        let until = Instant::now() + wait;
+        let answers = asked.iter().enumerate().map(|(index, list)| {
+            let left = until.saturating_duration_since(Instant::now());
+            let silent = |_| json!(format!("worker-{index} has not answered within {wait:?}"));
+            list.recv_timeout(left).unwrap_or_else(silent)
+        });
+        answers.collect()
     }
 
     /// Has the byte counters of open connections brought up to date, for ever. The data plane's threads keep
@@ -294,15 +305,40 @@ fn take(
         }
         WorkerCommand::Report => proxies.borrow().values().for_each(|p| p.sessions.report()),
         WorkerCommand::List { done } => {
-            let list = |proxy: &Rc<Proxy>| {
-                let pod = proxy.pod();
-                json!({
-                    "pod": format!("{}/{}", pod.namespace, pod.name),
-                    "identity": pod.identity.to_string(),
-                    "connections": proxy.list(),
-                })
-            };
-            let _ = done.send(proxies.borrow().values().map(list).collect());
+            let _ = done.send(list(proxies));
         }
+    }
+}
+
+/// The pods that a thread serves, with as many of their connections as may be shown.
+fn list(proxies: &Proxies) -> serde_json::Value {
+    let mut room = MOST_LISTED;
+    let list = |proxy: &Rc<Proxy>| {
+        let (pod, connections) = (proxy.pod(), proxy.list(room));
+        room -= connections.len();
+        json!({
+            "pod": format!("{}/{}", pod.namespace, pod.name),
+            "identity": pod.identity.to_string(),
+            "connections_left_out": proxy.sessions.count() - connections.len(),
+            "connections": connections,
+        })
+    };
+    proxies.borrow().values().map(list).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_are_silent_are_named_and_waited_for_together() {
+        let silent = |_| mpsc::channel(1);
+        let (commands, _unread): (Vec<_>, Vec<_>) = (0..50).map(silent).unzip();
+        let began = Instant::now();
+        let list = Workers { commands }.list_within(Duration::from_millis(100));
+        assert_eq!(list[0], "worker-0 has not answered within 100ms");
+        assert_eq!(list[49], "worker-49 has not answered within 100ms");
+        // Not once for each.
+        assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

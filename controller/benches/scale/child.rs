@@ -84,7 +84,7 @@ struct Bench {
 fn run(scenario: &Scenario) -> anyhow::Result<Outcome> {
     // What is said on the way goes before the outcome, and is shown if there is none.
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
-    let _filter = mesh::process::telemetry::init(LogFormat::Text, &filter)?;
+    let _logs = mesh::process::telemetry::init(LogFormat::Text, &filter)?;
     if scenario.parts {
         let parts = Parts::measure(Cluster::of(scenario), scenario.pods)?;
         return Ok(Outcome {

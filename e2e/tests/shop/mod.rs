@@ -85,8 +85,11 @@ pub async fn bind(ns: &Namespace, client: &PodRef) -> Result<()> {
 
 /// Waits until the waypoint counts the client's requests.
 pub async fn through_waypoint(waypoint: &PodRef, client: &PodRef) -> Result<()> {
+    // Before all attempts: what a page of metrics says may be a second old.
+    let mut first = None;
     eventually("requests go through the waypoint", SOON, async || {
-        let before = requests(waypoint).await?;
+        let now = requests(waypoint).await?;
+        let before = *first.get_or_insert(now);
         let answers = client.ask(&["http://web/", "--count=5"]).await?;
         let after = requests(waypoint).await?;
         if after < before + 5.0 {

@@ -1,8 +1,13 @@
-//! Logs: text or JSON on standard output, with a filter that can be changed while the process runs.
+//! Logs: text or JSON on standard output, with a filter that can be changed while the process runs. Nobody who logs waits.
 
 use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use prometheus_client::registry::Registry as Metrics;
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::EnvFilter;
@@ -10,6 +15,12 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
+
+use one_line::OneLine;
+use queue::Queue;
+
+mod one_line;
+pub mod queue;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +30,14 @@ pub enum LogFormat {
     Text,
     /// One object per line.
     Json,
+}
+
+/// The process's logs. Keep it until the last line is said: dropping it writes what waits, if somebody reads.
+#[derive(Debug)]
+#[must_use]
+pub struct Logs {
+    filter: FilterHandle,
+    queue: Queue,
 }
 
 /// Changes what is logged, while the process runs. Cheap to clone.
@@ -42,16 +61,22 @@ pub enum TelemetryError {
         /// Of the parser.
         reason: String,
     },
+    /// There is no standard output.
+    #[error("cannot log to standard output: {0}")]
+    Output(#[from] io::Error),
     /// Logging was set up before.
     #[error("logging was set up twice")]
     Twice,
 }
 
 /// Sets up the process's logs. `filter` is written as `RUST_LOG` is: `info`, `info,mesh=debug,access=off`.
-pub fn init(format: LogFormat, filter: &str) -> Result<FilterHandle, TelemetryError> {
-    let (subscriber, handle) = subscriber(format, filter, std::io::stdout)?;
+pub fn init(format: LogFormat, filter: &str) -> Result<Logs, TelemetryError> {
+    // Of our own: the thread that writes must not hold what `println!` needs.
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let queue = Queue::new(output);
+    let (subscriber, filter) = subscriber(format, filter, queue.lines())?;
     subscriber.try_init().map_err(|_| TelemetryError::Twice)?;
-    Ok(handle)
+    Ok(Logs { filter, queue })
 }
 
 /// What [`init`] installs, writing elsewhere: for tests.
@@ -64,10 +89,11 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let (layer, handle) = reload::Layer::new(parse(filter)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = tracing_subscriber::fmt::layer();
     let lines = match format {
-        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Text => lines.with_writer(OneLine(writer)).with_ansi(false).boxed(),
         LogFormat::Json => lines
+            .with_writer(writer)
             .json()
             .flatten_event(true)
             .with_current_span(false)
@@ -81,6 +107,20 @@ where
             initial: filter.into(),
         },
     ))
+}
+
+// === impl Logs ===
+
+impl Logs {
+    /// Changes what is logged.
+    pub fn filter(&self) -> FilterHandle {
+        self.filter.clone()
+    }
+
+    /// Puts the count of lines that nobody read in time where metrics are read.
+    pub fn register(&self, registry: &mut Metrics) {
+        self.queue.register(registry);
+    }
 }
 
 // === impl FilterHandle ===
