@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hbone::SpiffeId;
 
+use crate::balance::Reach;
 use crate::names::{Network, ServiceName};
 use crate::proto::workload as wire;
 use crate::workload::{self, InvalidWorkload, WaypointRef};
@@ -24,6 +25,8 @@ pub struct Service {
     pub waypoint: Option<WaypointRef>,
     /// Endpoints that are not ready get traffic, too.
     pub publish_not_ready: bool,
+    /// How far from a client its endpoints may be.
+    pub reach: Reach,
     /// Its endpoints may prove to be one of these as well.
     pub subject_alt_names: Vec<SpiffeId>,
 }
@@ -95,6 +98,7 @@ impl TryFrom<wire::Service> for Service {
             waypoint: from.waypoint.map(workload::waypoint).transpose()?,
             publish_not_ready: balancing.health_policy()
                 == wire::load_balancing::HealthPolicy::AllowAll,
+            reach: Reach::decode(&balancing)?,
             subject_alt_names: from
                 .subject_alt_names
                 .iter()

@@ -95,6 +95,7 @@ async fn serve(config: Config, filter: FilterHandle) -> io::Result<ExitCode> {
         metrics: Metrics::register(&mut registry),
         trust_domain: config.trust_domain.clone(),
         cluster: config.cluster.clone(),
+        node: config.node.clone(),
     });
     let spawn = |name, body| supervisor.must_live_thread(name, body);
     let workers = Arc::new(Workers::start(config.workers, &shared, spawn)?);

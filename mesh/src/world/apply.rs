@@ -59,6 +59,8 @@ impl Snapshot {
             self.put(name, resource, &mut routed);
         }
         self.routes.rebuild(routed);
+        let workloads = &self.workloads;
+        self.stats.tidy(|uid| workloads.contains(uid));
         Ok(())
     }
 
@@ -66,7 +68,11 @@ impl Snapshot {
     fn put(&mut self, name: &str, resource: Resource, routed: &mut BTreeSet<ServiceName>) {
         match resource {
             Resource::Workload(workload) => {
-                self.remove_workload(&workload.uid);
+                let before = self.remove_workload(&workload.uid);
+                // The same name at another address is another pod: of a StatefulSet, say.
+                if before.is_some_and(|before| before.addresses != workload.addresses) {
+                    self.stats.forget(&workload.uid);
+                }
                 self.put_workload(workload);
             }
             Resource::Service(service) => {
@@ -88,7 +94,10 @@ impl Snapshot {
         match type_url {
             // A removal does not say which of the two it was.
             ADDRESS_TYPE => {
-                self.remove_workload(&Uid::from(name));
+                let uid = Uid::from(name);
+                if self.remove_workload(&uid).is_some() {
+                    self.stats.forget(&uid);
+                }
                 if let Ok(service) = name.parse() {
                     self.remove_service(&service);
                 }
@@ -105,18 +114,14 @@ impl Snapshot {
         let network = &workload.location.network;
         self.owned(network, |owners| owners.put_workload(&workload));
         for (service, _) in workload.services() {
-            self.behind
-                .entry(service.clone())
-                .or_default()
-                .insert(ByUid(Arc::clone(&workload)));
+            let behind = self.behind.entry(service.clone()).or_default();
+            behind.insert(&workload);
         }
         self.workloads.insert(ByUid(workload));
     }
 
-    fn remove_workload(&mut self, uid: &Uid) {
-        let Some(ByUid(workload)) = self.workloads.remove(uid) else {
-            return;
-        };
+    fn remove_workload(&mut self, uid: &Uid) -> Option<Arc<Workload>> {
+        let ByUid(workload) = self.workloads.remove(uid)?;
         let network = &workload.location.network;
         self.owned(network, |owners| owners.remove_workload(&workload));
         for (service, _) in workload.services() {
@@ -127,6 +132,7 @@ impl Snapshot {
                 }
             }
         }
+        Some(workload)
     }
 
     fn put_service(&mut self, service: Arc<Service>) {

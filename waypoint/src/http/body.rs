@@ -9,10 +9,10 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use mesh::balance::InFlight;
 
 use super::reply::TERMINATED;
 use crate::access_log::Record;
-use crate::balance::InFlight;
 use crate::upstream::StreamPermit;
 
 /// The client's body on its way to an endpoint.
