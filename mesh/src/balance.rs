@@ -1,12 +1,13 @@
 //! Which endpoint of a service takes a connection or a request: one choice, for every program that makes it.
 //!
-//! [`set`] is what can be chosen, [`policy`] which of it may be, [`choose`] which of that is, and [`stats`] what this
-//! process has seen of each endpoint meanwhile.
+//! [`set`] is what can be chosen, [`policy`] which of it may be, [`choose`] which of that is, [`stats`] what this process
+//! has seen of each endpoint meanwhile, and [`sticky`] which clients stay with theirs.
 
 mod choose;
 mod policy;
 mod set;
 mod stats;
+mod sticky;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use crate::workload::Workload;
 pub use self::policy::{Circle, Place, Reach, Readiness};
 pub use self::stats::{EndpointStats, InFlight};
 pub(crate) use self::{
-    choose::pick,
+    choose::{How, again, pick},
     set::{Member, PortSets, Sets},
     stats::StatsTable,
+    sticky::{Client, Sticky},
 };
 
 /// An address family.
@@ -36,6 +38,8 @@ pub enum Family {
 pub struct Ask<'a> {
     /// Endpoints with an address of this family come before others.
     pub family: Option<Family>,
+    /// Its address, for services that keep each client at one endpoint.
+    pub client: Option<IpAddr>,
     /// Where the client is.
     pub place: Place<'a>,
     /// Workloads that were tried for it already: chosen again only where there is no other.

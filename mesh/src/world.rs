@@ -17,7 +17,7 @@ use self::claims::Owners;
 use self::endpoints::Behind;
 pub use self::endpoints::Endpoint;
 use self::routes::Routes;
-use crate::balance::StatsTable;
+use crate::balance::{StatsTable, Sticky};
 use crate::enrolment::{Enrolment, PodUid};
 use crate::intern::Interner;
 use crate::names::{Network, ServiceName, Uid};
@@ -53,6 +53,8 @@ pub struct Snapshot {
     behind: imbl::HashMap<ServiceName, Behind>,
     /// What this process sees of endpoints: one for all snapshots.
     stats: Arc<StatsTable>,
+    /// Which clients stay with which endpoint: one for all snapshots.
+    sticky: Arc<Sticky>,
     routes: Routes,
     enrolments: imbl::OrdMap<PodUid, Arc<Enrolment>>,
     namespaces: imbl::OrdSet<Arc<str>>,

@@ -5,14 +5,15 @@ mod told;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh::balance::{Ask, Choice, NoEndpoint, Place};
 use mesh::names::Uid;
 use mesh::proto::workload as wds;
+use mesh::service::session_affinity;
 use mesh::world::Snapshot;
 use mesh::xds::ADDRESS_TYPE;
-use told::{Mesh, addr, pod, service};
+use told::{Mesh, addr, ip, pod, service};
 
 fn pick(world: &Snapshot, vip: &str, ask: &Ask<'_>) -> Result<Choice, NoEndpoint> {
     let at = addr(vip);
@@ -187,4 +188,66 @@ fn a_service_reaches_as_far_as_it_says() {
         .world
         .look(|world| pick(world, "10.96.0.1:80", &on("n3")).map(|_| ()));
     assert_eq!(refused, Err(NoEndpoint::TooFar));
+}
+
+#[test]
+fn a_client_stays_with_its_endpoint_where_the_service_wants_it() {
+    let mut mesh = one();
+    let sticky = |timeout: Option<Duration>| {
+        service("shop", "10.96.0.1", |s| {
+            s.extensions = timeout.map(session_affinity).into_iter().collect();
+        })
+    };
+    let others = |names: &[&str]| {
+        let pods = names.iter().map(|name| {
+            let ip = format!("10.0.0.{}", name.as_bytes()[0]);
+            pod(name, &[&ip], |_| ())
+        });
+        pods.collect::<Vec<_>>()
+    };
+    mesh.tell(ADDRESS_TYPE, others(&["b", "c"])).unwrap();
+    let timeout = Duration::from_secs(10_800);
+    let of = |client: &str| Ask {
+        client: Some(ip(client)),
+        ..Ask::default()
+    };
+    assert_eq!(names(&mesh, &of("10.0.1.1")).len(), 3);
+    mesh.tell(ADDRESS_TYPE, vec![sticky(Some(timeout))])
+        .unwrap();
+    let clients: Vec<String> = (0..20).map(|client| format!("10.0.1.{client}")).collect();
+    let all = |mesh: &Mesh| {
+        let each = clients.iter().map(|client| {
+            let names = names(mesh, &of(client));
+            assert_eq!(names.len(), 1, "{client} has {names:?}");
+            names.into_iter().next().unwrap_or_default()
+        });
+        each.collect::<Vec<_>>()
+    };
+    let before = all(&mesh);
+    assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3);
+    // Who comes takes nobody away from where he was, though a hash would give it some.
+    mesh.tell(ADDRESS_TYPE, others(&["d", "e", "f"])).unwrap();
+    assert_eq!(all(&mesh), before);
+    // Who goes is replaced, for good.
+    mesh.forget(ADDRESS_TYPE, "c//Pod/ns/b");
+    let after = all(&mesh);
+    for (before, after) in before.iter().zip(&after) {
+        assert!(before == after || before == "b");
+    }
+    mesh.tell(ADDRESS_TYPE, others(&["b"])).unwrap();
+    assert_eq!(all(&mesh), after);
+    // One that cannot be reached, too.
+    let lost = mesh
+        .world
+        .look(|world| pick(world, "10.96.0.1:80", &of("10.0.1.1")).unwrap());
+    let now = Instant::now();
+    lost.stats.failed(now, now);
+    let moved = names(&mesh, &of("10.0.1.1"));
+    assert_eq!(moved.len(), 1);
+    assert!(!moved.contains(lost.workload.name()));
+    lost.stats.reached(now);
+    assert_eq!(names(&mesh, &of("10.0.1.1")), moved);
+    // And without the wish it is as before.
+    mesh.tell(ADDRESS_TYPE, vec![sticky(None)]).unwrap();
+    assert!(names(&mesh, &of("10.0.1.1")).len() > 1);
 }

@@ -44,6 +44,7 @@ pub(crate) fn pick(
         To::Service { service, port } => {
             let ask = Ask {
                 family: Some(Family::of(like.ip())),
+                client: Some(like.ip()),
                 // The client's, not ours: that a waypoint is in between changes nothing of what a Service means.
                 place: client
                     .as_ref()

@@ -77,6 +77,7 @@ async fn open(
         let source = Source {
             pod: proxy.pod(),
             record,
+            client: client.ip(),
             place: Place {
                 node: &proxy.shared.node,
                 ..record.map(|r| Place::of(&r.location)).unwrap_or_default()

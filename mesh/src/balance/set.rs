@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::Family;
 use super::policy::{Circle, Place, Readiness};
 use super::stats::EndpointStats;
+use crate::names::Uid;
 use crate::workload::Workload;
 
 /// The sets of one service, each built when it is first asked for.
@@ -38,6 +39,8 @@ pub(crate) struct EndpointSet {
     ready: usize,
     /// By readiness and circle, made when a service first asks for it.
     buckets: [[OnceLock<Buckets>; 3]; 2],
+    /// Where each is, made when a service with session affinity first asks for it.
+    places: OnceLock<HashMap<Uid, usize>>,
 }
 
 /// Members by the name of their node, zone or region.
@@ -141,6 +144,7 @@ impl EndpointSet {
             members: members.into(),
             ready,
             buckets: Default::default(),
+            places: OnceLock::new(),
         }
     }
 
@@ -154,6 +158,15 @@ impl EndpointSet {
 
     pub(super) fn member(&self, at: usize) -> Option<&Member> {
         self.members.get(at)
+    }
+
+    pub(super) fn find(&self, uid: &Uid, readiness: Readiness) -> Option<&Member> {
+        let places = self.places.get_or_init(|| {
+            let uids = self.members.iter().map(|m| m.workload.uid.clone());
+            uids.zip(0..).collect()
+        });
+        let at = places.get(uid).filter(|at| **at < self.len(readiness))?;
+        self.member(*at)
     }
 
     /// Those in a circle around a client.
@@ -177,18 +190,32 @@ impl EndpointSet {
     fn bucket(&self, circle: Circle, readiness: Readiness) -> Buckets {
         let mut buckets = Buckets::new();
         for (at, member) in (0..).zip(self.members.iter().take(self.len(readiness))) {
-            let location = &member.workload.location;
-            let name = match circle {
-                Circle::Node => &location.node,
-                Circle::Zone => &location.zone,
-                Circle::Region | Circle::Everywhere => &location.region,
-            };
+            let name = member.name(circle);
             match buckets.get_mut(name) {
                 Some(bucket) => bucket.push(at),
                 None => drop(buckets.insert(Arc::clone(name), vec![at])),
             }
         }
         buckets
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Whether it is in a circle around a client.
+    pub(super) fn is_in(&self, circle: Circle, place: Place<'_>) -> bool {
+        let name = place.name(circle);
+        name.is_none_or(|name| !name.is_empty() && **self.name(circle) == *name)
+    }
+
+    fn name(&self, circle: Circle) -> &Arc<str> {
+        let location = &self.workload.location;
+        match circle {
+            Circle::Node => &location.node,
+            Circle::Zone => &location.zone,
+            Circle::Region | Circle::Everywhere => &location.region,
+        }
     }
 }
 

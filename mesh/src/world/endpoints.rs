@@ -1,12 +1,15 @@
 //! The workloads behind each service, and the choice of one of them.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::claims::Owners;
 use super::{ByUid, Snapshot};
-use crate::balance::{self, Ask, Choice, Member, NoEndpoint, PortSets, Readiness, Sets};
+use crate::balance::{
+    self, Ask, Choice, Client, How, Member, NoEndpoint, PortSets, Reach, Readiness, Sets,
+};
 use crate::names::{ServiceName, Uid};
 use crate::service::Service;
 use crate::workload::{Standing, Workload};
@@ -65,10 +68,40 @@ impl Snapshot {
         };
         let build = || self.sets(&service.id, port);
         behind.sets.with(port, build, |sets| {
-            let picked = balance::pick(sets, &service.reach, &ask, Instant::now(), roll);
+            let (reach, now) = (&service.reach, Instant::now());
+            let picked = match service.affinity.zip(ask.client) {
+                None => balance::pick(sets, reach, &ask, now, How::TwoAtRandom(roll)),
+                Some((timeout, address)) => {
+                    let client = Client {
+                        service: service.id.clone(),
+                        port,
+                        address,
+                    };
+                    self.stay(sets, reach, &ask, client, now..now + timeout)
+                }
+            };
             let member = picked.ok_or_else(|| none(sets, service, ask.readiness))?;
             self.choice(member, &ask)
         })
+    }
+
+    /// The endpoint that a client has, or from now on has until the end of `kept`.
+    fn stay<'a>(
+        &self,
+        sets: &'a PortSets,
+        reach: &Reach,
+        ask: &Ask<'_>,
+        client: Client,
+        kept: Range<Instant>,
+    ) -> Option<&'a Member> {
+        let (now, address) = (kept.start, client.address);
+        let had = self.sticky.endpoint(&client, now);
+        let member = had
+            .and_then(|uid| balance::again(sets, reach, ask, now, &uid))
+            .or_else(|| balance::pick(sets, reach, ask, now, How::Hashed(address)))?;
+        let uid = &member.workload.uid;
+        self.sticky.keep(client, uid, now, kept.end);
+        Some(member)
     }
 
     fn choice(&self, member: &Member, ask: &Ask<'_>) -> Result<Choice, NoEndpoint> {

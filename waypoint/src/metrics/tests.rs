@@ -15,6 +15,7 @@ fn session(said: usize) -> Session {
         waypoint: None,
         publish_not_ready: false,
         reach: Reach::default(),
+        affinity: None,
         subject_alt_names: Vec::new(),
     };
     let to = To::Service {

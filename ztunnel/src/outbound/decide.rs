@@ -68,6 +68,8 @@ pub(crate) struct Source<'a> {
     pub(crate) pod: &'a Pod,
     /// What the control plane says of it, if it has said anything yet.
     pub(crate) record: Option<&'a Workload>,
+    /// The connection's source address.
+    pub(crate) client: IpAddr,
     /// Where it is.
     pub(crate) place: Place<'a>,
 }
@@ -271,6 +273,7 @@ fn pick(
 ) -> Result<Choice, NoEndpoint> {
     let ask = Ask {
         family: Some(Family::of(like.ip())),
+        client: Some(source.client),
         place: source.place,
         tried,
         readiness,

@@ -59,7 +59,7 @@ fn counts(sets: &PortSets, reach: &Reach, ask: &Ask<'_>, now: Instant) -> BTreeM
     let mut roll = fastrand::Rng::with_seed(7);
     let mut counts = BTreeMap::new();
     for _ in 0..10_000 {
-        if let Some(member) = pick(sets, reach, ask, now, &mut roll) {
+        if let Some(member) = pick(sets, reach, ask, now, How::TwoAtRandom(&mut roll)) {
             *counts.entry(member.workload.uid.to_string()).or_default() += 1;
         }
     }
@@ -270,4 +270,55 @@ fn a_choice_is_made_however_many_have_failed() {
         stats(&sets, name).failed(now, now);
     }
     assert_eq!(chosen(&sets, &Reach::default(), &here(), now), ["n/z/0"]);
+}
+
+/// Which endpoint each of 1 000 clients has.
+fn kept(sets: &PortSets, reach: &Reach) -> Vec<String> {
+    let now = Instant::now();
+    let clients = (0..1000u32).map(|client| IpAddr::from(client.to_be_bytes()));
+    let chosen = clients.filter_map(|client| {
+        let member = pick(sets, reach, &here(), now, How::Hashed(client))?;
+        Some(member.workload.uid.to_string())
+    });
+    chosen.collect()
+}
+
+#[test]
+fn a_client_has_the_same_endpoint_in_every_process_and_loses_it_only_with_it() {
+    let all = ["n1/z1/a", "n2/z1/b", "n3/z2/c", "n4/z2/d"];
+    let before = kept(&sets(&all), &Reach::default());
+    assert_eq!(before, kept(&sets(&all), &Reach::default()));
+    for uid in all {
+        let clients = before.iter().filter(|kept| *kept == uid).count();
+        assert!(clients.abs_diff(250) < 60, "{uid} has {clients}");
+    }
+    let after = kept(&sets(&all[1..]), &Reach::default());
+    for (before, after) in before.iter().zip(&after) {
+        assert!(before == after || before == all[0]);
+    }
+    let same_node = reach(&[Circle::Node, Circle::Everywhere]);
+    let near = kept(&sets(&all), &same_node);
+    assert!(near.iter().all(|uid| uid == all[0]));
+}
+
+#[test]
+fn what_a_client_had_it_has_again_while_it_might_be_chosen() {
+    let sets = sets(&["n1/z1/a", "n2/z1/b", "n3/z2/c", "n1/z1/d sick"]);
+    let now = Instant::now();
+    let again = |uid: &str, reach: &Reach, ask: &Ask<'_>| {
+        again(&sets, reach, ask, now, &Uid::from(uid)).is_some()
+    };
+    let (all, same_zone) = (Reach::default(), reach(&[Circle::Zone, Circle::Everywhere]));
+    assert!(again("n3/z2/c", &all, &here()));
+    assert!(!again("n3/z2/c", &same_zone, &here()));
+    assert!(again("n2/z1/b", &same_zone, &here()));
+    assert!(!again("n1/z1/d", &all, &here()) && !again("gone", &all, &here()));
+    let tried = [Uid::from("n2/z1/b")];
+    let ask = Ask {
+        tried: &tried,
+        ..here()
+    };
+    assert!(!again("n2/z1/b", &all, &ask));
+    stats(&sets, "n3/z2/c").failed(now, now);
+    assert!(!again("n3/z2/c", &all, &here()));
 }

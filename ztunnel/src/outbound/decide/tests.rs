@@ -40,6 +40,7 @@ fn tried(sample: Sample, source: &Pod, dst: &str, tried: &[Uid]) -> String {
             Source {
                 pod: source,
                 record,
+                client: source.addresses[0],
                 place: Place::on_node("n1"),
             },
             OrigDst(addr(dst)),
