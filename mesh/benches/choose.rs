@@ -72,26 +72,27 @@ struct Row {
 fn measure(size: usize, rounds: u32) -> Result<Row, Failure> {
     use wds::load_balancing::Scope::{Network, Node, Region, Zone};
     let (mut writer, world) = world();
+    let cart = name();
     let all = (0..size).map(|at| pod(at, false));
     tell(&mut writer, all.collect())?;
     tell(&mut writer, vec![service(&[])])?;
     let choices = rounds * 100;
-    let walk = each(rounds.div_ceil(10), || walk(&world));
-    let choice = each(choices, || choose(&world));
+    let walk = each(rounds.div_ceil(10), || walk(&world, &cart));
+    let choice = each(choices, || choose(&world, &cart));
     let (mut rebuilt, mut changed) = (Duration::ZERO, Duration::ZERO);
     for round in 0..rounds {
         let update = vec![pod(0, round % 2 == 0)];
         let before = Instant::now();
         tell(&mut writer, update)?;
         let told = Instant::now();
-        choose(&world);
+        choose(&world, &cart);
         changed += told - before;
         rebuilt += told.elapsed();
     }
     tell(&mut writer, vec![service(&[Network, Region, Zone])])?;
-    let zone = each(choices, || choose(&world));
+    let zone = each(choices, || choose(&world, &cart));
     tell(&mut writer, vec![service(&[Network, Region, Zone, Node])])?;
-    let node = each(choices, || choose(&world));
+    let node = each(choices, || choose(&world, &cart));
     tell(&mut writer, vec![service(&[])])?;
     fail_half(&world, size)?;
     Ok(Row {
@@ -99,7 +100,7 @@ fn measure(size: usize, rounds: u32) -> Result<Row, Failure> {
         choice,
         zone,
         node,
-        failed: each(choices, || choose(&world)),
+        failed: each(choices, || choose(&world, &cart)),
         rebuilt: rebuilt / rounds,
         changed: changed / rounds,
     })
@@ -114,10 +115,10 @@ fn each(rounds: u32, mut f: impl FnMut()) -> Duration {
 }
 
 /// As it was before there were sets.
-fn walk(world: &World) {
+fn walk(world: &World, name: &ServiceName) {
     let mut chosen = None;
     world.look(|world| {
-        for (seen, endpoint) in (1u64..).zip(world.endpoints(&name(), 80)) {
+        for (seen, endpoint) in (1u64..).zip(world.endpoints(name, 80)) {
             if endpoint.healthy && fastrand::u64(0..seen) == 0 {
                 chosen = Some(endpoint);
             }
@@ -126,7 +127,7 @@ fn walk(world: &World) {
     black_box(chosen);
 }
 
-fn choose(world: &World) {
+fn choose(world: &World, name: &ServiceName) {
     let ask = Ask {
         family: Some(Family::V4),
         place: Place {
@@ -137,7 +138,7 @@ fn choose(world: &World) {
         ..Ask::default()
     };
     let chosen = world.look(|world| {
-        let service = world.service(&name())?;
+        let service = world.service(name)?;
         let choice = world.pick(service, 80, &ask, &mut fastrand::Rng::new());
         choice.ok()
     });

@@ -19,7 +19,7 @@ pub use self::policy::{Circle, Place, Reach, Readiness};
 pub use self::stats::{EndpointStats, InFlight};
 pub(crate) use self::{
     choose::{How, again, pick},
-    set::{Member, PortSets, Sets},
+    set::{Member, PortSets, Reused, Sets},
     stats::StatsTable,
     sticky::{Client, Sticky},
 };

@@ -251,3 +251,39 @@ fn a_client_stays_with_its_endpoint_where_the_service_wants_it() {
     mesh.tell(ADDRESS_TYPE, vec![sticky(None)]).unwrap();
     assert!(names(&mesh, &of("10.0.1.1")).len() > 1);
 }
+
+/// A set is built from the one before: it must be the one that would be built from nothing.
+#[test]
+fn whatever_changes_choices_fall_on_all_who_may_be_chosen_and_nobody_else() {
+    let mut mesh = one();
+    let mut roll = fastrand::Rng::with_seed(7);
+    for step in 0..300 {
+        let name = ["a", "b", "c", "d", "e"][roll.usize(..5)];
+        match roll.u8(..4) {
+            0 => mesh.forget(ADDRESS_TYPE, &format!("c//Pod/ns/{name}")),
+            what => {
+                let address = format!("10.0.{}.1", name.as_bytes()[0]);
+                let told = pod(name, &[&address], |w| {
+                    if what == 1 {
+                        w.set_status(wds::WorkloadStatus::Unhealthy);
+                    }
+                    if what == 2 {
+                        // Not on this port any more.
+                        w.services.clear();
+                    }
+                });
+                mesh.tell(ADDRESS_TYPE, vec![told]).unwrap();
+            }
+        }
+        // Sometimes several changes pass without a choice.
+        if roll.bool() {
+            continue;
+        }
+        let expected: BTreeSet<String> = mesh.world.look(|world| {
+            let service = "ns/shop.ns.svc.cluster.local".parse().unwrap();
+            let healthy = world.endpoints(&service, 80).filter(|e| e.healthy);
+            healthy.map(|e| e.workload.name().to_owned()).collect()
+        });
+        assert_eq!(names(&mesh, &Ask::default()), expected, "step {step}");
+    }
+}

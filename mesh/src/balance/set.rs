@@ -15,14 +15,23 @@ use crate::workload::Workload;
 
 /// The sets of one service, each built when it is first asked for.
 ///
-/// One of these is of one snapshot of the service's workloads: whoever changes those puts an empty one in its place. So a
-/// change costs the writer nothing, and whoever chooses next builds the set again, once for all cores.
+/// One of these is of one snapshot of the service's workloads: whoever changes those puts the [`next`](Self::next) in its
+/// place. So a change costs the writer nothing, and whoever chooses next builds the set again, once for all cores, from the
+/// one before: what is the same is not looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Sets {
-    ports: ArcSwapOption<Vec<(u16, Arc<PortSets>)>>,
-    /// One builds, the others wait for it.
-    building: Mutex<()>,
+    ports: ArcSwapOption<Built>,
+    /// What was built of the snapshots before. One builds, the others wait for it.
+    before: Mutex<Built>,
+    /// Changes since anything was built.
+    changes: u32,
 }
+
+/// After so many changes nobody seems to choose among these endpoints any more, and what was built of them is given up: it
+/// holds workloads that have gone.
+const KEPT_FOR: u32 = 1_000;
+
+type Built = Vec<(u16, Arc<PortSets>)>;
 
 /// The endpoints of one port, and those of them with an address of one family where that is not all.
 #[derive(Debug)]
@@ -35,7 +44,8 @@ pub(crate) struct PortSets {
 /// Endpoints of one port, those that may receive traffic first.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
-    members: Box<[Member]>,
+    /// Each part in the order of the workloads' uids.
+    members: Box<[Arc<Member>]>,
     ready: usize,
     /// By readiness and circle, made when a service first asks for it.
     buckets: [[OnceLock<Buckets>; 3]; 2],
@@ -47,14 +57,14 @@ pub(crate) struct EndpointSet {
 type Buckets = HashMap<Arc<str>, Vec<u32>>;
 
 /// One endpoint.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) workload: Arc<Workload>,
     /// Where it serves the port.
     pub(crate) target: u16,
-    /// It may receive traffic.
-    pub(crate) ready: bool,
     pub(crate) stats: Arc<EndpointStats>,
+    v4: bool,
+    v6: bool,
 }
 
 /// Members among which one is chosen, by their places in a set.
@@ -64,6 +74,9 @@ pub(crate) enum Tier<'a> {
     List(&'a [u32]),
 }
 
+/// The members of the set before, to be taken over in the order of their uids.
+pub(crate) struct Reused<'a>([&'a [Arc<Member>]; 2]);
+
 // === impl Sets ===
 
 impl Sets {
@@ -71,51 +84,106 @@ impl Sets {
     pub(crate) fn with<T>(
         &self,
         port: u16,
-        build: impl FnOnce() -> PortSets,
+        build: impl FnOnce(Reused<'_>) -> Vec<Arc<Member>>,
         f: impl FnOnce(&PortSets) -> T,
     ) -> T {
-        let find = |built: Option<&Vec<(u16, Arc<PortSets>)>>| {
-            let found = built?.iter().find(|(known, _)| *known == port);
-            found.map(|(_, sets)| Arc::clone(sets))
-        };
+        if let Some(built) = &*self.ports.load()
+            && let Some(sets) = find(built, port)
         {
-            let built = self.ports.load();
-            let known = built.as_ref().map(|built| built.iter());
-            if let Some((_, sets)) = known.and_then(|mut known| known.find(|(p, _)| *p == port)) {
-                return f(sets);
-            }
+            return f(sets);
         }
-        let turn = self.building.lock();
+        f(&self.build(port, build))
+    }
+
+    fn build(
+        &self,
+        port: u16,
+        build: impl FnOnce(Reused<'_>) -> Vec<Arc<Member>>,
+    ) -> Arc<PortSets> {
+        let mut before = self.before.lock();
         let built = self.ports.load_full();
-        let sets = find(built.as_deref()).unwrap_or_else(|| {
-            let new = Arc::new(build());
-            let mut all = built.as_deref().cloned().unwrap_or_default();
-            all.push((port, Arc::clone(&new)));
-            self.ports.store(Some(Arc::new(all)));
-            new
-        });
-        drop(turn);
-        f(&sets)
+        let built = built.as_deref().map(Vec::as_slice).unwrap_or_default();
+        if let Some(sets) = find(built, port) {
+            return Arc::clone(sets);
+        }
+        let old = find(&before, port).map(|sets| &sets.all);
+        let new = Arc::new(PortSets::new(build(Reused::of(old))));
+        let mut all = built.to_vec();
+        all.push((port, Arc::clone(&new)));
+        self.ports.store(Some(Arc::new(all)));
+        before.retain(|(known, _)| *known != port);
+        new
+    }
+
+    /// For the snapshot after this one.
+    pub(crate) fn next(&self) -> Self {
+        let mut before = self.before.lock().clone();
+        let built = self.ports.load();
+        let changes = match &*built {
+            Some(built) => {
+                before.extend(built.iter().cloned());
+                0
+            }
+            None => self.changes.saturating_add(1),
+        };
+        if changes > KEPT_FOR {
+            before = Built::new();
+        }
+        Self {
+            ports: ArcSwapOption::empty(),
+            before: Mutex::new(before),
+            changes,
+        }
+    }
+}
+
+fn find(built: &[(u16, Arc<PortSets>)], port: u16) -> Option<&Arc<PortSets>> {
+    let found = built.iter().find(|(known, _)| *known == port);
+    found.map(|(_, sets)| sets)
+}
+
+// === impl Reused ===
+
+impl<'a> Reused<'a> {
+    fn of(set: Option<&'a EndpointSet>) -> Self {
+        Self(match set {
+            Some(set) => set.members.split_at(set.ready).into(),
+            None => [&[], &[]],
+        })
+    }
+
+    /// The member that this very workload was. To be asked in the order of uids.
+    pub(crate) fn take(&mut self, workload: &Arc<Workload>) -> Option<Arc<Member>> {
+        self.0.iter_mut().find_map(|run| {
+            let is = |member: &Arc<Member>| Arc::ptr_eq(&member.workload, workload);
+            // Those before it have gone. Mostly nobody has, and no names are compared.
+            while run
+                .first()
+                .is_some_and(|first| !is(first) && first.workload.uid < workload.uid)
+            {
+                *run = &run[1..];
+            }
+            let (first, rest) = run.split_first().filter(|(first, _)| is(first))?;
+            *run = rest;
+            Some(Arc::clone(first))
+        })
     }
 }
 
 // === impl PortSets ===
 
 impl PortSets {
-    pub(crate) fn new(members: Vec<Member>) -> Self {
+    /// Of members in the order of their uids.
+    pub(crate) fn new(members: Vec<Arc<Member>>) -> Self {
         let only = |family: Family| {
-            let has = |member: &&Member| {
-                let mut addresses = member.workload.addresses.iter();
-                addresses.any(|ip| family.has(*ip))
-            };
-            let fits = members.iter().filter(has).count();
-            let differs = fits < members.len();
-            differs.then(|| EndpointSet::new(members.iter().filter(has).cloned().collect()))
+            let fits = |member: &&Arc<Member>| member.has(family);
+            let differs = !members.iter().all(|member| member.has(family));
+            differs.then(|| EndpointSet::new(members.iter().filter(fits).cloned()))
         };
         Self {
             v4: only(Family::V4),
             v6: only(Family::V6),
-            all: EndpointSet::new(members),
+            all: EndpointSet::new(members.into_iter()),
         }
     }
 
@@ -136,10 +204,16 @@ impl PortSets {
 // === impl EndpointSet ===
 
 impl EndpointSet {
-    fn new(mut members: Vec<Member>) -> Self {
-        // Stable, and nothing to do where all are ready.
-        members.sort_by_key(|member| !member.ready);
-        let ready = members.partition_point(|member| member.ready);
+    fn new(all: impl Iterator<Item = Arc<Member>>) -> Self {
+        let (mut members, mut rest) = (Vec::with_capacity(all.size_hint().0), Vec::new());
+        for member in all {
+            match member.workload.healthy {
+                true => members.push(member),
+                false => rest.push(member),
+            }
+        }
+        let ready = members.len();
+        members.append(&mut rest);
         Self {
             members: members.into(),
             ready,
@@ -157,7 +231,7 @@ impl EndpointSet {
     }
 
     pub(super) fn member(&self, at: usize) -> Option<&Member> {
-        self.members.get(at)
+        self.members.get(at).map(|member| &**member)
     }
 
     pub(super) fn find(&self, uid: &Uid, readiness: Readiness) -> Option<&Member> {
@@ -203,6 +277,25 @@ impl EndpointSet {
 // === impl Member ===
 
 impl Member {
+    pub(crate) fn new(workload: &Arc<Workload>, target: u16, stats: Arc<EndpointStats>) -> Self {
+        let has = |family: Family| workload.addresses.iter().any(|ip| family.has(*ip));
+        Self {
+            v4: has(Family::V4),
+            v6: has(Family::V6),
+            workload: Arc::clone(workload),
+            target,
+            stats,
+        }
+    }
+
+    /// Whether it has an address of a family.
+    fn has(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
     /// Whether it is in a circle around a client.
     pub(super) fn is_in(&self, circle: Circle, place: Place<'_>) -> bool {
         let name = place.name(circle);

@@ -155,13 +155,9 @@ impl Drop for InFlight {
 // === impl StatsTable ===
 
 impl StatsTable {
-    /// Calls `with` with a look-up for each endpoint of a set: the same stats each time.
-    pub(crate) fn look_up<T>(
-        &self,
-        with: impl FnOnce(&mut dyn FnMut(&Uid, u16) -> Arc<EndpointStats>) -> T,
-    ) -> T {
-        let mut seen = self.0.lock();
-        with(&mut |uid, target| seen.of(uid, target))
+    /// Of one endpoint: the same each time.
+    pub(crate) fn of(&self, uid: &Uid, target: u16) -> Arc<EndpointStats> {
+        self.0.lock().of(uid, target)
     }
 
     /// The workload went, or is another at another address.
@@ -290,7 +286,7 @@ mod tests {
     #[test]
     fn the_table_keeps_one_for_each_port_until_it_is_forgotten() {
         let table = StatsTable::default();
-        let of = |uid: &str, port| table.look_up(|of| of(&Uid::from(uid), port));
+        let of = |uid: &str, port| table.of(&Uid::from(uid), port);
         let (a, other) = (of("a", 80), of("a", 81));
         assert!(Arc::ptr_eq(&a, &of("a", 80)) && !Arc::ptr_eq(&a, &other));
         table.forget(&Uid::from("a"));

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::claims::Owners;
 use super::{ByUid, Snapshot};
 use crate::balance::{
-    self, Ask, Choice, Client, How, Member, NoEndpoint, PortSets, Reach, Readiness, Sets,
+    self, Ask, Choice, Client, How, Member, NoEndpoint, PortSets, Reach, Readiness, Reused, Sets,
 };
 use crate::names::{ServiceName, Uid};
 use crate::service::Service;
@@ -66,7 +66,7 @@ impl Snapshot {
             },
             ..*ask
         };
-        let build = || self.sets(&service.id, port);
+        let build = |before: Reused<'_>| self.members(behind, &service.id, port, before);
         behind.sets.with(port, build, |sets| {
             let (reach, now) = (&service.reach, Instant::now());
             let picked = match service.affinity.zip(ask.client) {
@@ -120,20 +120,25 @@ impl Snapshot {
         })
     }
 
-    fn sets(&self, service: &ServiceName, port: u16) -> PortSets {
-        let members = self.stats.look_up(|stats| {
-            self.serving(service, port)
+    fn members(
+        &self,
+        behind: &Behind,
+        service: &ServiceName,
+        port: u16,
+        mut before: Reused<'_>,
+    ) -> Vec<Arc<Member>> {
+        let member = |ByUid(workload): &ByUid| {
+            before.take(workload).or_else(|| {
+                let target = self.serves(workload, service, port)?;
                 // One without an address is nowhere.
-                .filter(|(workload, _)| !workload.addresses.is_empty())
-                .map(|(workload, target)| Member {
-                    stats: stats(&workload.uid, target),
-                    ready: workload.healthy,
-                    workload: Arc::clone(workload),
-                    target,
-                })
-                .collect()
-        });
-        PortSets::new(members)
+                workload.addresses.first()?;
+                let stats = self.stats.of(&workload.uid, target);
+                Some(Arc::new(Member::new(workload, target, stats)))
+            })
+        };
+        let mut members = Vec::with_capacity(behind.workloads.len());
+        members.extend(behind.workloads.iter().filter_map(member));
+        members
     }
 
     /// Those of our network, with the port where each serves it.
@@ -145,11 +150,16 @@ impl Snapshot {
         let behind = self.behind.get_key_value(service);
         behind.into_iter().flat_map(move |(name, behind)| {
             behind.workloads.iter().filter_map(move |ByUid(workload)| {
-                let here = self.is_local(&workload.location.network);
-                let target = workload.target(name, port).filter(|_| here)?;
+                let target = self.serves(workload, name, port)?;
                 Some((workload, target))
             })
         })
+    }
+
+    /// Where a workload of our network serves a port.
+    fn serves(&self, workload: &Workload, service: &ServiceName, port: u16) -> Option<u16> {
+        let here = self.is_local(&workload.location.network);
+        workload.target(service, port).filter(|_| here)
     }
 }
 
@@ -193,8 +203,8 @@ impl Behind {
     fn changed(&mut self) {
         match Arc::get_mut(&mut self.sets) {
             // Nobody reads what only this snapshot has, and this one is being written.
-            Some(own) => *own = Sets::default(),
-            None => self.sets = Arc::default(),
+            Some(own) => *own = own.next(),
+            None => self.sets = Arc::new(self.sets.next()),
         }
     }
 }

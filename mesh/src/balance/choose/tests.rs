@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -33,12 +34,8 @@ fn sets(names: &[&str]) -> PortSets {
             from.set_status(wire::WorkloadStatus::Unhealthy);
         }
         let workload = Workload::decode(from, &mut interner).expect("a workload");
-        Member {
-            stats: table.look_up(|of| of(&workload.uid, 80)),
-            ready: workload.healthy,
-            workload: workload.into(),
-            target: 80,
-        }
+        let stats = table.of(&workload.uid, 80);
+        Arc::new(Member::new(&workload.into(), 80, stats))
     });
     PortSets::new(members.collect())
 }
@@ -70,7 +67,7 @@ fn chosen(sets: &PortSets, reach: &Reach, ask: &Ask<'_>, now: Instant) -> Vec<St
     counts(sets, reach, ask, now).into_keys().collect()
 }
 
-fn stats<'a>(sets: &'a PortSets, uid: &str) -> &'a std::sync::Arc<crate::balance::EndpointStats> {
+fn stats<'a>(sets: &'a PortSets, uid: &str) -> &'a Arc<crate::balance::EndpointStats> {
     let all = sets.all();
     let mut members = (0..all.len(Readiness::Any)).filter_map(|at| all.member(at));
     let member = members.find(|member| member.workload.uid.as_str() == uid);
