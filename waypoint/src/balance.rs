@@ -38,16 +38,22 @@ pub(crate) fn pick(
     let Client {
         address: like,
         workload: client,
+        id,
         ..
     } = asking.client;
     let (workload, target, stats) = match to {
         To::Service { service, port } => {
+            // Its name may have come after its tunnel.
+            let named = || {
+                let there = world.workload_at(like.ip().to_canonical())?;
+                (there.identity() == *id).then_some(there)
+            };
+            let known = client.as_ref().or_else(named);
             let ask = Ask {
                 family: Some(Family::of(like.ip())),
                 client: Some(like.ip()),
                 // The client's, not ours: that a waypoint is in between changes nothing of what a Service means.
-                place: client
-                    .as_ref()
+                place: known
                     .map(|client| Place::of(&client.location))
                     .unwrap_or_default(),
                 tried: asking.avoid,

@@ -159,7 +159,8 @@ async fn admitted(core: &Core, incoming: &Incoming) -> Result<Admitted, NotAdmit
     }
 }
 
-/// The client with its workload, if that can be known soon. Nothing but telemetry needs it.
+/// The client with its workload, if that can be known soon. Telemetry needs it, and Services whose endpoints are to be
+/// near their clients.
 ///
 /// It is asked for by the address that its connection comes from. The one that it claims may be anybody's, and is its
 /// own where it is one of the same workload.
