@@ -16,7 +16,7 @@ use crate::workload::Workload;
 /// The sets of one service, each built when it is first asked for.
 ///
 /// One of these is of one snapshot of the service's workloads: whoever changes those puts the [`next`](Self::next) in its
-/// place. So a change costs the writer nothing, and whoever chooses next builds the set again, once for all cores, from the
+/// place. So a change costs the writer next to nothing, and whoever chooses next builds the set again, once for all cores, from the
 /// one before: what is the same is not looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Sets {
