@@ -1,6 +1,7 @@
 //! The endpoints of one port of one service, dense: what may be chosen is a run of numbers, or a list of them.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +12,7 @@ use super::Family;
 use super::policy::{Circle, Place, Readiness};
 use super::stats::EndpointStats;
 use crate::names::Uid;
-use crate::workload::Workload;
+use crate::workload::{Standing, Workload};
 
 /// The sets of one service, each built when it is first asked for.
 ///
@@ -60,11 +61,14 @@ type Buckets = HashMap<Arc<str>, Vec<u32>>;
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) workload: Arc<Workload>,
+    /// Somebody only wrote down that it is there.
+    pub(crate) said: bool,
     /// Where it serves the port.
     pub(crate) target: u16,
     pub(crate) stats: Arc<EndpointStats>,
-    v4: bool,
-    v6: bool,
+    /// The first of each family: kept here, because what is elsewhere is in no cache.
+    v4: Option<IpAddr>,
+    v6: Option<IpAddr>,
 }
 
 /// Members among which one is chosen, by their places in a set.
@@ -176,8 +180,10 @@ impl PortSets {
     /// Of members in the order of their uids.
     pub(crate) fn new(members: Vec<Arc<Member>>) -> Self {
         let only = |family: Family| {
-            let fits = |member: &&Arc<Member>| member.has(family);
-            let differs = !members.iter().all(|member| member.has(family));
+            let fits = |member: &&Arc<Member>| member.address(family).is_some();
+            let differs = !members
+                .iter()
+                .all(|member| member.address(family).is_some());
             differs.then(|| EndpointSet::new(members.iter().filter(fits).cloned()))
         };
         Self {
@@ -278,18 +284,19 @@ impl EndpointSet {
 
 impl Member {
     pub(crate) fn new(workload: &Arc<Workload>, target: u16, stats: Arc<EndpointStats>) -> Self {
-        let has = |family: Family| workload.addresses.iter().any(|ip| family.has(*ip));
+        let first = |family: Family| workload.addresses.iter().find(|ip| family.has(**ip));
         Self {
-            v4: has(Family::V4),
-            v6: has(Family::V6),
+            v4: first(Family::V4).copied(),
+            v6: first(Family::V6).copied(),
             workload: Arc::clone(workload),
+            said: workload.standing() == Standing::Said,
             target,
             stats,
         }
     }
 
-    /// Whether it has an address of a family.
-    fn has(&self, family: Family) -> bool {
+    /// Its address of a family.
+    pub(crate) fn address(&self, family: Family) -> Option<IpAddr> {
         match family {
             Family::V4 => self.v4,
             Family::V6 => self.v6,

@@ -105,6 +105,14 @@ impl Snapshot {
     }
 
     fn choice(&self, member: &Member, ask: &Ask<'_>) -> Result<Choice, NoEndpoint> {
+        let of_family = ask.family.and_then(|family| member.address(family));
+        if let Some(ip) = of_family.filter(|_| !member.said) {
+            return Ok(Choice {
+                workload: Arc::clone(&member.workload),
+                address: SocketAddr::new(ip, member.target),
+                stats: Arc::clone(&member.stats),
+            });
+        }
         // Not kept in the set: whose an address is changes without the service.
         let workload = meant(&member.workload, self.owners.get(&self.local));
         let mut addresses = workload.addresses.iter();
