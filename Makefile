@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo test cluster down images fmt lint unit netns e2e soak-control skew deny fuzz-smoke fuzz-keep fuzz-build bench-pair bench-scale
+.PHONY: help demo test cluster down images fmt lint unit netns e2e soak-control skew deny fuzz-smoke fuzz-keep fuzz-build bench-pair bench-scale bench-choose
 
 CACHE := $(or $(AMBIT_CACHE),$(HOME)/.cache/ambit)
 # Always the whole workspace: a part of it would resolve other features, and build every dependency again.
@@ -51,8 +51,8 @@ unit: packages ## pure tests, and both ends in one process on loopback
 	$(CARGO_TEST) --lib --bins $(addprefix --test ,$(UNIT_TESTS))
 	# Those that look at the whole process, or take as long as a limit.
 	$(CARGO_TEST) --test hostile_server -- --ignored --test-threads=1
-	# That the bench runs; what it prints in so short a time means nothing.
-	BENCH_QUICK=1 $(CARGO_TEST) --bench scale
+	# That the benches run; what they print in so short a time means nothing.
+	BENCH_QUICK=1 $(CARGO_TEST) --bench scale --bench choose
 
 netns: packages ## tests in network namespaces that they make themselves (root)
 	$(CARGO_TEST) $(addprefix --test ,$(NETNS_TESTS)) -- --test-threads=2
@@ -120,6 +120,10 @@ bench-pair: packages ## what the tunnel costs beside the usual design and a plai
 # BENCH_QUICK=1, BENCH_ONLY=10000x100: see controller/benches/scale/main.rs.
 bench-scale: packages ## what the control plane costs at 10 k, 100 k and 1 M pods and up to 1 000 streams (quiet machine)
 	cargo bench --locked --workspace --bench scale
+
+# BENCH_QUICK=1: see mesh/benches/choose.rs.
+bench-choose: packages ## what the choice of an endpoint costs among 10 to 10 000 (quiet machine)
+	cargo bench --locked --workspace --bench choose
 
 deny: $(CACHE)/cargo/bin/cargo-deny ## licences, sources and banned or doubled crates
 	$< --locked check bans licenses sources

@@ -2,8 +2,11 @@
 
 mod support;
 
-use mesh::proto::workload::{AppProtocol, NetworkMode, WorkloadStatus, WorkloadType};
-use serde_json::json;
+use std::time::Duration;
+
+use mesh::proto::workload::{AppProtocol, NetworkMode, Service, WorkloadStatus, WorkloadType};
+use mesh::service::session_affinity;
+use serde_json::{Value, json};
 
 use support::{World, namespace, node, pod, service};
 
@@ -158,4 +161,58 @@ fn endpoints_that_are_no_pods_are_workloads() {
         workload.services["default/kubernetes.default.svc.cluster.local"].ports[0].target_port,
         6443
     );
+}
+
+/// What kube-proxy would do with a Service, proxies are told.
+#[test]
+fn a_service_says_how_far_its_traffic_goes_and_who_stays_where() {
+    use mesh::proto::workload::load_balancing::{Mode, Scope};
+    let near = [Scope::Network, Scope::Region, Scope::Zone];
+    let nearer = [&near[..], &[Scope::Subzone, Scope::Node]].concat();
+    for (spec, mode, scopes) in [
+        (json!({}), Mode::UnspecifiedMode, &[][..]),
+        (
+            json!({"internalTrafficPolicy": "Local", "trafficDistribution": "PreferClose"}),
+            Mode::Strict,
+            &[Scope::Node],
+        ),
+        (
+            json!({"trafficDistribution": "PreferSameZone"}),
+            Mode::Failover,
+            &near,
+        ),
+        (
+            json!({"trafficDistribution": "PreferClose"}),
+            Mode::Failover,
+            &near,
+        ),
+        (
+            json!({"trafficDistribution": "PreferSameNode"}),
+            Mode::Failover,
+            &nearer,
+        ),
+    ] {
+        let balancing = told(&spec).load_balancing.unwrap_or_default();
+        let said = (balancing.mode(), balancing.routing_preference().collect());
+        assert_eq!(said, (mode, scopes.to_vec()), "{spec}");
+    }
+    let seconds = |spec| told(&spec).extensions;
+    let kept = |seconds| vec![session_affinity(Duration::from_secs(seconds))];
+    assert_eq!(seconds(json!({"sessionAffinity": "None"})), []);
+    let client_ip = json!({"sessionAffinity": "ClientIP"});
+    assert_eq!(seconds(client_ip.clone()), kept(10_800));
+    let mut short = client_ip;
+    short["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 60}});
+    assert_eq!(seconds(short), kept(60));
+}
+
+/// What proxies are told of a Service whose spec says this besides.
+fn told(spec: &Value) -> Service {
+    let mut cart = service("shop", "cart", "10.96.0.1", "cart", json!({}));
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        cart["spec"][field] = value.clone();
+    }
+    let mut world = World::new();
+    world.apply([namespace("shop", json!({})), cart]);
+    world.service("shop", "cart").expect("known")
 }

@@ -1,9 +1,28 @@
-//! Picks one endpoint of a service.
+//! Which endpoint of a service takes a connection or a request: one choice, for every program that makes it.
+//!
+//! [`set`] is what can be chosen, [`policy`] which of it may be, [`choose`] which of that is, [`stats`] what this process
+//! has seen of each endpoint meanwhile, and [`sticky`] which clients stay with theirs.
 
-use std::net::IpAddr;
+mod choose;
+mod policy;
+mod set;
+mod stats;
+mod sticky;
 
-use crate::service::Service;
-use crate::world::{Endpoint, Snapshot};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::names::Uid;
+use crate::workload::Workload;
+
+pub use self::policy::{Circle, Place, Reach, Readiness};
+pub use self::stats::{EndpointStats, InFlight};
+pub(crate) use self::{
+    choose::{How, again, pick},
+    set::{Member, PortSets, Reused, Sets},
+    stats::StatsTable,
+    sticky::{Client, Sticky},
+};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +31,32 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
+}
+
+/// Who asks for an endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ask<'a> {
+    /// Endpoints with an address of this family come before others.
+    pub family: Option<Family>,
+    /// Its address, for services that keep each client at one endpoint.
+    pub client: Option<IpAddr>,
+    /// Where the client is.
+    pub place: Place<'a>,
+    /// Workloads that were tried for it already: chosen again only where there is no other.
+    pub tried: &'a [Uid],
+    /// Whom it may be.
+    pub readiness: Readiness,
+}
+
+/// The endpoint that takes it.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The workload.
+    pub workload: Arc<Workload>,
+    /// Where it serves the port, at an address of the family asked for if it has one.
+    pub address: SocketAddr,
+    /// What this process has seen of it.
+    pub stats: Arc<EndpointStats>,
 }
 
 /// Why a service has no endpoint to pick.
@@ -23,6 +68,9 @@ pub enum NoEndpoint {
     /// Some do, and none of them may receive traffic.
     #[error("no healthy endpoint")]
     Unhealthy,
+    /// Some may, and the service allows none that is so far from this client.
+    #[error("no healthy endpoint as near to the client as its internalTrafficPolicy wants")]
+    TooFar,
 }
 
 impl Family {
@@ -35,44 +83,7 @@ impl Family {
         }
     }
 
-    fn has(self, ip: IpAddr) -> bool {
+    pub(crate) fn has(self, ip: IpAddr) -> bool {
         Self::of(ip) == self
-    }
-}
-
-impl Snapshot {
-    /// Any endpoint that may receive traffic, each as likely as the other; those with an address of `family` first.
-    pub fn pick(
-        &self,
-        service: &Service,
-        port: u16,
-        family: Option<Family>,
-    ) -> Result<Endpoint, NoEndpoint> {
-        let (mut chosen, mut best, mut seen) = (None, 0, 0u64);
-        let mut any = false;
-        for endpoint in self.endpoints(&service.id, port) {
-            any = true;
-            if !endpoint.healthy && !service.publish_not_ready {
-                continue;
-            }
-            let addresses = &endpoint.workload.addresses;
-            let fits = family.is_none_or(|family| addresses.iter().any(|ip| family.has(*ip)));
-            let rank = if fits { 2 } else { 1 };
-            if rank > best {
-                (best, seen) = (rank, 0);
-            }
-            if rank < best {
-                continue;
-            }
-            // The k-th of equals takes the place with probability 1/k: one pass, and all are as likely.
-            seen += 1;
-            if fastrand::u64(0..seen) == 0 {
-                chosen = Some(endpoint);
-            }
-        }
-        chosen.ok_or(match any {
-            true => NoEndpoint::Unhealthy,
-            false => NoEndpoint::None,
-        })
     }
 }

@@ -1,10 +1,15 @@
 //! A service: its addresses and ports, and who must be asked for it.
 
+mod affinity;
+
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hbone::SpiffeId;
 
+pub use self::affinity::session_affinity;
+use crate::balance::Reach;
 use crate::names::{Network, ServiceName};
 use crate::proto::workload as wire;
 use crate::workload::{self, InvalidWorkload, WaypointRef};
@@ -24,6 +29,10 @@ pub struct Service {
     pub waypoint: Option<WaypointRef>,
     /// Endpoints that are not ready get traffic, too.
     pub publish_not_ready: bool,
+    /// How far from a client its endpoints may be.
+    pub reach: Reach,
+    /// Each client stays with its endpoint until it has not come for so long.
+    pub affinity: Option<Duration>,
     /// Its endpoints may prove to be one of these as well.
     pub subject_alt_names: Vec<SpiffeId>,
 }
@@ -95,6 +104,8 @@ impl TryFrom<wire::Service> for Service {
             waypoint: from.waypoint.map(workload::waypoint).transpose()?,
             publish_not_ready: balancing.health_policy()
                 == wire::load_balancing::HealthPolicy::AllowAll,
+            reach: Reach::decode(&balancing)?,
+            affinity: affinity::read(&from.extensions)?,
             subject_alt_names: from
                 .subject_alt_names
                 .iter()

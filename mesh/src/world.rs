@@ -3,6 +3,7 @@
 mod apply;
 mod changes;
 mod claims;
+mod endpoints;
 mod routes;
 
 use std::borrow::Borrow;
@@ -15,14 +16,16 @@ use tokio::sync::{broadcast, watch};
 
 pub use self::changes::{Changed, Changes};
 use self::claims::Owners;
+use self::endpoints::Behind;
+pub use self::endpoints::Endpoint;
 use self::routes::Routes;
-pub use crate::balance::{Family, NoEndpoint};
+use crate::balance::{StatsTable, Sticky};
 use crate::enrolment::{Enrolment, PodUid};
 use crate::names::{Network, ServiceName, Uid};
 use crate::route::RouteTable;
 use crate::service::Service;
+use crate::workload::Workload;
 use crate::workload::interner::Interner;
-use crate::workload::{Standing, Workload};
 use crate::xds::{Rejected, Update};
 
 /// The mesh as it is known now, for readers. Cheap to clone.
@@ -52,22 +55,15 @@ pub struct Snapshot {
     services: imbl::HashMap<ServiceName, Arc<Service>>,
     /// By network: who has which address.
     owners: imbl::OrdMap<Network, Owners>,
-    behind: imbl::HashMap<ServiceName, imbl::OrdSet<ByUid>>,
+    behind: imbl::HashMap<ServiceName, Behind>,
+    /// What this process sees of endpoints: one for all snapshots.
+    stats: Arc<StatsTable>,
+    /// Which clients stay with which endpoint: one for all snapshots.
+    sticky: Arc<Sticky>,
     routes: Routes,
     enrolments: imbl::OrdMap<PodUid, Arc<Enrolment>>,
     namespaces: imbl::OrdSet<Arc<str>>,
     uninstalling: bool,
-}
-
-/// A workload as one port of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The workload.
-    pub workload: Arc<Workload>,
-    /// Where it serves that port.
-    pub target: u16,
-    /// It may receive traffic for that service.
-    pub healthy: bool,
 }
 
 /// A workload that is found by its uid. Ordered sets of them are dense; a key of its own would be most of an entry.
@@ -200,26 +196,6 @@ impl Snapshot {
         elsewhere.then(|| (self.local.clone(), other.clone()))
     }
 
-    /// All workloads of our network that serve a port of a service, in a stable order, healthy or not.
-    pub fn endpoints(
-        &self,
-        service: &ServiceName,
-        port: u16,
-    ) -> impl Iterator<Item = Endpoint> + use<'_> {
-        let behind = self.behind.get_key_value(service);
-        let owners = self.owners.get(&self.local);
-        behind.into_iter().flat_map(move |(name, workloads)| {
-            let here = move |workload: &&ByUid| self.is_local(&workload.0.location.network);
-            workloads.iter().filter(here).filter_map(move |each| {
-                Some(Endpoint {
-                    target: each.0.target(name, port)?,
-                    healthy: each.0.healthy,
-                    workload: Arc::clone(meant(&each.0, owners)),
-                })
-            })
-        })
-    }
-
     /// The routes attached to a port of a service; nothing where there is none.
     pub fn routes(&self, service: &ServiceName, port: u16) -> Option<&RouteTable> {
         self.routes.table(service, port)
@@ -244,16 +220,6 @@ impl Snapshot {
     pub fn uninstalling(&self) -> bool {
         self.uninstalling
     }
-}
-
-/// Who is meant by an endpoint: what only says that it is at a pod's address is that pod, with its identity and tunnel.
-fn meant<'a>(said: &'a Arc<Workload>, owners: Option<&'a Owners>) -> &'a Arc<Workload> {
-    if said.standing() != Standing::Said {
-        return said;
-    }
-    let mut addresses = said.addresses.iter();
-    let pod = owners.and_then(|owners| addresses.find_map(|ip| owners.pod(*ip)));
-    pod.unwrap_or(said)
 }
 
 // === impl ByUid ===

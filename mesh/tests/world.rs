@@ -5,7 +5,7 @@ mod told;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use mesh::balance::{Family, NoEndpoint};
+use mesh::balance::{Ask, Family, NoEndpoint};
 use mesh::names::{ServiceName, Uid};
 use mesh::proto::{node, waypoint, workload as wds};
 use mesh::workload::{Tunnel, WaypointRef};
@@ -95,8 +95,12 @@ fn picks_only_what_may_receive_traffic_and_prefers_the_family() {
     let picked = |mesh: &Mesh, family| {
         mesh.world.look(|world| {
             let service = world.service(&shop()).unwrap();
+            let ask = Ask {
+                family,
+                ..Ask::default()
+            };
             world
-                .pick(service, 80, family)
+                .pick(service, 80, &ask, &mut fastrand::Rng::new())
                 .map(|e| e.workload.name().to_string())
         })
     };

@@ -6,6 +6,7 @@ mod told;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use mesh::balance::Ask;
 use mesh::names::Uid;
 use mesh::proto::workload as wds;
 use mesh::workload::Tunnel;
@@ -251,9 +252,10 @@ fn a_slice_that_lists_a_pod_means_that_pod() {
     let picked = |mesh: &Mesh| {
         mesh.world.look(|world| {
             let service = world.service_at(addr("10.96.0.7:80")).unwrap();
-            let endpoint = world.pick(service, 80, None).ok()?;
-            let workload = &endpoint.workload;
-            Some((workload.uid.to_string(), workload.protocol, endpoint.target))
+            let mut roll = fastrand::Rng::new();
+            let endpoint = world.pick(service, 80, &Ask::default(), &mut roll).ok()?;
+            let (workload, target) = (&endpoint.workload, endpoint.address.port());
+            Some((workload.uid.to_string(), workload.protocol, target))
         })
     };
     // Nobody else is there: what the slice says is all that is known.

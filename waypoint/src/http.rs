@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::{HeaderValue, Method, StatusCode, Version, header, request};
 use hbone::TunnelIo;
@@ -17,12 +17,13 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use mesh::balance::{InFlight, NoEndpoint};
 use mesh::service::AppProtocol;
 use mesh::verdict::waypoint::To;
 use tokio::time::timeout;
 
 use crate::access_log::{self, Record};
-use crate::balance::{self, Chosen, InFlight};
+use crate::balance::{self, Chosen};
 use crate::budget::Resource;
 use crate::proxy::{Core, Phase};
 use crate::session::Session;
@@ -246,8 +247,12 @@ async fn forward(
         upgrade::write(&mut head.headers, protocol.clone());
     }
     let request = Request::from_parts(head, RequestBody::new(body, Rc::clone(&received), running));
+    let sent = Instant::now();
     match send(core, session, &chosen, ready, request).await {
         Ok((response, permit)) => {
+            let now = Instant::now();
+            chosen.stats.answered(now - sent);
+            chosen.stats.reached(now);
             let upgrade = upgrade.map(|(_, client)| (client, received));
             let answer = Answer {
                 response,
@@ -272,20 +277,26 @@ async fn connect(
     http2: bool,
 ) -> Result<(Chosen, Ready, InFlight), Reply> {
     let mut avoid = Vec::new();
-    let mut last = None;
+    let (mut last, mut none) = (None, NoEndpoint::None);
     while avoid.len() < ENDPOINTS {
         let chosen = core.world.look(|world| {
             let asking = balance::Asking {
-                load: &core.load,
+                client: &session.client,
                 avoid: &avoid,
-                like: session.client.address,
                 http2,
             };
             ROLL.with_borrow_mut(|roll| balance::pick(world, to, &asking, roll))
         });
-        let Some(chosen) = chosen else { break };
+        let chosen = match chosen {
+            Ok(chosen) => chosen,
+            Err(reason) => {
+                none = reason;
+                break;
+            }
+        };
         record.upstream(to, &chosen);
-        let load = core.load.take(chosen.hop.uid.clone());
+        let load = chosen.stats.begin();
+        let began = Instant::now();
         match core
             .upstream
             .ready(&chosen.hop, session.key(), || {
@@ -293,8 +304,16 @@ async fn connect(
             })
             .await
         {
-            Ok(ready) => return Ok((chosen, ready, load)),
+            Ok(ready) => {
+                if !ready.is_reused() {
+                    chosen.stats.reached(Instant::now());
+                }
+                return Ok((chosen, ready, load));
+            }
             Err(error) => {
+                if error.is_endpoints() {
+                    chosen.stats.failed(began, Instant::now());
+                }
                 tracing::info!(endpoint = %chosen.hop.uid, code = error.code(), %error, "endpoint not reached");
                 avoid.push(chosen.hop.uid);
                 last = Some(error);
@@ -308,7 +327,7 @@ async fn connect(
             Reply::failure(StatusCode::SERVICE_UNAVAILABLE, UNREACHABLE, reason)
         }
         None => {
-            let reason = format!("{to} has no healthy endpoint");
+            let reason = format!("{to} has {none}");
             Reply::failure(StatusCode::SERVICE_UNAVAILABLE, NO_ENDPOINT, reason)
         }
     })

@@ -201,8 +201,8 @@ async fn admitted(core: &Core, incoming: &Incoming) -> Result<Admitted, NotAdmit
     }
 }
 
-/// The client with its workload, if that can be known soon. Nothing but telemetry needs it, and a claim to another address
-/// of the same workload.
+/// The client with its workload, if that can be known soon. Telemetry needs it, a claim to another address of the same
+/// workload, and Services whose endpoints are to be near their clients.
 ///
 /// It is asked for by the address that its connection comes from: the one that it claims may be anybody's.
 async fn named(core: &Core, incoming: &Incoming, client: Client) -> Client {

@@ -1,7 +1,8 @@
 //! Clients that the mesh's state does not name: their addresses are asked for, once they have proved who they are.
 //!
 //! The controller tells a waypoint what it needs to serve, and clients may be anybody. Names of clients are wanted by
-//! telemetry only, so everything here is bounded, and nobody waits for it for long, nor where no answer can come.
+//! telemetry, and by Services whose endpoints are to be near them, so everything here is bounded, and nobody waits for it
+//! for long, nor where no answer can come.
 //!
 //! Asked for is where a peer's connection comes from, never what is only claimed: names are few, and shared by all.
 

@@ -1,10 +1,11 @@
 //! STORY: a connection that is not HTTP → balance → tunnel → copy, each half-close passed on → log.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hbone::{Ended, Incoming, Meter, Refusal, Response, Tunnel};
 use http::StatusCode;
+use mesh::balance::{InFlight, NoEndpoint};
 use mesh::world::Snapshot;
 use tokio::time::interval;
 
@@ -26,8 +27,8 @@ const COUNT: Duration = Duration::from_secs(5);
 /// Serves one tunnel: the endpoint is connected first, so that a client learns of a failure as a refusal.
 pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, incoming: Incoming) {
     let mut record = Opaque::begin(&session);
-    let (chosen, wire) = match connect(&core, &session, &mut record).await {
-        Ok(both) => both,
+    let (chosen, wire, _load) = match connect(&core, &session, &mut record).await {
+        Ok(connected) => connected,
         Err(refusal) => {
             core.metrics.refused_tunnel(&refusal.code);
             incoming.reject(refusal);
@@ -38,7 +39,6 @@ pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, incoming: Incomi
         Ok(tunnel) => tunnel,
         Err(error) => return record.failed(CLIENT_GONE, &error),
     };
-    let _load = core.load.take(chosen.hop.uid.clone());
     let tcp = core.metrics.opened(&session, &chosen.workload);
     let ended = counted(copy(tunnel, wire, &record.meter), &record.meter, &tcp).await;
     tcp.closed();
@@ -54,26 +54,37 @@ async fn connect(
     core: &Rc<Core>,
     session: &Session,
     record: &mut Opaque<'_>,
-) -> Result<(Chosen, Wire), Refusal> {
+) -> Result<(Chosen, Wire, InFlight), Refusal> {
     let mut avoid = Vec::new();
-    let mut last = None;
+    let (mut last, mut none) = (None, NoEndpoint::None);
     while avoid.len() < ENDPOINTS {
         let asking = Asking {
-            load: &core.load,
+            client: &session.client,
             avoid: &avoid,
-            like: session.client.address,
             http2: false,
         };
         let mut roll = fastrand::Rng::new();
         let picked = |world: &Snapshot| balance::pick(world, &session.to, &asking, &mut roll);
-        let Some(chosen) = core.world.look(picked) else {
-            break;
+        let chosen = match core.world.look(picked) {
+            Ok(chosen) => chosen,
+            Err(reason) => {
+                none = reason;
+                break;
+            }
         };
         record.upstream(&chosen);
         let head = session.onward(chosen.hop.target);
+        let load = chosen.stats.begin();
+        let began = Instant::now();
         match core.upstream.connect(&chosen.hop, &head).await {
-            Ok(wire) => return Ok((chosen, wire)),
+            Ok(wire) => {
+                chosen.stats.reached(Instant::now());
+                return Ok((chosen, wire, load));
+            }
             Err(error) => {
+                if error.is_endpoints() {
+                    chosen.stats.failed(began, Instant::now());
+                }
                 tracing::info!(endpoint = %chosen.hop.uid, code = error.code(), %error, "endpoint not reached");
                 avoid.push(chosen.hop.uid);
                 last = Some(error);
@@ -86,7 +97,7 @@ async fn connect(
             (UNREACHABLE, error.code(), reason)
         }
         None => {
-            let reason = format!("{} has no healthy endpoint", session.to);
+            let reason = format!("{} has {none}", session.to);
             (NO_ENDPOINT, "no_healthy_endpoint", reason)
         }
     };

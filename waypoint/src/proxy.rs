@@ -14,7 +14,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::balance::Load;
 use crate::budget::Budgets;
 use crate::limits::Limits;
 use crate::listener::{self, Unproven};
@@ -63,7 +62,6 @@ pub(crate) struct Core {
     pub(crate) world: World,
     pub(crate) acceptor: Acceptor,
     pub(crate) upstream: Upstream,
-    pub(crate) load: Load,
     pub(crate) metrics: Recorder,
     pub(crate) bound: Bound,
     pub(crate) clients: Clients,
@@ -103,7 +101,6 @@ impl Core {
         Self {
             acceptor: Acceptor::new(credentials.clone(), trust, ServerLimits::default()),
             upstream: Upstream::new(credentials),
-            load: Load::default(),
             metrics: Recorder::new(metrics),
             bound: Bound::default(),
             clients: Clients::new(lookups),

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hbone::{Credentials, Destination, Pool, PoolLimits, Request, SpiffeId, TcpDial};
+use hbone::{Credentials, Destination, Fault, Pool, PoolLimits, Request, SpiffeId, TcpDial};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use mesh::names::Uid;
@@ -378,6 +378,15 @@ impl ReturnHandle {
 // === impl Unreachable ===
 
 impl Unreachable {
+    /// Whether anybody would fail to reach the endpoint: not that it does not let this client in, nor our own end.
+    pub(crate) fn is_endpoints(&self) -> bool {
+        match self {
+            Self::Tunnel(hbone::Error::Refused(refusal)) => refusal.status.is_server_error(),
+            Self::Tunnel(error) => error.fault() != Fault::Us,
+            Self::Dial(..) | Self::Handshake(..) => true,
+        }
+    }
+
     /// A stable word for answers, logs and metrics.
     pub(crate) fn code(&self) -> &'static str {
         match self {

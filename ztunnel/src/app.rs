@@ -97,6 +97,7 @@ async fn serve(config: Config, logs: &Logs) -> io::Result<ExitCode> {
         metrics,
         trust_domain: config.trust_domain.clone(),
         cluster: config.cluster.clone(),
+        node: config.node.clone(),
     });
     let spawn = |name, body| supervisor.must_live_thread(name, body);
     let workers = Arc::new(Workers::start(config.workers, &shared, spawn)?);

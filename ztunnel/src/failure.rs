@@ -113,6 +113,27 @@ impl Failure {
         }
     }
 
+    /// Whether it says that the endpoint cannot be reached just now, by anybody: not that it does not let this client in,
+    /// nor what is wrong at our own end.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        use hbone::Error;
+        match self {
+            Self::Dial { .. } | Self::DialTimeout(_) => true,
+            Self::Tunnel(Error::Refused(refusal)) => refusal.status.is_server_error(),
+            Self::Tunnel(error) => matches!(
+                error,
+                Error::Dial { .. }
+                    | Error::DialTimeout(_)
+                    | Error::Tls { .. }
+                    | Error::HandshakeTimeout(_)
+                    | Error::UnexpectedIdentity { .. }
+                    | Error::Reset { .. }
+                    | Error::ConnectionLost { .. }
+            ),
+            _ => false,
+        }
+    }
+
     /// Whether another endpoint may be tried without repeating anything.
     ///
     /// Of what the application says nothing is sent before a tunnel is open: a peer that went meanwhile, with its pod
@@ -132,6 +153,23 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn what_is_said_to_one_client_is_no_reason_for_others() {
+        let refused = |status| {
+            Failure::Tunnel(hbone::Error::Refused(hbone::Refusal {
+                status,
+                code: "code".into(),
+                reason: String::new(),
+            }))
+        };
+        assert!(!refused(StatusCode::FORBIDDEN).is_unreachable());
+        assert!(!Failure::TooMany(1).is_unreachable());
+        assert!(!Failure::Tunnel(hbone::Error::TooManyConnections).is_unreachable());
+        assert!(refused(StatusCode::SERVICE_UNAVAILABLE).is_unreachable());
+        let to = SocketAddr::from(([10, 0, 0, 1], 80));
+        assert!(Failure::DialTimeout(to).is_unreachable());
+    }
 
     #[test]
     fn an_opening_that_was_cut_off_is_tried_elsewhere_and_what_may_be_under_way_is_not() {

@@ -1,9 +1,10 @@
 //! The story of a connection that leaves a pod: original destination, decision, tunnel or plain, bytes, log.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, time::Instant};
 
 use hbone::{Forwarded, Opened, Request, TraceParent, Tunnel, relay_plain};
 use mesh::{
+    balance::{EndpointStats, InFlight, Place},
     names::Uid,
     party::Party,
     verdict::{
@@ -39,7 +40,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) 
         Err(full) => Err(full),
     };
     let outcome = match way {
-        Ok(way) => {
+        Ok((way, _in_flight)) => {
             session.established();
             match way {
                 Way::Tunnel(tunnel) => {
@@ -67,7 +68,7 @@ async fn open(
     client: SocketAddr,
     record: Option<&Workload>,
     session: &mut Session,
-) -> Result<Way, Failure> {
+) -> Result<(Way, Option<InFlight>), Failure> {
     let dst = socket::original_dst(app).map_err(Failure::OriginalDestination)?;
     session.info.dst = Some(dst.0);
     let mut tried: Vec<Uid> = Vec::new();
@@ -76,6 +77,11 @@ async fn open(
         let source = Source {
             pod: proxy.pod(),
             record,
+            client: client.ip(),
+            place: Place {
+                node: &proxy.shared.node,
+                ..record.map(|r| Place::of(&r.location)).unwrap_or_default()
+            },
         };
         let route = proxy
             .shared
@@ -88,10 +94,14 @@ async fn open(
             // The mesh knows no other.
             return Err(failure);
         }
-        match (
-            try_route(proxy, client, dst, route, session).await,
-            endpoint,
-        ) {
+        let in_flight = route.chosen.as_ref().map(EndpointStats::begin);
+        let for_others = route.to.as_ref().is_some_and(|w| w.template.native_tunnel);
+        let began = Instant::now();
+        let way = try_route(proxy, client, dst, route, session).await;
+        if let Some(in_flight) = &in_flight {
+            note(in_flight, began, &way, for_others);
+        }
+        match (way, endpoint) {
             (Err(failure), Some(uid))
                 if failure.may_try_another() && tried.len() + 1 < MOST_TRIES =>
             {
@@ -99,8 +109,23 @@ async fn open(
                 tried.push(uid);
                 last = Some(failure);
             }
-            (way, _) => return way,
+            (way, _) => return way.map(|way| (way, in_flight)),
         }
+    }
+}
+
+/// Whether the endpoint was reached, for everybody else of this process. How long it took says nothing of the endpoint:
+/// a new tunnel takes a handshake, and an open one none.
+///
+/// One that tunnels for others, as a waypoint does, refuses for what is behind it.
+fn note(in_flight: &InFlight, began: Instant, way: &Result<Way, Failure>, for_others: bool) {
+    match way {
+        Ok(_) => in_flight.stats().reached(Instant::now()),
+        Err(Failure::Tunnel(hbone::Error::Refused(_))) if for_others => {}
+        Err(failure) if failure.is_unreachable() => {
+            in_flight.stats().failed(began, Instant::now());
+        }
+        Err(_) => {}
     }
 }
 

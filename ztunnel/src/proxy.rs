@@ -55,6 +55,8 @@ pub struct Shared {
     pub trust_domain: TrustDomain,
     /// The cluster's name.
     pub cluster: Arc<str>,
+    /// The Kubernetes node's name.
+    pub node: Arc<str>,
 }
 
 /// What one pod's proxies on all cores share.

@@ -5,10 +5,12 @@ mod ports;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use mesh::proto::workload::load_balancing::{HealthPolicy, Mode, Scope as Near};
 use mesh::proto::workload::{self as wire, IpFamilies, LoadBalancing, address};
+use mesh::service::session_affinity;
 use mesh::xds::{ADDRESS_TYPE, Encoded};
 
 pub(super) use self::lookup::ServiceLookup;
@@ -32,6 +34,9 @@ use super::vips::FurtherVips;
 /// Why a Service has no port in the mesh.
 const TOO_MANY_PORTS: &str = "TooManyPorts";
 
+/// What Kubernetes gives session affinity that does not say how long.
+const AFFINITY_SECONDS: u64 = 10_800;
+
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Service {
@@ -49,6 +54,7 @@ pub(super) struct Service {
     pub(super) ports: Ports,
     families: IpFamilies,
     balancing: Option<LoadBalancing>,
+    affinity: Option<Duration>,
     generation: Option<i64>,
     conditions: Conditions,
 }
@@ -65,7 +71,7 @@ impl Watched for Service {
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_ref());
-        let balancing = balancing(&spec);
+        let (balancing, affinity) = (balancing(&spec), affinity(&spec));
         let vips = spec
             .cluster_ips
             .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
@@ -85,6 +91,7 @@ impl Watched for Service {
             ports,
             families: families(spec.ip_families.as_deref().unwrap_or_default()),
             balancing,
+            affinity,
             generation: object.metadata.generation,
             conditions: Conditions::of(&[WAYPOINT_BOUND], conditions.into_iter().flatten()),
         })
@@ -194,6 +201,17 @@ fn balancing(spec: &core::ServiceSpec) -> Option<LoadBalancing> {
     (balancing != LoadBalancing::default()).then_some(balancing)
 }
 
+/// How long a client is remembered, where the Service keeps each at one endpoint.
+fn affinity(spec: &core::ServiceSpec) -> Option<Duration> {
+    let asked = spec.session_affinity.as_deref() == Some("ClientIP");
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config
+        .and_then(|config| config.client_ip.as_ref()?.timeout_seconds)
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    let timeout = Duration::from_secs(seconds.unwrap_or(AFFINITY_SECONDS));
+    asked.then_some(timeout)
+}
+
 // === impl State ===
 
 impl State {
@@ -285,6 +303,7 @@ impl State {
             waypoint,
             load_balancing: service.balancing.clone(),
             ip_families: service.families.into(),
+            extensions: service.affinity.map(session_affinity).into_iter().collect(),
             ..Default::default()
         };
         let address = wire::Address {

@@ -9,12 +9,13 @@ use hbone::{Destination, Expect, Target};
 
 use super::OrigDst;
 use crate::{
+    balance::{Ask, Choice, EndpointStats, Family, NoEndpoint, Place, Readiness},
     names::{ServiceName, Uid},
     pod::Pod,
     ports,
     service::Service,
     workload::{Tunnel, WaypointRef, Workload},
-    world::{Endpoint, Family, Snapshot},
+    world::Snapshot,
 };
 
 /// Where a captured connection goes, and what is known about that place.
@@ -26,6 +27,8 @@ pub struct Route {
     pub service: Option<Arc<Service>>,
     /// The workload at the other end of the hop.
     pub to: Option<Arc<Workload>>,
+    /// What is seen of it, where it was chosen among others.
+    pub chosen: Option<Arc<EndpointStats>>,
 }
 
 /// Where a captured connection goes next.
@@ -51,9 +54,9 @@ pub enum Refusal {
     /// The service has no such port.
     #[error("service {0} has no port {1}")]
     UnknownPort(ServiceName, u16),
-    /// The service has no endpoint that may receive traffic.
-    #[error("service {0} has no healthy endpoint for port {1}")]
-    NoEndpoint(ServiceName, u16),
+    /// The service has no endpoint that may receive traffic, or not from here.
+    #[error("service {0} has {2} for port {1}")]
+    NoEndpoint(ServiceName, u16, NoEndpoint),
     /// The destination says that it is behind a waypoint that we do not know (yet).
     #[error("{0} is behind a waypoint that is not known: {1}")]
     UnknownWaypoint(String, String),
@@ -69,6 +72,10 @@ pub struct Source<'a> {
     pub pod: &'a Pod,
     /// What the control plane says of it, if it has said anything yet.
     pub record: Option<&'a Workload>,
+    /// The connection's source address.
+    pub client: IpAddr,
+    /// Where it is.
+    pub place: Place<'a>,
 }
 
 /// Decides from what the mesh knows; reads no socket and awaits nothing. Endpoints in `tried` have just failed.
@@ -91,6 +98,7 @@ pub fn decide(
             hop: NextHop::Plain(addr),
             service: None,
             to: None,
+            chosen: None,
         }),
     }
 }
@@ -114,21 +122,24 @@ fn to_service(
             });
         }
     }
-    let endpoint = pick(service, addr.port(), addr.ip(), world, tried)
-        .ok_or_else(|| Refusal::NoEndpoint(service.id.clone(), addr.port()))?;
-    let ip = address(&endpoint.workload, addr.ip())
-        .ok_or_else(|| Refusal::NoEndpoint(service.id.clone(), addr.port()))?;
+    let port = addr.port();
+    let found = pick(source, service, addr, world, tried, Readiness::Ready);
+    let endpoint = found.map_err(|none| Refusal::NoEndpoint(service.id.clone(), port, none))?;
     let expect = Expect::any_of(
         std::iter::once(endpoint.workload.identity())
             .chain(service.subject_alt_names.iter().cloned()),
     );
-    Ok(direct(
+    let direct = direct(
         source,
-        SocketAddr::new(ip, endpoint.target),
+        endpoint.address,
         endpoint.workload,
         expect,
         Some(service.clone()),
-    ))
+    );
+    Ok(Route {
+        chosen: Some(endpoint.stats),
+        ..direct
+    })
 }
 
 fn to_workload(
@@ -175,6 +186,7 @@ fn direct(
         hop,
         service,
         to: Some(workload),
+        chosen: None,
     }
 }
 
@@ -189,13 +201,13 @@ fn through(
     behind: impl Fn() -> String,
 ) -> Result<Option<Route>, Refusal> {
     let unknown = || Refusal::UnknownWaypoint(behind(), waypoint_text(waypoint));
-    let (instance, ip, port) = match waypoint {
+    let instance = match waypoint {
         WaypointRef::Service(name, port) => {
             let service = world.service(name).ok_or_else(unknown)?;
             if is_instance(source, service) {
                 return Ok(None);
             }
-            instance(service, *port, addr.ip(), world, tried)?
+            instance(source, service, *port, addr.ip(), world, tried)?
         }
         WaypointRef::Address(network, _) if !world.is_local(network) => return Err(unknown()),
         WaypointRef::Address(_, at) => match (world.service_at(*at), world.workload_at(at.ip())) {
@@ -203,17 +215,21 @@ fn through(
                 if is_instance(source, service) {
                     return Ok(None);
                 }
-                instance(service, at.port(), addr.ip(), world, tried)?
+                instance(source, service, at.port(), addr.ip(), world, tried)?
             }
             (None, Some(_)) if source.pod.owns(at.ip()) => return Ok(None),
-            (None, Some(workload)) => (workload.clone(), at.ip(), at.port()),
+            (None, Some(workload)) => Choice {
+                workload: workload.clone(),
+                address: *at,
+                stats: Arc::default(),
+            },
             (None, None) => return Err(unknown()),
         },
     };
     let destination = Destination {
-        addr: SocketAddr::new(ip, port),
-        expect: Expect::one(instance.identity()),
-        workload: Arc::from(instance.uid.as_str()),
+        addr: instance.address,
+        expect: Expect::one(instance.workload.identity()),
+        workload: Arc::from(instance.workload.uid.as_str()),
     };
     let hop = NextHop::Tunnel {
         destination,
@@ -222,37 +238,25 @@ fn through(
     Ok(Some(Route {
         hop,
         service: None,
-        to: Some(instance),
+        to: Some(instance.workload),
+        chosen: Some(instance.stats),
     }))
 }
 
+/// Where no instance is healthy, any: one that is leaving still serves who comes, and one that is coming up
+/// refuses at once, so that the next is tried. Nobody gets past the waypoint either way.
 fn instance(
-    waypoint: &Arc<Service>,
+    source: Source<'_>,
+    waypoint: &Service,
     port: u16,
     family_of: IpAddr,
     world: &Snapshot,
     tried: &[Uid],
-) -> Result<(Arc<Workload>, IpAddr, u16), Refusal> {
-    let none = || Refusal::NoWaypoint(waypoint.id.clone());
-    let endpoint = pick(waypoint, port, family_of, world, tried)
-        .or_else(|| any_instance(waypoint, port, world, tried))
-        .ok_or_else(none)?;
-    let ip = address(&endpoint.workload, family_of).ok_or_else(none)?;
-    Ok((endpoint.workload, ip, endpoint.target))
-}
-
-/// Where no instance is healthy: one that is leaving still serves who comes, and one that is coming up
-/// refuses at once, so that the next is tried. Nobody gets past the waypoint either way.
-fn any_instance(
-    waypoint: &Service,
-    port: u16,
-    world: &Snapshot,
-    tried: &[Uid],
-) -> Option<Endpoint> {
-    let all = || world.endpoints(&waypoint.id, port);
-    all()
-        .find(|e| !tried.contains(&e.workload.uid))
-        .or_else(|| all().next())
+) -> Result<Choice, Refusal> {
+    let like = SocketAddr::new(family_of, port);
+    let pick = |readiness| pick(source, waypoint, like, world, tried, readiness);
+    let found = pick(Readiness::Ready).or_else(|_| pick(Readiness::Any));
+    found.map_err(|_| Refusal::NoWaypoint(waypoint.id.clone()))
 }
 
 fn is_instance(source: Source<'_>, waypoint: &Service) -> bool {
@@ -261,34 +265,24 @@ fn is_instance(source: Source<'_>, waypoint: &Service) -> bool {
         .is_some_and(|record| record.services().any(|(name, _)| *name == waypoint.id))
 }
 
-/// The mesh chooses; an endpoint that has just failed is chosen again only if the mesh has no other.
+/// The mesh chooses an endpoint of a port, at an address of the family that was dialled, else of the other: the tunnel
+/// does not mind.
 fn pick(
+    source: Source<'_>,
     service: &Service,
-    port: u16,
-    family_of: IpAddr,
+    like: SocketAddr,
     world: &Snapshot,
     tried: &[Uid],
-) -> Option<Endpoint> {
-    let family = Family::of(family_of);
-    let first = world.pick(service, port, Some(family)).ok()?;
-    if !tried.contains(&first.workload.uid) {
-        return Some(first);
-    }
-    world
-        .endpoints(&service.id, port)
-        .find(|e| e.healthy && !tried.contains(&e.workload.uid))
-        .or(Some(first))
-}
-
-/// The address of the family that was dialled, else of the other: the tunnel does not mind.
-fn address(workload: &Workload, like: IpAddr) -> Option<IpAddr> {
-    let same = |ip: &&IpAddr| ip.is_ipv4() == like.is_ipv4();
-    workload
-        .addresses
-        .iter()
-        .find(same)
-        .or(workload.addresses.first())
-        .copied()
+    readiness: Readiness,
+) -> Result<Choice, NoEndpoint> {
+    let ask = Ask {
+        family: Some(Family::of(like.ip())),
+        client: Some(source.client),
+        place: source.place,
+        tried,
+        readiness,
+    };
+    world.pick(service, like.port(), &ask, &mut fastrand::Rng::new())
 }
 
 /// For logs and metrics only: the service a pod was probably dialled for.

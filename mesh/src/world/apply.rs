@@ -61,6 +61,8 @@ impl Snapshot {
             self.put(name, resource, &mut routed, &mut changed);
         }
         self.routes.rebuild(routed);
+        let workloads = &self.workloads;
+        self.stats.tidy(|uid| workloads.contains(uid));
         Ok(changed)
     }
 
@@ -74,7 +76,11 @@ impl Snapshot {
     ) {
         match resource {
             Resource::Workload(workload) => {
-                self.remove_workload(&workload.uid, changed);
+                let before = self.remove_workload(&workload.uid, changed);
+                // The same name at another address is another pod: of a StatefulSet, say.
+                if before.is_some_and(|before| before.addresses != workload.addresses) {
+                    self.stats.forget(&workload.uid);
+                }
                 changed.workload(&workload);
                 self.put_workload(workload);
             }
@@ -108,7 +114,10 @@ impl Snapshot {
         match type_url {
             // A removal does not say which of the two it was.
             ADDRESS_TYPE => {
-                self.remove_workload(&Uid::from(name), changed);
+                let uid = Uid::from(name);
+                if self.remove_workload(&uid, changed).is_some() {
+                    self.stats.forget(&uid);
+                }
                 if let Ok(service) = name.parse() {
                     self.remove_service(&service);
                 }
@@ -134,18 +143,14 @@ impl Snapshot {
         let network = &workload.location.network;
         self.owned(network, |owners| owners.put_workload(&workload));
         for (service, _) in workload.services() {
-            self.behind
-                .entry(service.clone())
-                .or_default()
-                .insert(ByUid(Arc::clone(&workload)));
+            let behind = self.behind.entry(service.clone()).or_default();
+            behind.insert(&workload);
         }
         self.workloads.insert(ByUid(workload));
     }
 
-    fn remove_workload(&mut self, uid: &Uid, changed: &mut Changed) {
-        let Some(ByUid(workload)) = self.workloads.remove(uid) else {
-            return;
-        };
+    fn remove_workload(&mut self, uid: &Uid, changed: &mut Changed) -> Option<Arc<Workload>> {
+        let ByUid(workload) = self.workloads.remove(uid)?;
         changed.workload(&workload);
         let network = &workload.location.network;
         self.owned(network, |owners| owners.remove_workload(&workload));
@@ -157,6 +162,7 @@ impl Snapshot {
                 }
             }
         }
+        Some(workload)
     }
 
     fn put_service(&mut self, service: Arc<Service>) {

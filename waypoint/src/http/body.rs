@@ -9,11 +9,11 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use mesh::balance::InFlight;
 
 use super::head::Running;
 use super::reply::TERMINATED;
 use crate::access_log::Record;
-use crate::balance::InFlight;
 use crate::budget::Place;
 use crate::upstream::StreamPermit;
 

@@ -7,9 +7,9 @@ use hbone::Meter;
 use http::{HeaderMap, HeaderValue, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use mesh::balance::InFlight;
 
 use crate::access_log::Record;
-use crate::balance::InFlight;
 use crate::http::reply::TERMINATED;
 use crate::pipe::pipe;
 

@@ -1,4 +1,5 @@
 use hbone::{Baggage, Target};
+use mesh::balance::Reach;
 use mesh::service::Service;
 
 use super::*;
@@ -15,6 +16,8 @@ fn session(said: usize) -> Session {
         ports: Vec::new(),
         waypoint: None,
         publish_not_ready: false,
+        reach: Reach::default(),
+        affinity: None,
         subject_alt_names: Vec::new(),
     };
     let to = To::Service {

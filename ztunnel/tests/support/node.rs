@@ -170,6 +170,7 @@ impl TestNode {
             metrics,
             trust_domain: TrustDomain::default(),
             cluster: "Kubernetes".into(),
+            node: "node".into(),
         });
         let world = self.world.clone();
         let (ca, proc) = (ca.clone(), self.proc.path().to_owned());

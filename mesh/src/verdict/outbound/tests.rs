@@ -40,6 +40,8 @@ fn tried(sample: Sample, source: &Pod, dst: &str, tried: &[Uid]) -> String {
             Source {
                 pod: source,
                 record,
+                client: source.addresses[0],
+                place: Place::on_node("n1"),
             },
             OrigDst(addr(dst)),
             world,
@@ -273,6 +275,36 @@ fn an_endpoint_that_failed_is_not_tried_while_there_is_another() {
     }
     let both = [uid("old-0"), uid("old-1")];
     assert!(tried(two(), &client(), "10.96.0.2:80", &both).starts_with("plain "));
+}
+
+#[test]
+fn a_service_that_stays_on_its_node_has_no_endpoint_elsewhere() {
+    use wds::load_balancing::{Mode, Scope};
+    let sample = |mode: Mode, nodes: &[&str]| {
+        let service = Sample::default().service("agent", "10.96.0.1", |s| {
+            let mut balancing = wds::LoadBalancing::default();
+            balancing.set_mode(mode);
+            balancing.routing_preference = vec![Scope::Node.into()];
+            s.load_balancing = Some(balancing);
+        });
+        nodes.iter().fold(service, |sample, node| {
+            sample.pod(node, &format!("10.0.1.{}", &node[1..]), |w| {
+                w.node = (*node).to_owned();
+                serves(w, "agent", 80, 8080);
+            })
+        })
+    };
+    for (mode, nodes, expected) in [
+        (Mode::Strict, &["n2"][..], "refused: no_endpoint"),
+        (Mode::Strict, &["n1", "n2"], "plain 10.0.1.1:8080"),
+        (Mode::Failover, &["n2"], "plain 10.0.1.2:8080"),
+        (Mode::Failover, &["n1", "n2"], "plain 10.0.1.1:8080"),
+    ] {
+        for _ in 0..20 {
+            let decided = decided(sample(mode, nodes), &client(), "10.96.0.1:80");
+            assert_eq!(decided, expected, "{mode:?} {nodes:?}");
+        }
+    }
 }
 
 #[test]
