@@ -42,7 +42,10 @@ async fn away(cluster: &Cluster, ns: &Namespace) -> Result<()> {
     let client = ns.start(&EchoClient::new("client")).await?;
     ns.serve(&web, START).await?;
     for pod in [vec![client.clone()], ns.pods("app=web").await?].concat() {
-        pod.wait("in the mesh", START, in_mesh).await?;
+        pod.wait("ready, in the mesh", START, |pod| {
+            in_mesh(pod) && has_condition(pod, "Ready", "True")
+        })
+        .await?;
     }
     let mut load = client.load("http://web/", 50).await?;
     let hold = client
