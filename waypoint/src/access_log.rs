@@ -15,11 +15,10 @@ use mesh::verdict::waypoint::To;
 use mesh::workload::Workload;
 
 use crate::balance::Chosen;
-use crate::http::body::grpc_status;
-use crate::http::decide::Routed;
-use crate::http::reply::CLIENT_GONE;
+use crate::flags::CLIENT_GONE;
 use crate::metrics::{Ended, Protocol};
 use crate::proxy::Core;
+use crate::routed::Routed;
 use crate::session::{Client, Session};
 
 /// Nothing unusual happened.
@@ -307,6 +306,11 @@ pub(crate) fn refused(client: &Client, authority: &hbone::Target, refusal: &hbon
         error = refusal.reason,
         unlogged,
     );
+}
+
+/// The number in `grpc-status`.
+fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 fn millis(duration: std::time::Duration) -> String {

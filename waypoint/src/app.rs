@@ -29,7 +29,8 @@ use crate::config::Config;
 use crate::limits::Limits;
 use crate::lookups::{Lookups, lookups};
 use crate::metrics::Metrics;
-use crate::proxy::{self, Phase, Shared};
+use crate::proxy::{Phase, Shared};
+use crate::serve;
 
 /// Ports of the process itself: metrics, readiness, and the state for whoever is on loopback.
 const METRICS_PORT: u16 = 15020;
@@ -176,7 +177,7 @@ fn worker(shared: Shared, limits: Limits) -> io::Result<()> {
             .into_iter()
             .filter_map(|address| listen(address).transpose())
             .collect::<io::Result<_>>()?;
-        proxy::serve(shared, limits, listeners).await;
+        serve::serve(shared, limits, listeners).await;
         Ok(())
     })
 }

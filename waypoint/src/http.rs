@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +10,6 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderValue, Method, StatusCode, Version, header, request};
 use hbone::TunnelIo;
 use hyper::body::{Body, Incoming};
-use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
@@ -25,19 +23,21 @@ use tokio::time::timeout;
 use crate::access_log::{self, Record};
 use crate::balance::{self, Chosen};
 use crate::budget::Resource;
+use crate::exec::LocalExec;
+use crate::flags::{BAD_REQUEST, NO_ENDPOINT, OVERLOADED, TERMINATED, UNREACHABLE};
+use crate::head::{Heads, Running, Watched};
 use crate::proxy::{Core, Phase};
+use crate::request_body::RequestBody;
+use crate::routed::Routed;
 use crate::session::Session;
 use crate::upstream::{Failed, Ready, StreamPermit};
-pub(crate) use body::RequestBody;
 use body::ResponseBody;
-use decide::{Decision, Next, Routed, decide};
-use head::{Heads, Running, Watched};
-use reply::{BAD_REQUEST, NO_ENDPOINT, OVERLOADED, Reply, TERMINATED, UNREACHABLE};
+use decide::{Decision, Next, decide};
+use reply::Reply;
 
 pub(crate) mod body;
 pub(crate) mod decide;
 mod filter;
-mod head;
 mod headers;
 pub(crate) mod reply;
 mod upgrade;
@@ -67,10 +67,6 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Endpoints that are tried for one request, as long as nothing of it was sent.
 const ENDPOINTS: usize = 3;
-
-/// Spawns onto this core.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalExec;
 
 /// A request on its way: its head as the client sent it, and what goes with it.
 struct Exchange {
@@ -466,17 +462,5 @@ impl Exchange {
                 record,
             }),
         }
-    }
-}
-
-// === impl LocalExec ===
-
-impl<F> Executor<F> for LocalExec
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }

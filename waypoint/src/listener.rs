@@ -18,9 +18,6 @@ use crate::{access_log, http, opaque};
 use client::{client, workload};
 
 mod client;
-mod unproven;
-
-pub(crate) use unproven::Unproven;
 
 /// A client may hear of a binding before we do; its tunnel waits this long for us to catch up.
 const BINDING_KNOWN_WITHIN: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use tokio::time::interval;
 
 use crate::access_log::Opaque;
 use crate::balance::{self, Asking, Chosen};
-use crate::http::reply::{CLIENT_GONE, NO_ENDPOINT, TERMINATED, UNREACHABLE};
+use crate::flags::{CLIENT_GONE, NO_ENDPOINT, TERMINATED, UNREACHABLE};
 use crate::metrics::Tcp;
 use crate::pipe::pipe;
 use crate::proxy::Core;

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,15 +9,13 @@ use hbone::{Acceptor, Credentials, ServerLimits};
 use mesh::names::ServiceName;
 use mesh::verdict::waypoint::SelfInfo;
 use mesh::world::World;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::budget::Budgets;
 use crate::limits::Limits;
-use crate::listener::{self, Unproven};
 use crate::lookups::{Clients, Lookups};
 use crate::metrics::{Metrics, Recorder};
+use crate::unproven::Unproven;
 use crate::upstream::Upstream;
 
 /// After a service was unbound, tunnels of clients that have not heard of it are still taken.
@@ -75,20 +72,10 @@ pub(crate) struct Core {
 #[derive(Debug, Default)]
 pub(crate) struct Bound(RefCell<HashMap<ServiceName, Option<Instant>>>);
 
-/// Serves on this thread, which must be in a `LocalRuntime` or `LocalSet`; returns when the process has closed and every connection has ended.
-pub async fn serve(shared: Shared, limits: Limits, listeners: Vec<TcpListener>) {
-    let core = Rc::new(Core::new(shared, limits));
-    let mut serving = JoinSet::new();
-    for listener in listeners {
-        serving.spawn_local(listener::serve(Rc::clone(&core), listener));
-    }
-    while serving.join_next().await.is_some() {}
-}
-
 // === impl Core ===
 
 impl Core {
-    fn new(shared: Shared, limits: Limits) -> Self {
+    pub(crate) fn new(shared: Shared, limits: Limits) -> Self {
         let Shared {
             me,
             world,

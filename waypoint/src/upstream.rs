@@ -17,7 +17,8 @@ use mesh::names::Uid;
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
-use crate::http::{LocalExec, RequestBody};
+use crate::exec::LocalExec;
+use crate::request_body::RequestBody;
 use idle::IdleConnections;
 pub(crate) use idle::StreamPermit;
 pub(crate) use wire::Wire;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use http::{StatusCode, request};
-use mesh::route::{BackendTo, Filter, Found, RequestView, RouteName, Rule};
+use mesh::route::{BackendTo, Filter, Found, RequestView};
 use mesh::service::{AppProtocol, Service};
 use mesh::world::Snapshot;
 
 use super::filter::{self, Asked};
-use super::reply::{NO_BACKEND, NO_ENDPOINT, NO_ROUTE, Reply};
+use super::reply::Reply;
+use crate::flags::{NO_BACKEND, NO_ENDPOINT, NO_ROUTE};
+use crate::routed::Routed;
 use mesh::verdict::waypoint::{To, protocol};
 
 /// What happens to a request.
@@ -27,14 +29,6 @@ pub(crate) enum Next {
     Forward { to: To, declared: AppProtocol },
     /// Answered here.
     Answer(Reply),
-}
-
-/// The rule that a request met, and the backend that was chosen for it.
-#[derive(Clone, Debug)]
-pub(crate) struct Routed {
-    pub(crate) route: RouteName,
-    pub(crate) rule: Arc<Rule>,
-    backend: Option<usize>,
 }
 
 /// Decides from what the mesh knows now; `to` is what the tunnel was opened for.
@@ -167,19 +161,5 @@ impl Decision {
 impl Next {
     fn forward(to: To, declared: AppProtocol) -> Self {
         Self::Forward { to, declared }
-    }
-}
-
-// === impl Routed ===
-
-impl Routed {
-    /// The rule's filters, then those of the chosen backend.
-    pub(crate) fn filters(&self) -> impl Iterator<Item = &Filter> {
-        let backend = self.backend.and_then(|index| self.rule.backends.get(index));
-        self.rule.filters.iter().chain(
-            backend
-                .map(|backend| &backend.filters[..])
-                .unwrap_or_default(),
-        )
     }
 }

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use mesh::balance::InFlight;
 
 use crate::access_log::Record;
-use crate::http::reply::TERMINATED;
+use crate::flags::TERMINATED;
 use crate::pipe::pipe;
 
 /// Writes the headers that ask for, or grant, another protocol.

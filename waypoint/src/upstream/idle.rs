@@ -9,7 +9,7 @@ use hyper::client::conn::{http1, http2};
 use tokio::sync::Semaphore;
 
 use super::{Key, Unreachable};
-use crate::http::RequestBody;
+use crate::request_body::RequestBody;
 
 /// An idle HTTP/1.1 connection is kept this long: less than the 5 s after which the most impatient common
 /// servers close theirs, so that a request seldom meets a closing one.

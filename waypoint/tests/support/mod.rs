@@ -36,7 +36,8 @@ use tracing::subscriber::DefaultGuard;
 use waypoint::limits::Limits;
 use waypoint::lookups;
 use waypoint::metrics::Metrics;
-use waypoint::proxy::{self, Phase, Shared};
+use waypoint::proxy::{Phase, Shared};
+use waypoint::serve;
 
 use self::book::{Answer, Book};
 
@@ -183,7 +184,7 @@ impl Mesh {
         let listener = TcpListener::bind(mesh.waypoint_addr())
             .await
             .expect("the waypoint's port");
-        mesh.waypoint = spawn_local(proxy::serve(shared, limits, vec![listener]));
+        mesh.waypoint = spawn_local(serve::serve(shared, limits, vec![listener]));
         let client = CLIENT_ADDR.parse::<SocketAddr>().expect("an address").ip();
         mesh.client(&[PEER, client]);
         mesh

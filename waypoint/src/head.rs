@@ -29,7 +29,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Whether a head has begun on a connection. Atomic only because the engine may send a connection's bytes to another
 /// thread; here it never does.
 #[derive(Debug, Default)]
-pub(super) struct Heads {
+pub(crate) struct Heads {
     /// The number of the head that has begun and is not whole; 0: none.
     current: AtomicU64,
     begun: AtomicU64,
@@ -41,7 +41,7 @@ pub(super) struct Heads {
 
 /// A client's bytes, watched.
 #[derive(Debug)]
-pub(super) struct Watched<T> {
+pub(crate) struct Watched<T> {
     io: T,
     heads: Arc<Heads>,
     speaks: Speaks,
@@ -66,7 +66,7 @@ pub(crate) struct Running(Arc<Heads>);
 
 /// Why a connection does not go on.
 #[derive(Debug)]
-pub(super) enum Stalled {
+pub(crate) enum Stalled {
     /// The head was not whole in time.
     TimedOut,
     /// The client has too many such heads.
@@ -77,7 +77,7 @@ pub(super) enum Stalled {
 
 impl Heads {
     /// A request runs: in HTTP/1.1 that says that its head is whole. In HTTP/2 another may have begun meanwhile.
-    pub(super) fn request(self: &Arc<Self>, is_http2: bool) -> Running {
+    pub(crate) fn request(self: &Arc<Self>, is_http2: bool) -> Running {
         if !is_http2 {
             self.ends();
         }
@@ -102,7 +102,7 @@ impl Heads {
     }
 
     /// Ends the connection at its next turn; an HTTP/1.1 client is told why.
-    pub(super) fn part(&self, refusal: &Refusal) {
+    pub(crate) fn part(&self, refusal: &Refusal) {
         let Refusal { status, reason, .. } = refusal;
         let length = reason.len() + 1;
         let words = format!(
@@ -118,7 +118,7 @@ impl Heads {
 
     /// Ends when a head is not whole in time, or may not begin. To be polled after the connection, whenever that is:
     /// nobody wakes it when bytes come.
-    pub(super) async fn stalled(&self, account: &Rc<Account>, within: Duration) -> Stalled {
+    pub(crate) async fn stalled(&self, account: &Rc<Account>, within: Duration) -> Stalled {
         loop {
             let head = poll_fn(|_| match self.current() {
                 0 => Poll::Pending,
@@ -158,7 +158,7 @@ impl Drop for Running {
 // === impl Watched ===
 
 impl<T> Watched<T> {
-    pub(super) fn new(io: T, heads: Arc<Heads>) -> Self {
+    pub(crate) fn new(io: T, heads: Arc<Heads>) -> Self {
         Self {
             io,
             heads,
@@ -280,7 +280,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
 impl Stalled {
     /// For the client, the log and the counter.
-    pub(super) fn refusal(&self) -> Refusal {
+    pub(crate) fn refusal(&self) -> Refusal {
         match self {
             Self::NoRoom(exhausted) => exhausted.refusal(),
             Self::TimedOut => Refusal {
