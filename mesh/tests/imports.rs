@@ -168,7 +168,7 @@ impl Seen {
             }
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(before, tree)),
             UseTree::Name(name) => {
-                self.path(&[before.clone(), vec![name.ident.to_string()]].concat())
+                self.path(&[before.clone(), vec![name.ident.to_string()]].concat());
             }
             UseTree::Rename(name) => {
                 self.path(&[before.clone(), vec![name.ident.to_string()]].concat());

@@ -7,18 +7,15 @@ use mesh::proto::workload::load_balancing::{Mode, Scope};
 use mesh::proto::workload::{self as words, AppProtocol};
 use mesh::xds::ADDRESS_TYPE;
 use support::app::{self, Client};
-use support::{CLIENT, CLIENT_ADDR, Mesh, Pod, hostname, local, uid};
+use support::{CLIENT, Mesh, Pod, hostname, local, uid};
 
 const WEB: &str = "10.96.0.1:80";
 
-/// A pod on a node, behind `web` at `ip(host)` where it has a host.
+/// A pod on a node, behind `web` at `ip(host)`; the client, where its connection comes from, if it has no host.
 fn pod(mesh: &Mesh, name: &str, host: Option<u8>, node: &str) {
     let ip = match host {
         Some(host) => mesh.ip(host),
-        None => {
-            let client: std::net::SocketAddr = CLIENT_ADDR.parse().expect("an address");
-            client.ip()
-        }
+        None => std::net::Ipv4Addr::LOCALHOST.into(),
     };
     let port = words::Port {
         service_port: 80,
