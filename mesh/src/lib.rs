@@ -18,6 +18,7 @@ pub mod route;
 mod sample;
 pub mod service;
 pub mod skew;
+pub mod unproven;
 pub mod verdict;
 pub mod workload;
 pub mod world;

@@ -20,5 +20,4 @@ mod request_body;
 mod routed;
 pub mod serve;
 mod session;
-mod unproven;
 mod upstream;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hbone::{Acceptor, Credentials, ServerLimits};
 use mesh::names::ServiceName;
+use mesh::unproven::Unproven;
 use mesh::verdict::waypoint::SelfInfo;
 use mesh::world::World;
 use tokio::sync::watch;
@@ -15,7 +16,6 @@ use crate::budget::Budgets;
 use crate::limits::Limits;
 use crate::lookups::{Clients, Lookups};
 use crate::metrics::{Metrics, Recorder};
-use crate::unproven::Unproven;
 use crate::upstream::Upstream;
 
 /// After a service was unbound, tunnels of clients that have not heard of it are still taken.

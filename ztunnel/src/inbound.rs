@@ -11,7 +11,11 @@ use mesh::{
 use tokio::net::TcpStream;
 
 use crate::{
-    access_log, failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket,
+    access_log,
+    failure::Failure,
+    proxy::Proxy,
+    sessions::{Direction, Session},
+    socket,
 };
 
 /// A tunnel with the application it is for.
@@ -27,12 +31,20 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, tcp: TcpStream, client: SocketAddr) 
         Ok(local) => socket::canonical(local),
         Err(error) => return tracing::debug!(%error, "a tunnel connection was gone at once"),
     };
-    let Some(_room) = proxy.tunnel_room() else {
-        return refused(&proxy, client, local, &hbone::Error::TooManyConnections);
+    let too_many = hbone::Error::TooManyConnections;
+    // Until a peer is proven it counts with strangers only, and of those the oldest makes room.
+    let mut ticket = proxy.unproven.enter();
+    let accepted = tokio::select! {
+        accepted = proxy.acceptor.accept(tcp) => accepted,
+        () = ticket.pushed_out() => Err(too_many),
     };
-    let mut connection = match proxy.acceptor.accept(tcp).await {
+    drop(ticket);
+    let mut connection = match accepted {
         Ok(connection) => connection,
         Err(error) => return refused(&proxy, client, local, &error),
+    };
+    let Some(_room) = proxy.tunnel_room() else {
+        return refused(&proxy, client, local, &hbone::Error::TooManyConnections);
     };
     let mut draining = false;
     loop {
@@ -101,7 +113,7 @@ async fn open(proxy: Rc<Proxy>, incoming: Incoming, local: SocketAddr) -> Option
     let (mut session, room) =
         proxy
             .sessions
-            .open(Reporter::destination, incoming.peer.addr, client, own);
+            .open(Direction::Tunnel, incoming.peer.addr, client, own);
     session.info.dst = Some(local);
     session.info.tunnelled = Some(incoming.request.target.clone());
     session.info.trace = incoming.request.traceparent;

@@ -16,7 +16,12 @@ use mesh::{
 };
 use tokio::net::TcpStream;
 
-use crate::{failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket};
+use crate::{
+    failure::Failure,
+    proxy::Proxy,
+    sessions::{Direction, Session},
+    socket,
+};
 
 /// Endpoints that one connection may try: an application's own connect rarely has more patience.
 const MOST_TRIES: usize = 3;
@@ -31,9 +36,10 @@ enum Way {
 pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) {
     let record = proxy.own_record();
     let own = proxy.own_party(record.as_deref());
-    let (mut session, room) = proxy
-        .sessions
-        .open(Reporter::source, client, own, Party::default());
+    let (mut session, room) =
+        proxy
+            .sessions
+            .open(Direction::Outbound, client, own, Party::default());
     let way = match room {
         // In memory of its own, which an open connection does not keep.
         Ok(()) => Box::pin(open(&proxy, &app, client, record.as_deref(), &mut session)).await,
@@ -71,6 +77,8 @@ async fn open(
 ) -> Result<(Way, Option<InFlight>), Failure> {
     let dst = socket::original_dst(app).map_err(Failure::OriginalDestination)?;
     session.info.dst = Some(dst.0);
+    let accepted = app.local_addr().map_err(Failure::OriginalDestination)?;
+    let accepted = socket::canonical(accepted);
     let mut tried: Vec<Uid> = Vec::new();
     let mut last = None;
     loop {
@@ -78,6 +86,7 @@ async fn open(
             pod: proxy.pod(),
             record,
             client: client.ip(),
+            accepted,
             place: Place {
                 node: &proxy.shared.node,
                 ..record.map(|r| Place::of(&r.location)).unwrap_or_default()

@@ -6,7 +6,12 @@ use hbone::relay_plain;
 use mesh::{party::Party, verdict::inbound as admit};
 use tokio::net::TcpStream;
 
-use crate::{failure::Failure, metrics::Reporter, proxy::Proxy, sessions::Session, socket};
+use crate::{
+    failure::Failure,
+    proxy::Proxy,
+    sessions::{Direction, Session},
+    socket,
+};
 
 /// Serves one captured plaintext connection to its end.
 pub(crate) async fn serve(proxy: Rc<Proxy>, client: TcpStream, peer: SocketAddr) {
@@ -17,9 +22,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, client: TcpStream, peer: SocketAddr)
         .world
         .look(|world| world.workload_at(peer.ip()).map(|w| Party::of(w)))
         .unwrap_or_default();
-    let (mut session, room) = proxy
-        .sessions
-        .open(Reporter::destination, peer, source, own);
+    let (mut session, room) = proxy.sessions.open(Direction::Plaintext, peer, source, own);
     let app = match room {
         Ok(()) => dial_app(&proxy, &client, peer, &mut session).await,
         Err(full) => Err(full),

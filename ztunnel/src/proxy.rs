@@ -18,6 +18,7 @@ use mesh::{
     names::Uid,
     party::Party,
     pod::Pod,
+    unproven::Unproven,
     workload::{Tunnel, Workload},
     world::{Changed, World},
 };
@@ -36,13 +37,17 @@ use crate::{
     sessions::{SessionInfo, Sessions},
 };
 
-/// Connections of one pod at once, over all cores: two sockets each, so that one pod cannot take the
+/// Connections of one pod at once, over all cores, in each of the three directions: two sockets each, so that one pod cannot take the
 /// node's last file descriptor (the limit is raised to the kernel's million) nor its memory.
 const MOST_CONNECTIONS: usize = 20_000;
 
-/// Tunnel connections to one pod at once, over all cores: each carries many tunnels, so this is thousands of
-/// clients; the bound is for those that never prove who they are.
-const MOST_TUNNELS: usize = 4_096;
+/// Tunnel connections of proven peers to one pod at once, over all cores: a client has one for each of its node's cores,
+/// and each costs 12 KiB while it rests.
+const MOST_TUNNELS: usize = 16_384;
+
+/// Tunnel connections to one pod whose peers have not proven who they are, over all cores. A handshake takes
+/// milliseconds; those that say nothing make room for the next, the oldest first.
+const MOST_UNPROVEN: usize = 4_096;
 
 /// What every proxy of this process shares.
 #[derive(Debug, Clone)]
@@ -79,7 +84,9 @@ pub(crate) struct Proxy {
     pub(crate) sessions: Sessions,
     pub(crate) pool: Pool<PodDial>,
     pub(crate) acceptor: Acceptor,
-    /// Room for tunnel connections, whose peers are not proven when they take it.
+    /// Room for tunnel connections whose peers are not proven.
+    pub(crate) unproven: Unproven,
+    /// Room for those whose peers are.
     tunnels: Arc<Semaphore>,
     /// Workloads that a tunnel was opened to, to be forgotten when the mesh forgets them.
     dialled: RefCell<HashSet<Uid>>,
@@ -145,6 +152,7 @@ impl Proxy {
             ),
             serving,
             shared,
+            unproven: Unproven::new(MOST_UNPROVEN.div_ceil(cores)),
             tunnels: Arc::new(Semaphore::new(MOST_TUNNELS.div_ceil(cores))),
             dialled: RefCell::default(),
             stages: Stages::default(),

@@ -2,7 +2,7 @@
 //! changes, counted, listed, logged at their end.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeSet,
     net::SocketAddr,
     rc::Rc,
@@ -34,12 +34,25 @@ pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Sessions(Rc<Registry>);
 
+/// How a connection comes to a pod's proxy. Each has room of its own: whoever fills it takes nothing from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From the pod.
+    Outbound,
+    /// To the pod, from a peer that is proven.
+    Tunnel,
+    /// To the pod, from anybody.
+    Plaintext,
+}
+
 struct Registry {
     live: RefCell<Slab<Entry>>,
     /// The live connections by what they stand on.
     standing_on: RefCell<BTreeSet<(Input, usize)>>,
     metrics: Metrics,
+    /// In each direction.
     most: usize,
+    open: Cell<[usize; 3]>,
     /// Of lines about connections that never reached their other end: one pod's flood hides no other pod's line.
     refusals: RefCell<LineLimit>,
 }
@@ -78,6 +91,7 @@ pub(crate) struct Session {
     key: usize,
     meter: Rc<Meter>,
     started: Instant,
+    direction: Direction,
     reporter: Reporter,
     src: SocketAddr,
     finished: bool,
@@ -87,6 +101,31 @@ pub(crate) struct Session {
 
 /// Tells a connection that what it stands on is gone.
 pub(crate) struct Ending(oneshot::Receiver<Revoked>);
+
+// === impl Direction ===
+
+impl Direction {
+    fn reporter(self) -> Reporter {
+        match self {
+            Self::Outbound => Reporter::source,
+            Self::Tunnel | Self::Plaintext => Reporter::destination,
+        }
+    }
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// Changes how many connections are open in a direction, and says how many there were.
+    fn count(&self, direction: Direction, change: impl FnOnce(usize) -> usize) -> usize {
+        let mut open = self.open.get();
+        let count = &mut open[direction as usize];
+        let before = *count;
+        *count = change(before);
+        self.open.set(open);
+        before
+    }
+}
 
 // === impl Sessions ===
 
@@ -98,6 +137,7 @@ impl Sessions {
             standing_on: RefCell::default(),
             metrics,
             most,
+            open: Cell::default(),
             refusals: RefCell::default(),
         }))
     }
@@ -106,7 +146,7 @@ impl Sessions {
     /// session is there to be logged, and must be finished.
     pub(crate) fn open(
         &self,
-        reporter: Reporter,
+        direction: Direction,
         src: SocketAddr,
         source: Party,
         destination: Party,
@@ -114,10 +154,12 @@ impl Sessions {
         let meter = Rc::new(Meter::new());
         let started = Instant::now();
         let mut live = self.0.live.borrow_mut();
-        let room = if live.len() < self.0.most {
+        let reporter = direction.reporter();
+        let before = self.0.count(direction, |open| open + 1);
+        let room = if before < self.0.most {
             Ok(())
         } else {
-            Err(Failure::TooMany(live.len()))
+            Err(Failure::TooMany(before))
         };
         let key = live.insert(Entry {
             meter: meter.clone(),
@@ -153,6 +195,7 @@ impl Sessions {
                 key,
                 meter,
                 started,
+                direction,
                 reporter,
                 src,
                 finished: false,
@@ -282,6 +325,7 @@ impl Session {
     fn end(&mut self, outcome: &Result<(), Failure>) {
         self.finished = true;
         let entry = self.registry.live.borrow_mut().remove(self.key);
+        self.registry.count(self.direction, |open| open - 1);
         if let Some(lease) = entry.lease {
             let mut standing_on = self.registry.standing_on.borrow_mut();
             standing_on.remove(&(lease.input(), self.key));
@@ -339,6 +383,38 @@ impl Drop for Session {
     fn drop(&mut self) {
         if !self.finished {
             self.end(&Err(Failure::Ended));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: &str = "10.0.0.1:5000";
+
+    fn open(sessions: &Sessions, direction: Direction) -> (Session, bool) {
+        let (nobody, src) = (Party::default, CLIENT.parse().unwrap());
+        let (session, room) = sessions.open(direction, src, nobody(), nobody());
+        (session, room.is_ok())
+    }
+
+    #[test]
+    fn who_fills_one_direction_takes_nothing_from_the_others() {
+        let sessions = Sessions::new(Metrics::default(), 2);
+        let all = [Direction::Plaintext, Direction::Outbound, Direction::Tunnel];
+        let mut held = Vec::new();
+        for direction in all {
+            for room in [true, true, false] {
+                let (session, has_room) = open(&sessions, direction);
+                assert_eq!(has_room, room, "{direction:?}");
+                // What is refused is over; the rest stays.
+                held.extend(room.then_some(session));
+            }
+        }
+        drop(held);
+        for direction in all {
+            assert!(open(&sessions, direction).1, "{direction:?}");
         }
     }
 }

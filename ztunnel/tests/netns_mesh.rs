@@ -117,6 +117,24 @@ fn where_nobody_listens_or_nothing_is_known_the_client_hears_so() {
     }
 }
 
+/// S4: `oif lo` is not redirected, so such a connection reaches the listener itself, and would be dialled again and again.
+#[test]
+fn a_pod_that_dials_its_own_proxy_is_refused_once_whatever_address_names_it() {
+    let fabric = Fabric::new();
+    let pod = fabric.meshed("la", 0);
+    for to in ["127.0.0.1:15001", "127.0.0.2:15001", "[::1]:15001"] {
+        let to: std::net::SocketAddr = to.parse().unwrap();
+        assert!(pod.ask(to).is_err(), "{to}");
+        let refused = |line: &serde_json::Value| {
+            line["src.workload"] == "la" && line["dst.addr"] == to.to_string()
+        };
+        let line = log::access("refused", refused);
+        assert_eq!(line["reason"], "own_proxy_port", "{to}");
+    }
+    let node = fabric.node(pod.node);
+    assert_eq!(node.metric("istio_tcp_connections_failed_total"), 3);
+}
+
 #[test]
 fn another_identity_than_expected_is_refused_and_both_are_named() {
     let fabric = Fabric::new();

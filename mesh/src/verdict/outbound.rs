@@ -74,6 +74,8 @@ pub struct Source<'a> {
     pub record: Option<&'a Workload>,
     /// The connection's source address.
     pub client: IpAddr,
+    /// Where the proxy accepted it. Redirection changes that: one that was dialled there would be led there again.
+    pub accepted: SocketAddr,
     /// Where it is.
     pub place: Place<'a>,
 }
@@ -86,7 +88,11 @@ pub fn decide(
     tried: &[Uid],
 ) -> Result<Route, Refusal> {
     let OrigDst(addr) = dst;
-    if ports::is_ours(addr.port()) && source.pod.owns(addr.ip()) {
+    // Addresses that every namespace has lead to the pod as well as its own do, and so does one at which we accepted it.
+    let within = addr.ip().is_loopback() || addr.ip().is_unspecified();
+    if ports::is_ours(addr.port()) && (within || source.pod.owns(addr.ip()))
+        || addr == source.accepted
+    {
         return Err(Refusal::OwnProxy(addr));
     }
     if let Some(service) = world.service_at(addr) {

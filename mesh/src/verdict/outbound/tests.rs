@@ -41,6 +41,7 @@ fn tried(sample: Sample, source: &Pod, dst: &str, tried: &[Uid]) -> String {
                 pod: source,
                 record,
                 client: source.addresses[0],
+                accepted: addr("192.0.2.8:4000"),
                 place: Place::on_node("n1"),
             },
             OrigDst(addr(dst)),
@@ -122,6 +123,13 @@ fn every_destination_has_one_way() {
         ("10.0.0.1:8080", "plain 10.0.0.1:8080".into()),
         ("10.0.0.1:15001", "refused: own_proxy_port".into()),
         ("[fd00::1]:15006", "refused: own_proxy_port".into()),
+        ("127.0.0.1:15001", "refused: own_proxy_port".into()),
+        ("127.0.0.2:15008", "refused: own_proxy_port".into()),
+        ("[::1]:15001", "refused: own_proxy_port".into()),
+        ("0.0.0.0:15053", "refused: own_proxy_port".into()),
+        // Whatever the pod has besides what the controller knows of: there the proxy accepted it.
+        ("192.0.2.8:4000", "refused: own_proxy_port".into()),
+        ("127.0.0.1:8080", "plain 127.0.0.1:8080".into()),
     ] {
         assert_eq!(decided(mesh(), &client(), dst), expected, "{dst}");
     }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 /// One core's, over all of its listeners. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Unproven(Rc<Queue>);
+pub struct Unproven(Rc<Queue>);
 
 #[derive(Debug)]
 struct Queue {
@@ -20,7 +20,7 @@ struct Queue {
 
 /// A place, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub struct Ticket {
     queue: Rc<Queue>,
     number: u64,
     gone: oneshot::Receiver<()>,
@@ -30,7 +30,7 @@ pub(crate) struct Ticket {
 
 impl Unproven {
     /// Room for `most`.
-    pub(crate) fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self(Rc::new(Queue {
             most,
             next: Cell::new(0),
@@ -39,7 +39,7 @@ impl Unproven {
     }
 
     /// A place for a newcomer, of whom nothing is known: always, and the oldest goes if there is no other.
-    pub(crate) fn enter(&self) -> Ticket {
+    pub fn enter(&self) -> Ticket {
         let mut waiting = self.0.waiting.borrow_mut();
         while waiting.len() >= self.0.most.max(1) {
             waiting.pop_first();
@@ -60,7 +60,7 @@ impl Unproven {
 
 impl Ticket {
     /// Waits until a newcomer has the place.
-    pub(crate) async fn pushed_out(&mut self) {
+    pub async fn pushed_out(&mut self) {
         // Nothing is ever sent: the other half is dropped.
         let _ = (&mut self.gone).await;
     }
