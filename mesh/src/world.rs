@@ -167,6 +167,11 @@ impl Snapshot {
         self.owners.get(&self.local)?.workload(ip)
     }
 
+    /// All workloads, of every network.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.iter().map(|ByUid(workload)| workload)
+    }
+
     /// By its uid.
     pub fn workload(&self, uid: &Uid) -> Option<&Arc<Workload>> {
         let ByUid(workload) = self.workloads.get(uid)?;

@@ -101,6 +101,7 @@ async fn serve(config: Config, logs: &Logs) -> io::Result<ExitCode> {
     });
     let spawn = |name, body| supervisor.must_live_thread(name, body);
     let workers = Arc::new(Workers::start(config.workers, &shared, spawn)?);
+    supervisor.must_live("series", shared.metrics.clone().keep_current(world.clone()));
     supervisor.must_live("byte counters", workers.clone().keep_reporting());
 
     let synced = is_told(&control, &world);

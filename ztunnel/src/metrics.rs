@@ -1,25 +1,42 @@
 //! The counters of the node proxy, under the mesh's standard names and labels.
 
-use std::{cell::Cell, fmt, sync::Arc};
+mod series;
+
+use std::{
+    cell::Cell,
+    collections::HashSet,
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use hbone::{Meter, SpiffeId};
-use mesh::service::Service;
+use mesh::{
+    names::ServiceName,
+    party::Party,
+    service::Service,
+    world::{Snapshot, World},
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use tokio::{
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
 
-use mesh::party::Party;
+use self::series::{Series, Table};
+
+/// How often series are looked for that are about nobody any more. A series outlives its last connection by this at
+/// least, so that what it last said has been read.
+const RETIRE_PERIOD: Duration = Duration::from_secs(300);
 
 /// Every metric of this program; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
-    opened: Family<TcpLabels, Counter>,
-    closed: Family<TcpLabels, Counter>,
-    failed: Family<TcpLabels, Counter>,
-    sent: Family<TcpLabels, Counter>,
-    received: Family<TcpLabels, Counter>,
+    connections: Table,
     sockets: Family<SocketLabels, Gauge>,
     handshakes: Family<HandshakeLabels, Counter>,
     /// Pods whose proxies are serving.
@@ -114,9 +131,7 @@ struct Principal(Option<SpiffeId>);
 /// The counters of one open connection, looked up once.
 #[derive(Debug)]
 pub struct OpenConnection {
-    closed: Counter,
-    sent: Counter,
-    received: Counter,
+    series: Arc<Series>,
     sockets: Gauge,
     reporter: Reporter,
     reported: Cell<Bytes>,
@@ -178,41 +193,20 @@ impl Metrics {
     }
 
     fn register_tcp(&self, tcp: &mut Registry) {
-        tcp.register(
-            "connections_opened",
-            "Connections opened",
-            self.opened.clone(),
-        );
-        tcp.register(
-            "connections_closed",
-            "Connections closed",
-            self.closed.clone(),
-        );
-        tcp.register(
-            "connections_failed",
-            "Connections that never opened",
-            self.failed.clone(),
-        );
-        tcp.register("sent_bytes", "Bytes sent in responses", self.sent.clone());
-        tcp.register(
-            "received_bytes",
-            "Bytes received in requests",
-            self.received.clone(),
-        );
+        tcp.register_collector(Box::new(self.connections.clone()));
         tcp.register("sockets_open", "Connections open now", self.sockets.clone());
     }
 
     /// Counts a connection that has reached its other end.
     pub fn opened(&self, labels: &TcpLabels) -> OpenConnection {
-        self.opened.get_or_create(labels).inc();
+        let series = self.connections.of(labels);
+        series.opened.fetch_add(1, Relaxed);
         let sockets = self.sockets.get_or_create_owned(&SocketLabels {
             reporter: labels.reporter,
         });
         sockets.inc();
         OpenConnection {
-            closed: self.closed.get_or_create_owned(labels),
-            sent: self.sent.get_or_create_owned(labels),
-            received: self.received.get_or_create_owned(labels),
+            series,
             sockets,
             reporter: labels.reporter,
             reported: Cell::default(),
@@ -221,7 +215,44 @@ impl Metrics {
 
     /// Counts a connection that never reached its other end.
     pub fn failed(&self, labels: &TcpLabels) {
-        self.failed.get_or_create(labels).inc();
+        self.connections.of(labels).failed.fetch_add(1, Relaxed);
+    }
+
+    /// Forgets for ever, now and then, the series of workloads and services that are no more.
+    pub async fn keep_current(self, world: World) {
+        let mut ticks = interval(RETIRE_PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let (metrics, now) = (self.clone(), world.snapshot());
+            // Not on the control thread: it goes through the whole mesh.
+            let left = spawn_blocking(move || metrics.retire(&now)).await;
+            tracing::debug!(?left, "series of connections");
+        }
+    }
+
+    /// Forgets the series that nobody has used since this was called before and that name a workload or service which is
+    /// not of the mesh as it is; returns how many series are left.
+    pub fn retire(&self, world: &Snapshot) -> usize {
+        let living: HashSet<(&str, &str)> = world
+            .workloads()
+            .map(|w| (&*w.template.namespace, &*w.template.workload_name))
+            .collect();
+        let lives = |end: (&Label, &Label)| match (&end.0.0, &end.1.0) {
+            (Some(namespace), Some(workload)) => living.contains(&(&**namespace, &**workload)),
+            // Somebody of whom only the certificate is known.
+            (Some(_), None) => false,
+            _ => true,
+        };
+        self.connections.retire(|labels| {
+            let service = labels.service();
+            lives((&labels.source_workload_namespace, &labels.source_workload))
+                && lives((
+                    &labels.destination_workload_namespace,
+                    &labels.destination_workload,
+                ))
+                && service.is_none_or(|name| world.service(&name).is_some())
+        })
     }
 
     /// Counts a connection to the tunnel port that ended before a peer was proven.
@@ -273,6 +304,15 @@ impl TcpLabels {
     }
 }
 
+impl TcpLabels {
+    fn service(&self) -> Option<ServiceName> {
+        Some(ServiceName {
+            namespace: self.destination_service_namespace.0.clone()?,
+            hostname: self.destination_service.0.clone()?,
+        })
+    }
+}
+
 // === impl OpenConnection ===
 
 impl OpenConnection {
@@ -294,14 +334,16 @@ impl OpenConnection {
     pub fn report(&self, meter: &Meter) {
         let now = Self::bytes(self.reporter, meter);
         let before = self.reported.replace(now);
-        self.sent.inc_by(now.sent - before.sent);
-        self.received.inc_by(now.received - before.received);
+        let Series { sent, received, .. } = &*self.series;
+        sent.fetch_add(now.sent - before.sent, Relaxed);
+        received.fetch_add(now.received - before.received, Relaxed);
     }
 
     /// Reports the rest and counts the end.
     pub fn close(self, meter: &Meter) {
         self.report(meter);
-        self.closed.inc();
+        self.series.closed.fetch_add(1, Relaxed);
+        self.series.touch();
         self.sockets.dec();
     }
 }
@@ -350,3 +392,6 @@ impl ResponseFlag {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
