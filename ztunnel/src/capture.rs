@@ -19,6 +19,12 @@
 //! Enrol: listeners first, then [`install`]. Un-enrol: [`stop_redirecting`], then listeners once their
 //! handshakes are done, then [`remove`] when the last connection is gone (or at once, where connections may break).
 //!
+//! # Who is refused
+//!
+//! Plaintext to a port of the pod on which nobody listens is left to the kernel, which refuses it: `connect()` fails, as it
+//! does without the mesh. A pod that has the right to write rules of its own, and leads such a port to another with them,
+//! does so past ztunnel.
+//!
 //! # The marks
 //!
 //! ztunnel's own sockets carry [`MARK`]; their packets are never redirected. A
@@ -129,7 +135,7 @@ pub fn install(spec: &Spec) -> Result<(), CaptureError> {
     for family in spec.families() {
         routing::add(family)?;
     }
-    rules::replace(&rules::redirecting(spec)).inspect_err(|_| {
+    rules::redirect(spec).inspect_err(|_| {
         // Without rules nothing is marked, and the routes are only litter.
         if matches!(rules::is_installed(), Ok(false)) {
             let _ = remove_routes();

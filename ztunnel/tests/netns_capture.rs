@@ -83,6 +83,37 @@ fn inbound_is_redirected_except_to_the_tunnel_port() {
     }
 }
 
+/// B01: a probe that does no more than connect fails where nobody listens, and only there.
+#[test]
+fn where_nobody_listens_connecting_fails_as_it_does_without_the_mesh() {
+    let net = Net::new();
+    let ztunnel = ztunnel_listen(&net.pod, INBOUND);
+    net.install(BOTH);
+    // Not for others to reach.
+    let local = net
+        .pod
+        .run(|| std::net::TcpListener::bind("127.0.0.1:9999"));
+    let _local = local.unwrap().unwrap();
+    for _ in 0..2 {
+        for pod in [POD4, POD6] {
+            for port in [8080, 9999] {
+                let refused = connect(&net.world, addr(pod, port)).unwrap_err();
+                assert_eq!(
+                    refused.kind(),
+                    std::io::ErrorKind::ConnectionRefused,
+                    "{pod}"
+                );
+            }
+        }
+        // It comes, and goes again.
+        let _app = listen(&net.pod, 8080);
+        for pod in [POD4, POD6] {
+            let mut client = connect(&net.world, addr(pod, 8080)).unwrap();
+            talk(&mut client, &mut accept(&ztunnel));
+        }
+    }
+}
+
 #[test]
 fn the_pod_reaches_itself_without_ztunnel() {
     let net = Net::new();
@@ -234,12 +265,13 @@ fn a_captured_connection_lives_on_after_redirection_stops() {
     let server = listen(&net.world, 80);
     let outward = ztunnel_listen(&net.pod, OUTBOUND);
     let inward = ztunnel_listen(&net.pod, INBOUND);
+    let _app = listen(&net.pod, 8082);
     net.install(BOTH);
     let mut pairs = spoofed_pairs(&net);
     for (pod, gate) in [(POD4, GATE4), (POD6, GATE6)] {
         let app = connect(&net.pod, addr(gate, 80)).unwrap();
         pairs.push((app, accept(&outward)));
-        let client = connect(&net.world, addr(pod, 8081)).unwrap();
+        let client = connect(&net.world, addr(pod, 8082)).unwrap();
         pairs.push((client, accept(&inward)));
     }
     net.capture(|| capture::stop_redirecting(&BOTH));
@@ -394,6 +426,7 @@ fn a_pod_without_ipv6_is_captured_in_ipv4() {
     let spec = Spec::for_families(families, false);
     let outward = ztunnel_listen(&net.pod, OUTBOUND);
     let inward = ztunnel_listen(&net.pod, INBOUND);
+    let _app = listen(&net.pod, 8080);
     net.install(spec);
     assert_eq!(net.capture(move || capture::verify(&spec)), []);
     let to = addr("192.0.2.10", 80);

@@ -113,6 +113,16 @@ pub(super) fn destination_type() -> Expr {
     other("fib", &[(1, REG1), (2, RESULT_ADDRTYPE), (3, FLAG_DADDR)])
 }
 
+/// Goes on only if a socket is there for the packet: of its connection, or one that listens.
+pub(super) fn socket() -> Expr {
+    const TRANSPARENT: u32 = 0;
+    // What is loaded of the socket is of no interest. Where there is none, the rule ends here.
+    other(SOCKET, &[(1, TRANSPARENT), (2, REG1)])
+}
+
+/// The one expression of ours that kernels are built without (`CONFIG_NFT_SOCKET`).
+const SOCKET: &str = "socket";
+
 /// `RTN_LOCAL`.
 pub(super) const LOCAL: u32 = 2;
 

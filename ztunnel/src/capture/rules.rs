@@ -1,6 +1,7 @@
 //! Our nftables table: what it should hold, putting it there in one step, and comparing.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook, InetHookNumber, MetaKey, NfTablesMessage, RuleAttribute,
@@ -13,6 +14,9 @@ use super::{
     CaptureError, Difference, HBONE, INBOUND, LOOP_MARK, MARK, MARK_MASK, OUTBOUND, PROBE_V4,
     PROBE_V6, Spec,
 };
+
+/// Whether the kernel can look for sockets in a rule. Found out by the first rules that are installed.
+static LOOKS_FOR_SOCKETS: AtomicBool = AtomicBool::new(true);
 
 /// The name of our table.
 pub(super) const TABLE: &str = "ambit";
@@ -51,6 +55,27 @@ pub(super) fn redirecting(spec: &Spec) -> Vec<Chain> {
 /// kernel translate the packets of connections it translated before.
 pub(super) fn draining() -> Vec<Chain> {
     table(Vec::new(), Vec::new())
+}
+
+/// Installs the table of an enrolled pod, whatever is there, with what this kernel knows.
+pub(super) fn redirect(spec: &Spec) -> Result<(), CaptureError> {
+    let refused = match replace(&redirecting(spec)) {
+        Err(refused @ CaptureError::Refused { .. }) => refused,
+        done => return done,
+    };
+    if !LOOKS_FOR_SOCKETS.swap(false, Ordering::Relaxed) {
+        return Err(refused);
+    }
+    let simpler = replace(&redirecting(spec));
+    match simpler {
+        Ok(()) => tracing::warn!(
+            %refused,
+            "this kernel cannot look for sockets in a rule (CONFIG_NFT_SOCKET): connections to ports of pods on which nobody listens are accepted and reset, not refused"
+        ),
+        // That was not the reason.
+        Err(_) => LOOKS_FOR_SOCKETS.store(true, Ordering::Relaxed),
+    }
+    simpler
 }
 
 /// Replaces whatever table of ours there is, in one transaction.
@@ -188,6 +213,7 @@ fn inbound(spec: &Spec) -> Vec<Rule> {
                 is_syn(),
                 port_is_not(HBONE),
                 is_for_pod(),
+                somebody_listens(),
                 redirect_to(INBOUND),
             ],
         ),
@@ -281,6 +307,15 @@ fn is_for_pod() -> Vec<Expr> {
         expr::destination_type(),
         expr::eq(&expr::LOCAL.to_ne_bytes()),
     ]
+}
+
+/// Where nobody listens the kernel itself refuses, and whoever connects sees that at once. ztunnel could only accept, find
+/// out, and reset: a probe that does no more than connect would never fail.
+fn somebody_listens() -> Vec<Expr> {
+    match LOOKS_FOR_SOCKETS.load(Ordering::Relaxed) {
+        true => vec![expr::socket()],
+        false => Vec::new(),
+    }
 }
 
 fn redirect_to(port: u16) -> Vec<Expr> {
