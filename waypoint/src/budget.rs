@@ -3,7 +3,7 @@
 //! One rule for everything ([`may_take`]): a client may have one more as long as it has less than what is still free. Alone
 //! it gets half; however many others take what they can, each newcomer finds room, as `n` greedy clients leave `1/(n+1)`.
 //! So a Deployment of a thousand pods needs no other bound than a single pod. A client is a proved identity; who has
-//! not proved one is in no budget of this file (`listener/unproven.rs`).
+//! not proved one is in no budget of this file (`mesh::unproven`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -170,6 +170,8 @@ impl<T> Watched<T> {
 
     fn read(&mut self, bytes: &[u8]) {
         let rest = match &mut self.speaks {
+            // Empty lines before a request are none of it (RFC 9112, section 2.2).
+            Speaks::Http1 if bytes.iter().all(|byte| b"\r\n".contains(byte)) => return,
             Speaks::Http1 => return self.heads.bytes(),
             Speaks::Http2(frames) => return Self::blocks(&self.heads, frames, bytes),
             Speaks::Preface(came) => &PREFACE[*came..],

@@ -51,7 +51,12 @@ pub(crate) async fn serve(core: Rc<Core>, listener: TcpListener) {
 /// Proves whose a connection is, and serves it. Until then, and when it is turned away, it counts with strangers only.
 async fn connection(core: Rc<Core>, tcp: TcpStream) {
     let from = tcp.peer_addr();
-    let mut ticket = core.unproven.enter();
+    let Some(mut ticket) = core.unproven.enter() else {
+        let code = "handshakes_full";
+        core.metrics.refused_connection(code);
+        let error = "too many have not proved themselves, and all have just come";
+        return access_log::refused_connection(from.ok(), code, error);
+    };
     let accepted = tokio::select! {
         accepted = core.acceptor.accept(tcp) => accepted,
         () = ticket.pushed_out() => {

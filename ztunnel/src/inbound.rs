@@ -33,12 +33,13 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, tcp: TcpStream, client: SocketAddr) 
     };
     let too_many = hbone::Error::TooManyConnections;
     // Until a peer is proven it counts with strangers only, and of those the oldest makes room.
-    let mut ticket = proxy.unproven.enter();
-    let accepted = tokio::select! {
-        accepted = proxy.acceptor.accept(tcp) => accepted,
-        () = ticket.pushed_out() => Err(too_many),
+    let accepted = match proxy.unproven.enter() {
+        Some(mut ticket) => tokio::select! {
+            accepted = proxy.acceptor.accept(tcp) => accepted,
+            () = ticket.pushed_out() => Err(too_many),
+        },
+        None => Err(too_many),
     };
-    drop(ticket);
     let mut connection = match accepted {
         Ok(connection) => connection,
         Err(error) => return refused(&proxy, client, local, &error),

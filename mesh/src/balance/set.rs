@@ -240,7 +240,7 @@ impl EndpointSet {
         self.members.get(at).map(|member| &**member)
     }
 
-    pub(super) fn find(&self, uid: &Uid, readiness: Readiness) -> Option<&Member> {
+    pub(crate) fn find(&self, uid: &Uid, readiness: Readiness) -> Option<&Member> {
         let places = self.places.get_or_init(|| {
             let uids = self.members.iter().map(|m| m.workload.uid.clone());
             uids.zip(0..).collect()

@@ -8,7 +8,8 @@ use std::time::Instant;
 use super::claims::Owners;
 use super::{ByUid, Snapshot};
 use crate::balance::{
-    self, Ask, Choice, Client, How, Member, NoEndpoint, PortSets, Reach, Readiness, Reused, Sets,
+    self, Ask, Choice, Client, How, Member, NoEndpoint, Place, PortSets, Reach, Readiness, Reused,
+    Sets,
 };
 use crate::names::{ServiceName, Uid};
 use crate::service::Service;
@@ -68,7 +69,15 @@ impl Snapshot {
         };
         let build = |before: Reused<'_>| self.members(behind, &service.id, port, before);
         behind.sets.with(port, build, |sets| {
-            let (reach, now) = (&service.reach, Instant::now());
+            // A waypoint may not know yet, or not at all while its controller is away, where a client is.
+            let everywhere;
+            let reach = if ask.place == Place::default() {
+                everywhere = Reach::default();
+                &everywhere
+            } else {
+                &service.reach
+            };
+            let now = Instant::now();
             let picked = match service.affinity.zip(ask.client) {
                 None => balance::pick(sets, reach, &ask, now, How::TwoAtRandom(roll)),
                 Some((timeout, address)) => {
@@ -96,10 +105,14 @@ impl Snapshot {
     ) -> Option<&'a Member> {
         let (now, address) = (kept.start, client.address);
         let had = self.sticky.endpoint(&client, now);
-        let member = had
-            .and_then(|uid| balance::again(sets, reach, ask, now, &uid))
-            .or_else(|| balance::pick(sets, reach, ask, now, How::Hashed(address)))?;
-        let uid = &member.workload.uid;
+        let again = had
+            .as_ref()
+            .and_then(|uid| balance::again(sets, reach, ask, now, uid));
+        let member =
+            again.or_else(|| balance::pick(sets, reach, ask, now, How::Hashed(address)))?;
+        // Whoever cannot be reached for a moment has its clients back afterwards.
+        let stays = had.filter(|uid| sets.all().find(uid, ask.readiness).is_some());
+        let uid = stays.as_ref().unwrap_or(&member.workload.uid);
         self.sticky.keep(client, uid, now, kept.end);
         Some(member)
     }
