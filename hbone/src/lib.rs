@@ -36,7 +36,7 @@ pub use identity::{Expect, InvalidSpiffeId, Peer, SpiffeId, TrustDomain};
 pub use limits::{PoolLimits, ServerLimits};
 pub use pool::{Destination, Dial, Opened, Pool, TcpDial};
 pub use server::{Acceptor, Connection, Incoming};
-pub use stream::{Tunnel, TunnelIo};
+pub use stream::{Relay, Tunnel, TunnelIo};
 pub use tls::chain::UnknownRevocation;
 pub use tls::credentials::{
     Credentials, CredentialsWriter, Identity, InvalidCredentials, credentials,

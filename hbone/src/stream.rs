@@ -1,6 +1,6 @@
 //! A tunnel: bytes both ways over one HTTP/2 stream; END_STREAM is end of file, a reset an error.
 
-use std::future::poll_fn;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +17,13 @@ use crate::{Ended, Meter};
 #[must_use = "a dropped tunnel resets the far side"]
 #[derive(Debug)]
 pub struct Tunnel {
+    handle: Handle,
+}
+
+/// Bytes that are moved between a tunnel and an application's socket, to their end.
+#[must_use = "a dropped relay resets both sides"]
+#[derive(Debug)]
+pub struct Relay {
     handle: Handle,
 }
 
@@ -40,10 +47,10 @@ impl Tunnel {
     ///
     /// The engine reads and writes the socket itself, from this call on: the future only says how it
     /// ended. Dropping the future resets both sides.
-    pub fn relay(self, app: TcpStream, meter: &Meter) -> impl Future<Output = Ended> + use<> {
+    pub fn relay(self, app: TcpStream, meter: &Meter) -> Relay {
         let mut handle = self.handle;
         handle.attach(app, meter);
-        async move { poll_fn(|cx| handle.poll_ended(cx)).await }
+        Relay { handle }
     }
 
     /// The same for who has many relays and waits for none of them: an idle tunnel holds the application's
@@ -59,6 +66,24 @@ impl Tunnel {
         TunnelIo {
             pipe: self.handle.into_pipe(),
         }
+    }
+}
+
+// === impl Relay ===
+
+impl Relay {
+    /// Whether something of the peer waits for the application: its end, said in order, or bytes that the application has
+    /// not taken yet.
+    pub fn waits_for_app(&self) -> bool {
+        self.handle.waits_for_app()
+    }
+}
+
+impl Future for Relay {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.handle.poll_ended(cx)
     }
 }
 

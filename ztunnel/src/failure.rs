@@ -142,7 +142,9 @@ impl Failure {
         match self {
             Self::Tunnel(hbone::Error::Reset { .. } | hbone::Error::ConnectionLost { .. }) => true,
             Self::Tunnel(error) => error.retryable() && !error.anything_sent(),
-            Self::Dial { .. } | Self::DialTimeout(_) | Self::Revoked(Revoked::Endpoint(_)) => true,
+            Self::Dial { .. }
+            | Self::DialTimeout(_)
+            | Self::Revoked(Revoked::EndpointGone(_) | Revoked::EndpointReplaced(_)) => true,
             _ => false,
         }
     }

@@ -101,7 +101,8 @@ async fn serve_tunnel(opening: impl Future<Output = Option<Open>>) {
     }) = opening.await
     {
         let relay = tunnel.relay(app, session.meter());
-        let outcome = session.ending().unless_revoked(relay).await;
+        let ending = session.ending();
+        let outcome = ending.unless_revoked(relay, session.meter()).await;
         session.finish(&outcome);
     }
 }
@@ -162,9 +163,7 @@ async fn dial_app(
     let (peer, target) = (&incoming.peer, &incoming.request.target);
     let entry = proxy.shared.world.look(|world| {
         let entry = admit::tunnel(peer, target, local.ip(), proxy.pod(), world)?;
-        if let Some(lease) = Lease::of_peer(peer, world) {
-            session.stands_on(lease, world)?;
-        }
+        session.stands_on(Lease::of_peer(peer), world)?;
         Ok::<_, Failure>(entry)
     })?;
     session.info.service = entry.service;

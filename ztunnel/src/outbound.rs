@@ -51,7 +51,8 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) 
             match way {
                 Way::Tunnel(tunnel) => {
                     let relay = tunnel.relay(app, session.meter());
-                    session.ending().unless_revoked(relay).await
+                    let ending = session.ending();
+                    ending.unless_revoked(relay, session.meter()).await
                 }
                 // Large, and not what an open tunnel should have room for.
                 Way::Plain(upstream) => {
@@ -177,7 +178,7 @@ async fn try_route(
             info.encrypted = true;
             info.destination = std::mem::take(&mut info.destination).proven(peer);
             if let Some(to) = &route.to {
-                let lease = Lease::of_endpoint(to);
+                let lease = Lease::of_endpoint(to, destination.addr.ip());
                 proxy
                     .shared
                     .world

@@ -144,7 +144,13 @@ impl Standing {
             }
             Err(error) => tracing::error!(%error, "the CNI plugin is not installed"),
         }
-        self.set(matches!(outcome, Ok(Installed::Ready { .. })));
+        match outcome {
+            Ok(Installed::Ready { .. }) => self.set(true),
+            // Between two writes the plugin is in force. Unready for as long as somebody insists, this node would keep
+            // every other from its upgrade.
+            Ok(Installed::Contested { .. }) => {}
+            _ => self.set(false),
+        }
     }
 }
 
@@ -309,8 +315,10 @@ mod tests {
             pause: RETRY,
         };
         let failed = InstallError::Contended("/conf".into());
-        let bad: [Result<&Installed, &InstallError>; 3] =
-            [Ok(&contested), Ok(&Installed::Waiting), Err(&failed)];
+        // Before it was ever in force, a fight does not make it ready.
+        standing.hear(Ok(&contested), &installer);
+        assert_eq!(ready.pending(), ["cni plugin"]);
+        let bad: [Result<&Installed, &InstallError>; 2] = [Ok(&Installed::Waiting), Err(&failed)];
         for bad in bad {
             standing.hear(Ok(&in_force(true)), &installer);
             assert!(ready.pending().is_empty());
@@ -321,7 +329,10 @@ mod tests {
         }
         standing.hear(Ok(&in_force(false)), &installer);
         assert!(ready.pending().is_empty());
-        assert_eq!(written.get(), 5);
+        // Nor does one that begins later keep the other nodes from their upgrade.
+        standing.hear(Ok(&contested), &installer);
+        assert!(ready.pending().is_empty());
+        assert_eq!(written.get(), 4);
     }
 
     #[tokio::test]

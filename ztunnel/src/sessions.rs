@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hbone::{Ended, Meter};
+use hbone::{Meter, Relay};
 use mesh::{
     party::Party,
     process::line_limit::LineLimit,
@@ -18,7 +18,7 @@ use mesh::{
 };
 use serde::Serialize;
 use slab::Slab;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     access_log::Line,
@@ -29,6 +29,12 @@ use crate::{
 
 /// How often the byte counters of open connections are brought up to date.
 pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// What the other end of a pod's connections gets to read its last bytes, as the pod's own node gives it to send them.
+const LAST_BYTES: Duration = Duration::from_secs(30);
+
+/// A connection on which nothing moves for so long, and of which more is to come, has lost its far side.
+const STILL: Duration = Duration::from_millis(500);
 
 /// The live connections of one pod on one core.
 #[derive(Clone)]
@@ -208,6 +214,9 @@ impl Sessions {
     /// Judges again the connections that stand on something that changed, and ends those whose lease holds no more.
     pub(crate) fn rejudge(&self, changed: &Changed, world: &Snapshot) {
         let standing_on = self.0.standing_on.borrow();
+        if standing_on.is_empty() {
+            return;
+        }
         let touched: Vec<usize> = if changed.is_everything() {
             standing_on.iter().map(|(_, key)| *key).collect()
         } else {
@@ -224,7 +233,7 @@ impl Sessions {
         let mut live = self.0.live.borrow_mut();
         for key in touched {
             let entry = &mut live[key];
-            let Some(Err(revoked)) = entry.lease.as_ref().map(|lease| lease.holds(world)) else {
+            let Some(Err(revoked)) = entry.lease.as_mut().map(|lease| lease.judge(world)) else {
                 continue;
             };
             match entry.revoke.take() {
@@ -282,8 +291,8 @@ impl Session {
     }
 
     /// From here on the connection stands on this, which must hold now.
-    pub(crate) fn stands_on(&self, lease: Lease, world: &Snapshot) -> Result<(), Revoked> {
-        lease.holds(world)?;
+    pub(crate) fn stands_on(&self, mut lease: Lease, world: &Snapshot) -> Result<(), Revoked> {
+        lease.judge(world)?;
         let mut standing_on = self.registry.standing_on.borrow_mut();
         standing_on.insert((lease.input(), self.key));
         self.registry.live.borrow_mut()[self.key].lease = Some(lease);
@@ -364,18 +373,39 @@ impl Session {
     }
 }
 
+/// What is still on its way when a lease ends because the far side is gone: what it has said, while the application reads
+/// that, and whatever moves. If somebody else is in its place, nothing is.
+async fn last_bytes(mut relay: Relay, revoked: Revoked, meter: &Meter) -> Result<(), Failure> {
+    let deadline = Instant::now() + LAST_BYTES;
+    let moved = || meter.sent() + meter.received();
+    while revoked.is_gone() && Instant::now() < deadline {
+        let before = moved();
+        if let Ok(ended) = timeout(STILL, &mut relay).await {
+            return Failure::of(ended);
+        }
+        if !relay.waits_for_app() && moved() == before {
+            break;
+        }
+    }
+    Err(Failure::Revoked(revoked))
+}
+
 // === impl Ending ===
 
 impl Ending {
-    /// Runs a relay for as long as the lease holds. What is dropped then resets both of its ends.
+    /// Runs a relay for as long as the lease holds, and a little longer where somebody has gone and left behind what he had
+    /// said: an application that reads slowly gets all of it. What is dropped then resets both of its ends.
     pub(crate) async fn unless_revoked(
         self,
-        relay: impl Future<Output = Ended>,
+        mut relay: Relay,
+        meter: &Meter,
     ) -> Result<(), Failure> {
-        tokio::select! {
-            ended = relay => Failure::of(ended),
-            Ok(revoked) = self.0 => Err(Failure::Revoked(revoked)),
-        }
+        let revoked = tokio::select! {
+            ended = &mut relay => return Failure::of(ended),
+            Ok(revoked) = self.0 => revoked,
+        };
+        // Large, and not what every connection should have room for.
+        Box::pin(last_bytes(relay, revoked, meter)).await
     }
 }
 

@@ -183,11 +183,16 @@ fn an_intruder_on_our_port_is_named_and_the_pod_stays_in_the_mesh() {
         let intruder = line["intruder"].as_str().unwrap_or_default();
         line["pod"] == "shop/ia" && intruder.contains("(cat)") && intruder.contains("15006")
     });
+    // Nor does a ztunnel that starts meanwhile, and finds it there, leave the pod to it.
+    let old = node.take();
+    node.start(&fabric.ca);
+    node.wait_for(&pod, Outcome::Enrolled);
     end(stranger);
     assert!(installed(&pod));
     assert_eq!(node.metric("workload_manager_pending_proxy_count"), 0);
     assert_eq!(node.metric("workload_manager_active_proxy_count"), 1);
     assert_eq!(node.metric("workload_manager_proxies_started"), 1);
+    old.stop();
 }
 
 #[test]

@@ -207,6 +207,13 @@ impl Handle {
         }
     }
 
+    /// Whether the peer's direction has ended in order, or bytes of it are held for the application.
+    pub(crate) fn waits_for_app(&self) -> bool {
+        let core = self.core.borrow();
+        let stream = core.session.streams.get(self.key);
+        stream.is_some_and(|stream| stream.received_end || !stream.app.held.is_empty())
+    }
+
     /// How the relay ended.
     pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let mut core = self.core.borrow_mut();

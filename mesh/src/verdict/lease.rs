@@ -11,17 +11,21 @@ use crate::world::Snapshot;
 /// What one connection stands on. When that changes, it is judged again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lease {
-    /// Of a tunnel that arrives: the mesh knew a workload with the peer's proven identity at the peer's address.
+    /// Of a tunnel that arrives: that the mesh knows a workload with the peer's proven identity at the peer's address.
     Peer {
         /// Where the peer is.
         at: IpAddr,
         /// Whom it has proven to be.
         id: SpiffeId,
+        /// The mesh has known it there. Until then nothing can go: a pod may dial before its address is told.
+        known: bool,
     },
     /// Of a connection that leaves: the workload at its other end.
     Endpoint {
         /// The workload.
         uid: Uid,
+        /// Where it was dialled.
+        at: IpAddr,
         /// Whom it must prove to be.
         id: SpiffeId,
     },
@@ -39,35 +43,47 @@ pub enum Input {
 /// Why a connection that was granted must end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Revoked {
-    /// The mesh no longer knows the peer's identity at its address: the pod is gone, or the address is another's.
+    /// The pod of the peer is gone.
     #[error("{id} is no longer at {at}")]
-    Peer {
+    PeerGone {
         /// Where the peer is.
         at: IpAddr,
         /// Whom it had proven to be.
         id: SpiffeId,
     },
-    /// The workload at the other end is gone, or is somebody else now.
+    /// The peer's address is another's now.
+    #[error("{at} is not {id} any more")]
+    PeerReplaced {
+        /// Where the peer is.
+        at: IpAddr,
+        /// Whom it had proven to be.
+        id: SpiffeId,
+    },
+    /// The workload at the other end is gone.
     #[error("workload {0} is gone")]
-    Endpoint(Uid),
+    EndpointGone(Uid),
+    /// The workload at the other end is another now: of that name, with another identity or address.
+    #[error("workload {0} is not what it was")]
+    EndpointReplaced(Uid),
 }
 
 // === impl Lease ===
 
 impl Lease {
-    /// Of a tunnel from a proven peer. Nothing where the mesh does not know it there (yet): what was never known cannot go.
-    pub fn of_peer(peer: &Peer, world: &Snapshot) -> Option<Self> {
-        let lease = Self::Peer {
+    /// Of a tunnel from a proven peer.
+    pub fn of_peer(peer: &Peer) -> Self {
+        Self::Peer {
             at: peer.addr.ip().to_canonical(),
             id: peer.id.clone(),
-        };
-        lease.holds(world).is_ok().then_some(lease)
+            known: false,
+        }
     }
 
-    /// Of a connection to a workload.
-    pub fn of_endpoint(workload: &Workload) -> Self {
+    /// Of a connection to a workload, dialled at this address.
+    pub fn of_endpoint(workload: &Workload, at: IpAddr) -> Self {
         Self::Endpoint {
             uid: workload.uid.clone(),
+            at: at.to_canonical(),
             id: workload.identity(),
         }
     }
@@ -82,18 +98,25 @@ impl Lease {
 
     /// Judges again. A workload that leaves the mesh, or may receive nothing new, is still who it was: what is open to it
     /// lives on.
-    pub fn holds(&self, world: &Snapshot) -> Result<(), Revoked> {
+    pub fn judge(&mut self, world: &Snapshot) -> Result<(), Revoked> {
         match self {
-            Self::Peer { at, id } => match world.workload_at(*at) {
-                Some(there) if there.identity() == *id => Ok(()),
-                _ => Err(Revoked::Peer {
-                    at: *at,
-                    id: id.clone(),
-                }),
-            },
-            Self::Endpoint { uid, id } => match world.workload(uid) {
-                Some(there) if there.identity() == *id => Ok(()),
-                _ => Err(Revoked::Endpoint(uid.clone())),
+            Self::Peer { at, id, known } => {
+                let there = world.workload_at(*at);
+                let is_there = there.is_some_and(|there| there.identity() == *id);
+                *known |= is_there;
+                if is_there || !*known {
+                    return Ok(());
+                }
+                let (at, id) = (*at, id.clone());
+                Err(match there {
+                    Some(_) => Revoked::PeerReplaced { at, id },
+                    None => Revoked::PeerGone { at, id },
+                })
+            }
+            Self::Endpoint { uid, at, id } => match world.workload(uid) {
+                None => Err(Revoked::EndpointGone(uid.clone())),
+                Some(there) if there.identity() == *id && there.addresses.contains(at) => Ok(()),
+                Some(_) => Err(Revoked::EndpointReplaced(uid.clone())),
             },
         }
     }
@@ -105,9 +128,16 @@ impl Revoked {
     /// A stable word for logs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Peer { .. } => "peer_gone",
-            Self::Endpoint(_) => "endpoint_gone",
+            Self::PeerGone { .. } => "peer_gone",
+            Self::PeerReplaced { .. } => "peer_replaced",
+            Self::EndpointGone(_) => "endpoint_gone",
+            Self::EndpointReplaced(_) => "endpoint_replaced",
         }
+    }
+
+    /// Whether nobody has taken the place: what moves is then what the one who went has left behind.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::PeerGone { .. } | Self::EndpointGone(_))
     }
 }
 

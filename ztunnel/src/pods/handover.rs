@@ -24,6 +24,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How old a look at the ztunnels' sockets may be: it serves the pods that are handed over together.
 const LOOK_AGE: Duration = Duration::from_millis(250);
 
+/// Looks in a row that find a stranger before that is said: longer than [`LOOK_AGE`] by then.
+const CERTAIN_AFTER: u32 = 10;
+
 /// The ztunnels of this node: this process, and whichever answers the CNI plugin. Nobody else can be that: the
 /// socket's directory is root's on the node.
 #[derive(Debug)]
@@ -46,7 +49,7 @@ impl Ztunnels {
     /// Returns once ztunnels have more than `ours` sockets that listen in a namespace where captured connections are led.
     /// Other listeners there are reported, as those of `pod`, and do not count.
     pub(super) async fn succeeded(&self, netns: &PodNetns, ours: usize, pod: &str) {
-        let mut reported = false;
+        let mut mismatches = 0;
         loop {
             let found = netns.call(|| listening(ports::OUTBOUND)).await;
             if let Ok(Ok(found)) = found
@@ -57,14 +60,15 @@ impl Ztunnels {
                 if of_ztunnels > ours {
                     return;
                 }
-                if !reported {
+                mismatches += 1;
+                // Our look at the ztunnels' sockets may be older than the successor's.
+                if mismatches == CERTAIN_AFTER {
                     let strangers = found.len() - of_ztunnels;
                     tracing::warn!(
                         pod,
                         strangers,
                         "not only ztunnel listens where the pod's connections are led; that is no successor"
                     );
-                    reported = true;
                 }
             }
             sleep(POLL_INTERVAL).await;

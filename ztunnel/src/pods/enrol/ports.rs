@@ -27,17 +27,21 @@ pub(super) struct Bound {
 }
 
 impl Task {
-    /// Listeners for each core, on ports that no process of the pod has.
+    /// Listeners for each core, on ports that no process of the pod has. A pod that is redirected already was in the mesh
+    /// before: it stays, whoever shares its ports ([`Self::watch_for_intruder`]), and its connections are served at once.
     pub(super) async fn listen(&self, netns: &PodNetns) -> Result<Bound, EnrolError> {
         let cores = self.node.workers.count();
-        let (families, listeners) = netns
-            .call(move || (capture::families(), bind(cores)))
-            .await
-            .map_err(EnrolError::Namespace)?;
+        let look = move || {
+            let redirected = capture::is_installed().unwrap_or(false);
+            (capture::families(), bind(cores), redirected)
+        };
+        let (families, listeners, redirected) =
+            netns.call(look).await.map_err(EnrolError::Namespace)?;
         let sockets = listeners
             .as_ref()
             .map_or(HashSet::new(), |of| of.iter().flat_map(ids).collect());
-        if let Some(taken) = self.taken(netns, &sockets).await {
+        let stays = redirected && listeners.is_ok();
+        if !stays && let Some(taken) = self.taken(netns, &sockets).await {
             return Err(taken);
         }
         Ok(Bound {
