@@ -55,7 +55,7 @@ const MAX_BUFFER: usize = 128 << 10;
 const MAX_HEADERS: usize = 128;
 
 /// From one request to the next one's head: clients may keep a connection idle for long without losing the request that
-/// ends the silence. A head that has begun has a bound of its own (`http/head.rs`).
+/// ends the silence. A head that has begun has a bound of its own (`head.rs`).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// How long a client may take to read why its connection ends.

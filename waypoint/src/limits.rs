@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 /// Connections that have not proved yet whose they are. An honest one takes some milliseconds, so this is thousands a second;
-/// more at a time is a flood, in which the oldest is the likeliest to be silent.
+/// more at a time is a flood, in which the oldest is the likeliest to be silent. One that has just come keeps its place
+/// (`mesh::unproven`).
 const HANDSHAKES: usize = 2048;
 
 /// Connections of proved clients. A node's proxy makes one or a few for each of its pods and cores, and each takes about
@@ -38,7 +39,8 @@ pub(crate) const TURNED_AWAY: Duration = Duration::from_secs(1);
 /// What all clients of one core may have together.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections that have not proved yet whose they are; when one more comes, the oldest goes.
+    /// Connections that have not proved yet whose they are; when one more comes, the oldest goes if it had
+    /// its chance.
     pub handshakes: usize,
     /// Connections of proved clients.
     pub connections: usize,

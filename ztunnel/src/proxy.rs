@@ -37,8 +37,8 @@ use crate::{
     sessions::{SessionInfo, Sessions},
 };
 
-/// Connections of one pod at once, over all cores, in each of the three directions: two sockets each, so that one pod cannot take the
-/// node's last file descriptor (the limit is raised to the kernel's million) nor its memory.
+/// Connections of one pod at once, over all cores, in each of the three directions: two sockets each, so that one pod
+/// cannot take the node's last file descriptor (the limit is raised to the kernel's million) nor its memory.
 const MOST_CONNECTIONS: usize = 20_000;
 
 /// Tunnel connections of proven peers to one pod at once, over all cores: a client has one for each of its node's cores,
@@ -46,7 +46,7 @@ const MOST_CONNECTIONS: usize = 20_000;
 const MOST_TUNNELS: usize = 16_384;
 
 /// Tunnel connections to one pod whose peers have not proven who they are, over all cores. A handshake takes
-/// milliseconds; those that say nothing make room for the next, the oldest first.
+/// milliseconds; those that say nothing make room for the next, the oldest first, once they had half a second.
 const MOST_UNPROVEN: usize = 4_096;
 
 /// What every proxy of this process shares.
