@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use e2e::apps::{EchoClient, EchoServer, Namespace, apply_objects, dynamic, label};
 use e2e::probe::{PodRef, eventually, has_condition, wait_until};
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 pub const START: Duration = Duration::from_secs(90);
 /// What goes over the API server and the controller.
 pub const SOON: Duration = Duration::from_secs(45);
+/// A page of metrics may be a second old. Whatever is counted at all is on it by then, before others are sent.
+const COUNTED: Duration = Duration::from_secs(3);
 pub const AMBIENT: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 pub const WAYPOINT_PODS: &str = "gateway.networking.k8s.io/gateway-name=waypoint";
@@ -83,25 +85,31 @@ pub async fn bind(ns: &Namespace, client: &PodRef) -> Result<()> {
     through_waypoint(&waypoint, client).await
 }
 
-/// Waits until the waypoint counts the client's requests.
+/// Waits until the pods of this one's Gateway count each of the client's requests, and this one some of them.
 pub async fn through_waypoint(waypoint: &PodRef, client: &PodRef) -> Result<()> {
-    // Before all attempts: what a page of metrics says may be a second old.
-    let mut first = None;
+    let began = requests(waypoint).await?;
     eventually("requests go through the waypoint", SOON, async || {
-        let now = requests(waypoint).await?;
-        let before = *first.get_or_insert(now);
+        let before = total(&waypoints_of(waypoint).await?);
         let answers = client.ask(&["http://web/", "--count=5"]).await?;
-        let after = requests(waypoint).await?;
-        if after < before + 5.0 {
-            let others = waypoints_of(waypoint).await?;
-            bail!("it counted {before}, then {after} of {answers:?}; all waypoints: {others:?}");
-        }
-        Ok(())
+        eventually("they are counted", COUNTED, async || {
+            let now = waypoints_of(waypoint).await?;
+            ensure!(
+                total(&now) >= before + 5.0 && requests(waypoint).await? > began,
+                "they counted {before}, then {now:?}; {} began with {began}; answers: {answers:?}",
+                waypoint.name()
+            );
+            Ok(())
+        })
+        .await
     })
     .await
 }
 
-/// The pods that say they are this Gateway's, with what each has counted, or why it cannot be asked.
+fn total(counts: &[(String, Result<f64>)]) -> f64 {
+    counts.iter().flat_map(|(_, count)| count).sum()
+}
+
+/// The pods that say they are of this one's Gateway, with what each has counted, or why it cannot be asked.
 async fn waypoints_of(one: &PodRef) -> Result<Vec<(String, Result<f64>)>> {
     let labelled = ListParams::default().labels(WAYPOINT_PODS);
     let client = one.api().clone().into_client();
