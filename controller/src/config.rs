@@ -64,6 +64,13 @@ pub struct Config {
     /// any prefix, `app.kubernetes.io/` and `prometheus.io/`.
     #[arg(long, env = "GATEWAY_METADATA_PREFIXES", value_delimiter = ',')]
     pub gateway_metadata_prefixes: Vec<String>,
+    /// Let pods of the mesh speak plaintext to a pod that is to be in the mesh and that its node has not got there. Without
+    /// it they refuse to, and say so.
+    #[arg(long, env = "PLAINTEXT_TO_AWAITED", default_value_t = false)]
+    pub plaintext_to_awaited: bool,
+    /// Keep pods from a node that joins, by the taint `ambit.mesh/not-ready`, until its ztunnel serves it.
+    #[arg(long, env = "TAINT_JOINING_NODES", default_value_t = true, action = clap::ArgAction::Set)]
+    pub taint_joining_nodes: bool,
     /// Names under which proxies may look for the controller, beside those of its own Service.
     #[arg(long, env = "SERVER_NAMES", value_delimiter = ',')]
     pub server_names: Vec<String>,
@@ -115,6 +122,8 @@ impl Config {
             system_namespace: self.namespace.clone(),
             node_proxies: self.node_proxies(),
             passed_on_prefixes: self.gateway_metadata_prefixes.clone(),
+            taint_joining_nodes: self.taint_joining_nodes,
+            plaintext_to_awaited: self.plaintext_to_awaited,
         }
     }
 

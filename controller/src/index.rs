@@ -88,6 +88,10 @@ pub struct Settings {
     pub node_proxies: Vec<NodeProxyRule>,
     /// Prefixes of labels and annotations that Gateways may pass on, beside those that nobody acts on.
     pub passed_on_prefixes: Vec<String>,
+    /// Whether nodes that join are kept free of pods until their ztunnel serves them.
+    pub taint_joining_nodes: bool,
+    /// Whether pods of the mesh may speak plaintext to one that is to be in the mesh and is not.
+    pub plaintext_to_awaited: bool,
 }
 
 /// The join.

@@ -14,6 +14,7 @@ mod attempt;
 mod class;
 mod complaints;
 mod events;
+mod gate;
 pub mod outcome;
 pub mod queue;
 pub(crate) mod roots;
@@ -420,7 +421,7 @@ fn may_write(leads: bool, entry: &Entry) -> bool {
 fn resync(wanted: &Wanted) -> Option<Duration> {
     match wanted {
         Wanted::Events(_) => None,
-        Wanted::Status(_) | Wanted::Class => Some(CONFIRM),
+        Wanted::Status(_) | Wanted::Class | Wanted::Gate { .. } => Some(CONFIRM),
         Wanted::Roots => Some(RESYNC_ROOTS),
         Wanted::Waypoint(_) | Wanted::NoWaypoint { .. } | Wanted::NoRoots | Wanted::Accepted(_) => {
             Some(RESYNC)

@@ -111,8 +111,12 @@ fn a_controller_that_starts_anew_believes_the_status_it_wrote() {
          "message": "traffic is redirected to the node's ztunnel"},
     ]);
     known["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
+    let mut shop = namespace("shop", json!({AMBIENT: "ambient"}));
+    shop["status"]["conditions"] = json!([{"type": "ambit.mesh/InMesh", "status": "True", "reason": "Enrolled",
+        "message": "its pods are in the mesh unless they opt out; the condition of each says whether it is",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
     let mut world = World::new();
-    let changes = world.apply([namespace("shop", json!({AMBIENT: "ambient"})), known]);
+    let changes = world.apply([shop, known]);
     assert_eq!(spoken(&world), TunnelProtocol::Hbone);
     assert!(changes.writes().is_empty(), "{:?}", changes.writes());
 

@@ -188,11 +188,12 @@ fn read_along(cluster: &Cluster, marker: &str) -> Result<(Capture, mpsc::Receive
 
 /// Whose packet it was, and whether its pod was in the mesh by then.
 fn tell((to, at): &Readable, seen: &enrolled::Seen) -> String {
-    let Some((pod, inside)) = seen.by_address.get(&to.ip()) else {
+    let Some(occupant) = seen.by_address.get(&to.ip()) else {
         return format!("to {to}, nobody's address");
     };
-    match inside {
-        None => format!("to {pod} (port {}), never in the mesh", to.port()),
+    let (pod, said) = (&occupant.name, &occupant.said);
+    match &occupant.inside {
+        None => format!("to {pod} (port {}), never in the mesh: {said}", to.port()),
         Some(inside) if inside > at => format!("to {pod} before it was in the mesh"),
         Some(_) => format!("to {pod} while it was in the mesh"),
     }

@@ -1,10 +1,11 @@
 //! Which endpoint of a service takes a connection or a request: one choice, for every program that makes it.
 //!
 //! [`set`] is what can be chosen, [`policy`] which of it may be, [`choose`] which of that is, [`stats`] what this process
-//! has seen of each endpoint meanwhile, and [`sticky`] which clients stay with theirs.
+//! has seen of each endpoint meanwhile, and [`sticky`] which clients stay with theirs. [`reach`](self::reach()) tries them.
 
 mod choose;
 mod policy;
+mod reach;
 mod set;
 mod stats;
 mod sticky;
@@ -16,6 +17,7 @@ use crate::names::Uid;
 use crate::workload::Workload;
 
 pub use self::policy::{Circle, Place, Reach, Readiness};
+pub use self::reach::{Tries, Why, reach};
 pub use self::stats::{EndpointStats, InFlight};
 pub(crate) use self::{
     choose::{How, again, pick},
@@ -68,6 +70,11 @@ pub enum NoEndpoint {
     /// Some do, and none of them may receive traffic.
     #[error("no healthy endpoint")]
     Unhealthy,
+    /// Some do, they are to be in the mesh, and their nodes have not got them there.
+    #[error(
+        "no endpoint that is in the mesh as it is to be (its pod's condition ambit.mesh/InMesh says why)"
+    )]
+    Awaited,
     /// Some may, and the service allows none that is so far from this client.
     #[error("no healthy endpoint as near to the client as its internalTrafficPolicy wants")]
     TooFar,

@@ -1,5 +1,6 @@
 //! A workload: who it is, where it is, how it is reached, and which services it stands behind.
 
+mod awaited;
 mod decode;
 pub(crate) mod interner;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use hbone::{SpiffeId, TrustDomain};
 
+pub use self::awaited::awaited;
 pub use self::decode::InvalidWorkload;
 pub(crate) use self::decode::{address, addresses, distinct, port, waypoint};
 use crate::names::{Network, ServiceName, Uid, UidKind};
@@ -84,6 +86,9 @@ pub enum Tunnel {
     None,
     /// Through a tunnel to port 15008 of its address.
     Hbone,
+    /// Not at all: it is to be in the mesh, and its node has not got it there, or has not said so yet. Whoever is in the
+    /// mesh does not speak plaintext to it.
+    Awaited,
 }
 
 /// What owns a pod.

@@ -120,7 +120,17 @@ fn picks_only_what_may_receive_traffic_and_prefers_the_family() {
     });
     mesh.tell(ADDRESS_TYPE, vec![all]).unwrap();
     assert_eq!(picked(&mesh, None).unwrap(), "sick");
+    // Nor does that bring anybody to one that is to be in the mesh and is not there.
+    let awaited = pod("late", &["10.0.0.9"], |w| {
+        w.extensions.push(mesh::workload::awaited());
+    });
+    mesh.tell(ADDRESS_TYPE, vec![awaited]).unwrap();
+    for _ in 0..50 {
+        assert_eq!(picked(&mesh, None).unwrap(), "sick");
+    }
     mesh.forget(ADDRESS_TYPE, "c//Pod/ns/sick");
+    assert_eq!(picked(&mesh, None), Err(NoEndpoint::Awaited));
+    mesh.forget(ADDRESS_TYPE, "c//Pod/ns/late");
     assert_eq!(picked(&mesh, None), Err(NoEndpoint::None));
 }
 

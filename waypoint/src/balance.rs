@@ -2,16 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hbone::{Destination, Expect};
-use mesh::balance::{Ask, EndpointStats, Family, NoEndpoint, Place, Readiness};
+use mesh::balance::{Ask, EndpointStats, Family, NoEndpoint, Place, Readiness, Tries, Why};
 use mesh::names::Uid;
 use mesh::verdict::waypoint::To;
 use mesh::workload::{Tunnel, Workload};
 use mesh::world::Snapshot;
 
 use crate::session::Client;
-use crate::upstream::Hop;
+use crate::upstream::{Hop, Unreachable};
 
 /// What the choice depends on besides the endpoints.
 pub(crate) struct Asking<'a> {
@@ -77,11 +78,15 @@ pub(crate) fn pick(
     if asking.avoid.contains(&workload.uid) {
         return Err(NoEndpoint::Unhealthy);
     }
-    let tunnel = (workload.protocol == Tunnel::Hbone).then(|| Destination {
-        addr: SocketAddr::new(target.ip(), hbone::PORT),
-        expect: Expect::one(workload.identity()),
-        workload: Arc::from(workload.uid.as_str()),
-    });
+    let tunnel = match workload.protocol {
+        Tunnel::Awaited => return Err(NoEndpoint::Awaited),
+        Tunnel::None => None,
+        Tunnel::Hbone => Some(Destination {
+            addr: SocketAddr::new(target.ip(), hbone::PORT),
+            expect: Expect::one(workload.identity()),
+            workload: Arc::from(workload.uid.as_str()),
+        }),
+    };
     let hop = Hop {
         target,
         uid: workload.uid.clone(),
@@ -93,4 +98,26 @@ pub(crate) fn pick(
         hop,
         stats,
     })
+}
+
+/// The next endpoint to be tried, and why there is none.
+pub(crate) fn another(
+    tries: &mut Tries,
+    why: Why,
+    pick: impl FnOnce(&Tries) -> Result<Chosen, NoEndpoint>,
+) -> Result<Chosen, NoEndpoint> {
+    if !tries.allows(why) {
+        return Err(NoEndpoint::Unhealthy);
+    }
+    let chosen = pick(tries)?;
+    tries.begin(chosen.hop.uid.clone(), Arc::clone(&chosen.stats));
+    Ok(chosen)
+}
+
+/// Tells everybody of this process that an endpoint was not reached, where the reason is the endpoint's.
+pub(crate) fn not_reached(chosen: &Chosen, began: Instant, error: &Unreachable) {
+    if error.is_endpoints() {
+        chosen.stats.failed(began, Instant::now());
+    }
+    tracing::info!(endpoint = %chosen.hop.uid, code = error.code(), %error, "endpoint not reached");
 }

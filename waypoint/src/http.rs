@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use mesh::balance::{InFlight, NoEndpoint};
+use mesh::balance::{InFlight, NoEndpoint, Tries, reach};
 use mesh::service::AppProtocol;
 use mesh::verdict::waypoint::To;
 use tokio::time::timeout;
@@ -30,7 +30,7 @@ use crate::proxy::{Core, Phase};
 use crate::request_body::RequestBody;
 use crate::routed::Routed;
 use crate::session::Session;
-use crate::upstream::{Failed, Ready, StreamPermit};
+use crate::upstream::{Failed, Ready, StreamPermit, Unreachable};
 use body::ResponseBody;
 use decide::{Decision, Next, decide};
 use reply::Reply;
@@ -264,6 +264,29 @@ async fn forward(
     }
 }
 
+/// Connects to an endpoint, and tells everybody of this process what came of it.
+async fn ready(
+    core: &Rc<Core>,
+    session: &Rc<Session>,
+    chosen: Chosen,
+) -> Result<(Chosen, Ready, InFlight), Unreachable> {
+    let load = chosen.stats.begin();
+    let began = Instant::now();
+    let head = || session.onward(chosen.hop.target);
+    match core.upstream.ready(&chosen.hop, session.key(), head).await {
+        Ok(ready) => {
+            if !ready.is_reused() {
+                chosen.stats.reached(Instant::now());
+            }
+            Ok((chosen, ready, load))
+        }
+        Err(error) => {
+            balance::not_reached(&chosen, began, &error);
+            Err(error)
+        }
+    }
+}
+
 /// Chooses an endpoint and connects to it; while nothing is sent, another may do better.
 async fn connect(
     core: &Rc<Core>,
@@ -272,50 +295,32 @@ async fn connect(
     to: &To,
     http2: bool,
 ) -> Result<(Chosen, Ready, InFlight), Reply> {
-    let mut avoid = Vec::new();
-    let (mut last, mut none) = (None, NoEndpoint::None);
-    while avoid.len() < ENDPOINTS {
-        let chosen = core.world.look(|world| {
-            let asking = balance::Asking {
-                client: &session.client,
-                avoid: &avoid,
-                http2,
-            };
-            ROLL.with_borrow_mut(|roll| balance::pick(world, to, &asking, roll))
-        });
-        let chosen = match chosen {
-            Ok(chosen) => chosen,
-            Err(reason) => {
-                none = reason;
-                break;
-            }
-        };
-        record.upstream(to, &chosen);
-        let load = chosen.stats.begin();
-        let began = Instant::now();
-        match core
-            .upstream
-            .ready(&chosen.hop, session.key(), || {
-                session.onward(chosen.hop.target)
+    let (mut tries, mut none) = (Tries::new(ENDPOINTS), NoEndpoint::None);
+    let next = |why| {
+        let asking = |tries: &Tries| {
+            core.world.look(|world| {
+                let asking = balance::Asking {
+                    client: &session.client,
+                    avoid: tries.tried(),
+                    http2,
+                };
+                ROLL.with_borrow_mut(|roll| balance::pick(world, to, &asking, roll))
             })
-            .await
-        {
-            Ok(ready) => {
-                if !ready.is_reused() {
-                    chosen.stats.reached(Instant::now());
-                }
-                return Ok((chosen, ready, load));
-            }
-            Err(error) => {
-                if error.is_endpoints() {
-                    chosen.stats.failed(began, Instant::now());
-                }
-                tracing::info!(endpoint = %chosen.hop.uid, code = error.code(), %error, "endpoint not reached");
-                avoid.push(chosen.hop.uid);
-                last = Some(error);
-            }
+        };
+        let chosen = balance::another(&mut tries, why, asking)
+            .map_err(|reason| none = reason)
+            .ok()?;
+        record.upstream(to, &chosen);
+        Some(ready(core, session, chosen))
+    };
+    let reached = reach(next, |_: &Unreachable| false).await;
+    let last = match reached {
+        Ok(found) => {
+            record.upstream(to, &found.0);
+            return Ok(found);
         }
-    }
+        Err(last) => last,
+    };
     Err(match last {
         Some(error) => {
             record.failed(UNREACHABLE, &error);

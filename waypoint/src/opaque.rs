@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use hbone::{Ended, Incoming, Meter, Refusal, Response, Tunnel};
 use http::StatusCode;
-use mesh::balance::{InFlight, NoEndpoint};
-use mesh::world::Snapshot;
+use mesh::balance::{InFlight, NoEndpoint, Tries, reach};
 use tokio::time::interval;
 
 use crate::access_log::Opaque;
@@ -16,7 +15,7 @@ use crate::metrics::Tcp;
 use crate::pipe::pipe;
 use crate::proxy::Core;
 use crate::session::Session;
-use crate::upstream::Wire;
+use crate::upstream::{Unreachable, Wire};
 
 /// Endpoints that are tried for one connection.
 const ENDPOINTS: usize = 3;
@@ -49,48 +48,58 @@ pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, incoming: Incomi
     }
 }
 
+/// Connects to an endpoint, and tells everybody of this process what came of it.
+async fn open(
+    core: &Rc<Core>,
+    session: &Session,
+    chosen: Chosen,
+) -> Result<(Chosen, Wire, InFlight), Unreachable> {
+    let head = session.onward(chosen.hop.target);
+    let load = chosen.stats.begin();
+    let began = Instant::now();
+    match core.upstream.connect(&chosen.hop, &head).await {
+        Ok(wire) => {
+            chosen.stats.reached(Instant::now());
+            Ok((chosen, wire, load))
+        }
+        Err(error) => {
+            balance::not_reached(&chosen, began, &error);
+            Err(error)
+        }
+    }
+}
+
 /// Chooses an endpoint and connects to it; another may do better.
 async fn connect(
     core: &Rc<Core>,
     session: &Session,
     record: &mut Opaque<'_>,
 ) -> Result<(Chosen, Wire, InFlight), Refusal> {
-    let mut avoid = Vec::new();
-    let (mut last, mut none) = (None, NoEndpoint::None);
-    while avoid.len() < ENDPOINTS {
-        let asking = Asking {
-            client: &session.client,
-            avoid: &avoid,
-            http2: false,
+    let (mut tries, mut none) = (Tries::new(ENDPOINTS), NoEndpoint::None);
+    let next = |why| {
+        let asking = |tries: &Tries| {
+            let asking = Asking {
+                client: &session.client,
+                avoid: tries.tried(),
+                http2: false,
+            };
+            let mut roll = fastrand::Rng::new();
+            core.world
+                .look(|world| balance::pick(world, &session.to, &asking, &mut roll))
         };
-        let mut roll = fastrand::Rng::new();
-        let picked = |world: &Snapshot| balance::pick(world, &session.to, &asking, &mut roll);
-        let chosen = match core.world.look(picked) {
-            Ok(chosen) => chosen,
-            Err(reason) => {
-                none = reason;
-                break;
-            }
-        };
+        let chosen = balance::another(&mut tries, why, asking)
+            .map_err(|reason| none = reason)
+            .ok()?;
         record.upstream(&chosen);
-        let head = session.onward(chosen.hop.target);
-        let load = chosen.stats.begin();
-        let began = Instant::now();
-        match core.upstream.connect(&chosen.hop, &head).await {
-            Ok(wire) => {
-                chosen.stats.reached(Instant::now());
-                return Ok((chosen, wire, load));
-            }
-            Err(error) => {
-                if error.is_endpoints() {
-                    chosen.stats.failed(began, Instant::now());
-                }
-                tracing::info!(endpoint = %chosen.hop.uid, code = error.code(), %error, "endpoint not reached");
-                avoid.push(chosen.hop.uid);
-                last = Some(error);
-            }
+        Some(open(core, session, chosen))
+    };
+    let last = match reach(next, |_: &Unreachable| false).await {
+        Ok(found) => {
+            record.upstream(&found.0);
+            return Ok(found);
         }
-    }
+        Err(last) => last,
+    };
     let (flags, code, reason) = match last {
         Some(error) => {
             let reason = format!("no endpoint of {} can be reached: {error}", session.to);

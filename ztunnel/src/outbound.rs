@@ -4,19 +4,19 @@ use std::{net::SocketAddr, rc::Rc, time::Instant};
 
 use hbone::{Forwarded, Opened, Request, TraceParent, Tunnel, relay_plain};
 use mesh::{
-    balance::{EndpointStats, InFlight, Place},
+    balance::{EndpointStats, InFlight, Place, Tries, Why, reach},
     names::Uid,
     party::Party,
     verdict::{
-        OrigDst,
         lease::Lease,
-        outbound::{NextHop, Route, Source, decide},
+        outbound::{NextHop, Refusal, Route, Source, decide},
     },
     workload::Workload,
 };
 use tokio::net::TcpStream;
 
 use crate::{
+    connection::Hop,
     failure::Failure,
     proxy::Proxy,
     sessions::{Direction, Session},
@@ -30,6 +30,29 @@ const MOST_TRIES: usize = 3;
 enum Way {
     Tunnel(Tunnel),
     Plain(TcpStream),
+}
+
+/// Whose connection it is.
+struct From<'a> {
+    proxy: &'a Proxy,
+    client: SocketAddr,
+    party: &'a Party,
+    trace: TraceParent,
+}
+
+/// An endpoint that was reached.
+struct OpenedWay {
+    way: Way,
+    /// What it stands on.
+    lease: Option<Lease>,
+    hop: Hop,
+    in_flight: Option<InFlight>,
+}
+
+/// An endpoint that was not.
+struct Unopened {
+    why: Failure,
+    hop: Hop,
 }
 
 /// Serves one captured connection to its end.
@@ -79,48 +102,97 @@ async fn open(
     let dst = socket::original_dst(app).map_err(Failure::OriginalDestination)?;
     session.info.dst = Some(dst.0);
     let accepted = app.local_addr().map_err(Failure::OriginalDestination)?;
-    let accepted = socket::canonical(accepted);
-    let mut tried: Vec<Uid> = Vec::new();
-    let mut last = None;
-    loop {
-        let source = Source {
-            pod: proxy.pod(),
-            record,
-            client: client.ip(),
-            accepted,
-            place: Place {
-                node: &proxy.shared.node,
-                ..record.map(|r| Place::of(&r.location)).unwrap_or_default()
-            },
-        };
-        let route = proxy
-            .shared
-            .world
-            .look(|world| decide(source, dst, world, &tried))?;
-        let endpoint = route.to.as_ref().map(|w| w.uid.clone());
-        if let Some(failure) = last.take()
-            && endpoint.as_ref().is_none_or(|uid| tried.contains(uid))
-        {
-            // The mesh knows no other.
-            return Err(failure);
-        }
-        let in_flight = route.chosen.as_ref().map(EndpointStats::begin);
-        let for_others = route.to.as_ref().is_some_and(|w| w.template.native_tunnel);
-        let began = Instant::now();
-        let way = try_route(proxy, client, dst, route, session).await;
-        if let Some(in_flight) = &in_flight {
-            note(in_flight, began, &way, for_others);
-        }
-        match (way, endpoint) {
-            (Err(failure), Some(uid))
-                if failure.may_try_another() && tried.len() + 1 < MOST_TRIES =>
-            {
-                tracing::debug!(%failure, "trying another endpoint");
-                tried.push(uid);
-                last = Some(failure);
+    let source = Source {
+        pod: proxy.pod(),
+        record,
+        client: client.ip(),
+        accepted: socket::canonical(accepted),
+        place: Place {
+            node: &proxy.shared.node,
+            ..record.map(|r| Place::of(&r.location)).unwrap_or_default()
+        },
+    };
+    let from = From {
+        proxy,
+        client,
+        party: &session.info.source,
+        trace: TraceParent::random(),
+    };
+    let (mut tries, mut none) = (Tries::new(MOST_TRIES), None);
+    let next = |why| {
+        let route = another(&mut tries, why, |tried| {
+            let world = &proxy.shared.world;
+            world.look(|world| decide(source, dst, world, tried))
+        });
+        match route.transpose()? {
+            Ok(route) => Some(attempt(&from, route)),
+            Err(refusal) => {
+                none = Some(refusal);
+                None
             }
-            (way, _) => return way.map(|way| (way, in_flight)),
         }
+    };
+    let opened = reach(next, |failed: &Unopened| !failed.why.may_try_another()).await;
+    match opened {
+        Ok(opened) => {
+            session.info.note(opened.hop);
+            if let Some(lease) = opened.lease {
+                let world = &proxy.shared.world;
+                world.look(|world| session.stands_on(lease, world))?;
+            }
+            Ok((opened.way, opened.in_flight))
+        }
+        Err(Some(failed)) => {
+            session.info.note(failed.hop);
+            Err(failed.why)
+        }
+        // Nothing was tried, because there is no way to begin with.
+        Err(None) => Err(none.map_or(Failure::Ended, Failure::Route)),
+    }
+}
+
+/// Where the connection goes next, for this reason; nothing where the mesh knows no other endpoint.
+fn another(
+    tries: &mut Tries,
+    why: Why,
+    decide: impl FnOnce(&[Uid]) -> Result<Route, Refusal>,
+) -> Result<Option<Route>, Refusal> {
+    if !tries.allows(why) {
+        return Ok(None);
+    }
+    let route = decide(tries.tried())?;
+    match &route.to {
+        Some(to) if tries.tried().contains(&to.uid) => return Ok(None),
+        Some(to) => tries.begin(to.uid.clone(), route.chosen.clone().unwrap_or_default()),
+        // What the mesh does not know is one address.
+        None if why == Why::First => {}
+        None => return Ok(None),
+    }
+    Ok(Some(route))
+}
+
+/// Goes one way; whether the endpoint was reached is told to everybody else of this process.
+async fn attempt(from: &From<'_>, route: Route) -> Result<OpenedWay, Unopened> {
+    let in_flight = route.chosen.as_ref().map(EndpointStats::begin);
+    let for_others = route.to.as_ref().is_some_and(|w| w.template.native_tunnel);
+    let began = Instant::now();
+    let mut hop = Hop {
+        destination: route.to.as_deref().map(Party::of).unwrap_or_default(),
+        service: route.service,
+        ..Hop::default()
+    };
+    let way = try_hop(from, route.hop, route.to.as_deref(), &mut hop).await;
+    if let Some(in_flight) = &in_flight {
+        note(in_flight, began, &way, for_others);
+    }
+    match way {
+        Ok((way, lease)) => Ok(OpenedWay {
+            way,
+            lease,
+            hop,
+            in_flight,
+        }),
+        Err(why) => Err(Unopened { why, hop }),
     }
 }
 
@@ -128,7 +200,7 @@ async fn open(
 /// a new tunnel takes a handshake, and an open one none.
 ///
 /// One that tunnels for others, as a waypoint does, refuses for what is behind it.
-fn note(in_flight: &InFlight, began: Instant, way: &Result<Way, Failure>, for_others: bool) {
+fn note<T>(in_flight: &InFlight, began: Instant, way: &Result<T, Failure>, for_others: bool) {
     match way {
         Ok(_) => in_flight.stats().reached(Instant::now()),
         Err(Failure::Tunnel(hbone::Error::Refused(_))) if for_others => {}
@@ -139,52 +211,48 @@ fn note(in_flight: &InFlight, began: Instant, way: &Result<Way, Failure>, for_ot
     }
 }
 
-async fn try_route(
-    proxy: &Proxy,
-    client: SocketAddr,
-    dst: OrigDst,
-    route: Route,
-    session: &mut Session,
-) -> Result<Way, Failure> {
-    let info = &mut session.info;
-    info.destination = route.to.as_deref().map(Party::of).unwrap_or_default();
-    info.service = route.service;
-    match route.hop {
-        NextHop::Plain(to) => {
-            info.dst = Some(to);
-            proxy.dial(to, None).await.map(Way::Plain)
+async fn try_hop(
+    from: &From<'_>,
+    next: NextHop,
+    to: Option<&Workload>,
+    hop: &mut Hop,
+) -> Result<(Way, Option<Lease>), Failure> {
+    let From {
+        proxy,
+        client,
+        party,
+        trace,
+    } = *from;
+    match next {
+        NextHop::Plain(addr) => {
+            hop.dst = Some(addr);
+            let plain = proxy.dial(addr, None).await?;
+            Ok((Way::Plain(plain), None))
         }
         NextHop::Tunnel {
             destination,
             target,
         } => {
-            info.dst = Some(destination.addr);
-            info.tunnelled = Some(target.clone());
-            let trace = *info.trace.get_or_insert_with(TraceParent::random);
+            hop.dst = Some(destination.addr);
+            hop.tunnelled = Some(target.clone());
+            hop.trace = Some(trace);
             let request = Request {
                 forwarded: Some(Forwarded {
                     client,
-                    host: info.service.as_ref().map(|s| s.id.hostname.clone()),
+                    host: hop.service.as_ref().map(|s| s.id.hostname.clone()),
                 }),
-                baggage: info.source.baggage(),
+                baggage: party.baggage(),
                 traceparent: Some(trace),
                 ..Request::to(target)
             };
-            if let Some(to) = &route.to {
+            if let Some(to) = to {
                 proxy.dialled(&to.uid);
             }
-            tracing::debug!(%client, dst = %dst.0, via = %destination.addr, "opening a tunnel");
+            tracing::debug!(%client, via = %destination.addr, "opening a tunnel");
             let Opened { tunnel, peer, .. } = proxy.pool.open(&destination, &request).await?;
-            info.encrypted = true;
-            info.destination = std::mem::take(&mut info.destination).proven(peer);
-            if let Some(to) = &route.to {
-                let lease = Lease::of_endpoint(to, destination.addr.ip());
-                proxy
-                    .shared
-                    .world
-                    .look(|world| session.stands_on(lease, world))?;
-            }
-            Ok(Way::Tunnel(tunnel))
+            hop.proven(peer);
+            let lease = to.map(|to| Lease::of_endpoint(to, destination.addr.ip()));
+            Ok((Way::Tunnel(tunnel), lease))
         }
     }
 }

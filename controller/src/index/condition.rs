@@ -245,7 +245,8 @@ impl Seen {
         json!({"status": status.text(), "reason": reason, "message": message})
     }
 
-    fn since(&self) -> Option<Timestamp> {
+    /// Since when its status is what it is, in whole seconds.
+    pub(super) fn since(&self) -> Option<Timestamp> {
         Timestamp::from_second(self.since?.into()).ok()
     }
 

@@ -24,6 +24,8 @@ pub enum Item {
     Roots(Arc<str>),
     /// The last accepted generations of this namespace's objects.
     Accepted(Arc<str>),
+    /// Whether pods may be scheduled on the node of this name.
+    Gate(Arc<str>),
 }
 
 /// How an item should be.
@@ -48,6 +50,24 @@ pub enum Wanted {
     NoRoots,
     /// These should be the accepted generations, by object.
     Accepted(BTreeMap<String, String>),
+    /// The node with this UID should have these of our taints.
+    Gate {
+        /// Of the node.
+        uid: Arc<str>,
+        /// What becomes of its taints.
+        gate: Gate,
+    },
+}
+
+/// What becomes of a node's taints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Ours is there: no pod is scheduled on the node that does not tolerate it.
+    Closed,
+    /// The mesh is there: neither ours nor the ecosystem's is.
+    Open,
+    /// The mesh does not come there: ours is not.
+    NotOurs,
 }
 
 /// Which replica brings an entry about.

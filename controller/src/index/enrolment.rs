@@ -88,6 +88,26 @@ impl State {
         self.wanted(key, pod) && self.redirected(pod) && pod.conditions.holds(IN_MESH)
     }
 
+    /// To be in the mesh, not there, and nobody of the mesh shall speak plaintext to it: its node could not get it in, or
+    /// it was made when its namespace was enrolled already and its node has not spoken of it yet. One that was there
+    /// before its namespace was enrolled is reached as before until its node has it.
+    pub(super) fn awaited(&self, key: &Key, pod: &Pod) -> bool {
+        if self.settings.plaintext_to_awaited || !self.wanted(key, pod) || self.captured(key, pod) {
+            return false;
+        }
+        match self.said(pod).as_deref() {
+            Some(Report::Failed(_)) => true,
+            Some(Report::Enrolled | Report::Removed) | None => self.enrolled_before(key, pod),
+        }
+    }
+
+    /// Whether its namespace was enrolled before the pod was made. Both times are of whole seconds.
+    fn enrolled_before(&self, key: &Key, pod: &Pod) -> bool {
+        let namespace = self.tables.namespaces.named("", &key.namespace);
+        let since = namespace.and_then(|namespace| namespace.enrolled_since());
+        since.is_some_and(|since| since.as_millisecond() < pod.created)
+    }
+
     pub(super) fn enrolment(&self, key: &Key, pod: &Pod) -> Enrolment {
         let capture = if self.wanted(key, pod) {
             Capture::In

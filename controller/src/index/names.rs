@@ -49,6 +49,11 @@ pub const ACCEPTED_IN: &str = "ambit.mesh/accepted-in";
 /// The names of those ConfigMaps begin so; the namespace follows.
 pub const ACCEPTED_PREFIX: &str = "ambit-accepted-";
 
+/// The taint that keeps pods from a node on which the mesh is not there yet. Its effect is `NoSchedule`.
+pub const NOT_READY: &str = "ambit.mesh/not-ready";
+/// The same of the existing ambient mesh: node pools that make their nodes with it need no change.
+pub const ECOSYSTEMS_NOT_READY: &str = "cni.istio.io/not-ready";
+
 /// The port on which tunnels arrive.
 pub const HBONE_PORT: u16 = 15008;
 

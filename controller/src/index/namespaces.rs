@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use mesh::proto::node::{EnrolledNamespace, MeshState};
 use mesh::xds::{ENROLLED_NAMESPACE_TYPE, Encoded, MESH_STATE_NAME, MESH_STATE_TYPE};
@@ -10,6 +11,7 @@ use super::State;
 use super::binding::asks_for;
 use super::changes::{ConditionsAt, How, Notice, Resources, Scope, Target, Write};
 use super::condition::{Condition, Conditions};
+use super::enrolment::UNKNOWN_MODE;
 use super::kinds::{ApiKind, Kind, Watched};
 use super::labels::Labels;
 use super::lookup::Says;
@@ -91,7 +93,8 @@ impl Watched for Namespace {
     }
 
     fn touch(state: &mut State, key: &Key, before: Option<&Self>, now: Option<&Self>) {
-        if before.map(|before| &before.labels) != now.map(|now| &now.labels) {
+        let matters = |namespace: &Self| (namespace.labels.clone(), namespace.enrolled_since());
+        if before.map(matters) != now.map(matters) {
             state.tables.pods.mark_within(&key.name);
             state.tables.services.mark_within(&key.name);
         }
@@ -129,46 +132,64 @@ impl Watched for Namespace {
 
     fn status(state: &State, key: &Key) -> Option<Write> {
         let namespace = state.tables.namespaces.get(key)?;
-        namespace.status(key, state.leaving)
+        namespace.write(key, state.namespace_condition(key, namespace))
+    }
+}
+
+impl State {
+    fn namespace_condition(&self, key: &Key, namespace: &Namespace) -> Option<Condition> {
+        match &namespace.mode {
+            _ if self.leaving => None,
+            Mode::Unknown(value) => {
+                let message = unknown_mode(value);
+                Some(Condition::no(IN_MESH, UNKNOWN_MODE, message))
+            }
+            _ if self.enrolled_namespace(&key.name) => Some(Condition::yes(
+                IN_MESH,
+                "Enrolled",
+                "its pods are in the mesh unless they opt out; the condition of each says whether it is",
+            )),
+            _ => None,
+        }
     }
 }
 
 impl Namespace {
-    /// The condition is there only to say that a label has an unknown value.
-    fn status(&self, key: &Key, leaving: bool) -> Option<Write> {
+    /// From when on every new pod is in the mesh from its first packet on, unless it opts out: the controllers' own word,
+    /// and so the same for each of them.
+    pub(super) fn enrolled_since(&self) -> Option<Timestamp> {
+        let enrolled = self.conditions.find(IN_MESH)?;
+        let holds = self.mode == Mode::Ambient && self.conditions.holds(IN_MESH);
+        enrolled.since().filter(|_| holds)
+    }
+
+    fn write(&self, key: &Key, condition: Option<Condition>) -> Option<Write> {
         let target = Target::new(Kind::Namespace, key);
-        let body = target.patch(&self.uid);
-        let unknown = match &self.mode {
-            Mode::Unknown(value) if !leaving => Some(value),
-            _ => None,
-        };
-        let Some(value) = unknown else {
-            let there = self.conditions.find(IN_MESH).is_some();
-            return there.then_some(Write {
-                how: How::Apply,
-                body,
-                conditions: Vec::new(),
-                notices: Vec::new(),
-            });
-        };
-        let message = unknown_mode(value);
-        let condition = Condition::no(IN_MESH, "UnknownDataplaneMode", &*message);
-        let wanted = vec![condition.after(&self.conditions, None)];
+        let wanted = condition.map(|condition| condition.after(&self.conditions, None));
+        let wanted: Vec<Condition> = wanted.into_iter().collect();
         if self.conditions.are(&wanted) {
             return None;
         }
-        let notice = Notice {
-            target,
-            uid: self.uid.clone(),
-            warning: true,
-            reason: "UnknownDataplaneMode".to_owned(),
-            note: message,
+        let body = target.patch(&self.uid);
+        let notices = match &self.mode {
+            Mode::Unknown(value) if !wanted.is_empty() => vec![Notice {
+                target,
+                uid: self.uid.clone(),
+                warning: true,
+                reason: UNKNOWN_MODE.to_owned(),
+                note: unknown_mode(value),
+            }],
+            _ => Vec::new(),
+        };
+        let conditions = match wanted.is_empty() {
+            true => Vec::new(),
+            false => vec![ConditionsAt::status(wanted)],
         };
         Some(Write {
             how: How::Apply,
             body,
-            conditions: vec![ConditionsAt::status(wanted)],
-            notices: vec![notice],
+            conditions,
+            notices,
         })
     }
 }

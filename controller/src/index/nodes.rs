@@ -1,11 +1,14 @@
 //! Nodes: where they are, and the addresses that are theirs rather than a pod's.
 
+mod gate;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use mesh::proto::workload::Locality;
 
+use self::gate::Taints;
 use super::State;
 use super::addresses::{Addressed, Range, parse};
 use super::changes::Target;
@@ -22,6 +25,9 @@ pub(super) struct Node {
     pub(super) addresses: Vec<IpAddr>,
     /// Its pods' addresses are from here, where the cluster gives out addresses so.
     pub(super) pod_ranges: Vec<Range>,
+    /// As its kubelet says.
+    ready: bool,
+    taints: Taints,
 }
 
 // === impl Node ===
@@ -59,6 +65,8 @@ impl Watched for Node {
                 .filter_map(|address| parse(&address.address))
                 .collect(),
             pod_ranges: pod_ranges(object),
+            ready: is_ready(object),
+            taints: Taints::of(object.spec.as_ref().and_then(|spec| spec.taints.as_ref())),
         })
     }
 
@@ -88,7 +96,15 @@ impl Watched for Node {
     fn derive(state: &mut State, key: &Key, output: &mut Output) {
         let notices = state.node_address_notices(key);
         output.events(Target::new(Kind::Node, key), notices);
+        state.gate(key, output);
     }
+}
+
+fn is_ready(object: &core::Node) -> bool {
+    let status = object.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 fn pod_ranges(object: &core::Node) -> Vec<Range> {

@@ -141,18 +141,19 @@ impl State {
 
     /// Labels alone make nobody anything: a tenant writes them.
     pub(super) fn role(&self, key: &Key, pod: &Pod) -> Role {
-        if self
-            .settings
-            .node_proxies
-            .iter()
-            .any(|rule| rule.admits(key, pod))
-        {
+        if self.is_node_proxy(key, pod) {
             return Role::NodeProxy;
         }
         match self.waypoint_of(key, pod) {
             Some(gateway) => Role::Waypoint(gateway),
             None => Role::Application,
         }
+    }
+
+    /// Whether it is the proxy of its node.
+    pub(super) fn is_node_proxy(&self, key: &Key, pod: &Pod) -> bool {
+        let mut rules = self.settings.node_proxies.iter();
+        rules.any(|rule| rule.admits(key, pod))
     }
 }
 

@@ -245,12 +245,13 @@ impl State {
 
     fn workload(&self, key: &Key, pod: &Pod, addresses: &[IpAddr]) -> wire::Workload {
         let hbone = self.native_tunnel(key, pod) || self.captured(key, pod);
+        let awaited = !hbone && self.awaited(key, pod);
         let tunnel = if hbone {
             TunnelProtocol::Hbone
         } else {
             TunnelProtocol::None
         };
-        let health = if pod.healthy {
+        let health = if pod.healthy && !awaited {
             WorkloadStatus::Healthy
         } else {
             WorkloadStatus::Unhealthy
@@ -298,6 +299,7 @@ impl State {
             network: self.settings.network.to_string(),
             locality: node.and_then(|node| node.locality.clone()),
             network_mode: network.into(),
+            extensions: awaited.then(mesh::workload::awaited).into_iter().collect(),
             ..Default::default()
         }
     }
@@ -325,6 +327,9 @@ impl State {
             }
             for address in pod.ips.iter() {
                 self.touch_address(*address);
+            }
+            if self.is_node_proxy(key, pod) {
+                self.tables.nodes.mark(Key::new("", &pod.node));
             }
         }
     }

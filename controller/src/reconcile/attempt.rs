@@ -8,7 +8,7 @@ use kube::Client;
 
 use super::events::{self, Told};
 use super::outcome::{Failure, Outcome};
-use super::{Settings, accepted, class, log, roots, status, waypoint};
+use super::{Settings, accepted, class, gate, log, roots, status, waypoint};
 use crate::index::desired::{Entry, Item, Wanted};
 
 /// How long a try of one call may take.
@@ -26,7 +26,9 @@ pub(super) enum Try {
 /// One try, with its deadline.
 pub(super) async fn attempt(client: &Client, settings: &Settings, what: &Try) -> Outcome {
     let within = match what {
-        Try::Entry(Item::Waypoint(_) | Item::Roots(_) | Item::Events(_), ..) => SEVERAL_CALLS,
+        Try::Entry(Item::Waypoint(_) | Item::Roots(_) | Item::Events(_) | Item::Gate(_), ..) => {
+            SEVERAL_CALLS
+        }
         _ => ONE_CALL,
     };
     let tried = tokio::time::timeout(within, bring_about(client, settings, what)).await;
@@ -68,6 +70,9 @@ async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcom
         (Item::Roots(namespace), Wanted::NoRoots) => roots::give_up(client, namespace).await,
         (Item::Accepted(namespace), Wanted::Accepted(generations)) => {
             accepted::reconcile(client, &settings.namespace, namespace, generations).await
+        }
+        (Item::Gate(node), Wanted::Gate { uid, gate }) => {
+            gate::reconcile(client, node, uid, *gate).await
         }
         (item, wanted) => {
             tracing::error!(?item, ?wanted, "the entry does not fit its item");

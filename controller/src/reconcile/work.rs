@@ -31,6 +31,7 @@ pub(super) enum WorkKind {
     Class,
     Roots,
     Accepted,
+    Gate,
 }
 
 // === impl Work ===
@@ -52,6 +53,7 @@ impl queue::Work for Work {
             Self::Item(Item::Class(_)) => (WorkKind::Class, &cluster),
             Self::Item(Item::Roots(namespace)) => (WorkKind::Roots, namespace),
             Self::Item(Item::Accepted(namespace)) => (WorkKind::Accepted, namespace),
+            Self::Item(Item::Gate(_)) => (WorkKind::Gate, &cluster),
         };
         Lane {
             kind,

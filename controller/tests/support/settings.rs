@@ -16,6 +16,7 @@ pub fn index() -> Settings {
         excluded_namespaces: vec!["kube-system".to_owned()],
         system_namespace: "ambit-system".to_owned(),
         node_proxies: vec![NodeProxyRule::ours("ambit-system")],
+        taint_joining_nodes: true,
         ..Settings::default()
     }
 }

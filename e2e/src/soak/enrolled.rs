@@ -26,8 +26,18 @@ pub(super) struct Watch {
 pub(super) struct Seen {
     /// Those that left.
     pub(super) left: Vec<String>,
-    /// By address: which pod, and when it was first seen to be in the mesh.
-    pub(super) by_address: BTreeMap<IpAddr, (String, Option<Instant>)>,
+    /// Who has, or had last, each address.
+    pub(super) by_address: BTreeMap<IpAddr, Occupant>,
+}
+
+/// The pod at an address.
+#[derive(Default)]
+pub(super) struct Occupant {
+    pub(super) name: String,
+    /// When it was first seen to be in the mesh.
+    pub(super) inside: Option<Instant>,
+    /// What its conditions said last.
+    pub(super) said: String,
 }
 
 impl Watch {
@@ -79,12 +89,16 @@ impl Seen {
         for ip in ips.flatten().filter_map(|ip| ip.ip.parse().ok()) {
             let known = self.by_address.entry(ip).or_default();
             // Addresses come again: the newest pod has it.
-            if known.0 != name {
-                *known = (name.to_owned(), None);
+            if known.name != name {
+                *known = Occupant {
+                    name: name.to_owned(),
+                    ..Occupant::default()
+                };
             }
-            if known.1.is_none() && in_mesh(pod) {
-                known.1 = Some(Instant::now());
+            if known.inside.is_none() && in_mesh(pod) {
+                known.inside = Some(Instant::now());
             }
+            known.said = format!("{:?}", crate::probe::conditions(pod));
         }
     }
 }

@@ -12,7 +12,7 @@ use super::Family;
 use super::policy::{Circle, Place, Readiness};
 use super::stats::EndpointStats;
 use crate::names::Uid;
-use crate::workload::{Standing, Workload};
+use crate::workload::{Standing, Tunnel, Workload};
 
 /// The sets of one service, each built when it is first asked for.
 ///
@@ -42,12 +42,14 @@ pub(crate) struct PortSets {
     v6: Option<EndpointSet>,
 }
 
-/// Endpoints of one port, those that may receive traffic first.
+/// Endpoints of one port: those that may receive traffic, then those that may not, then those that the mesh waits for.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
     /// Each part in the order of the workloads' uids.
     members: Box<[Arc<Member>]>,
     ready: usize,
+    /// How many can be reached, ready or not.
+    reachable: usize,
     /// By readiness and circle, made when a service first asks for it.
     buckets: [[OnceLock<Buckets>; 3]; 2],
     /// Where each is, made when a service with session affinity first asks for it.
@@ -79,7 +81,7 @@ pub(crate) enum Tier<'a> {
 }
 
 /// The members of the set before, to be taken over in the order of their uids.
-pub(crate) struct Reused<'a>([&'a [Arc<Member>]; 2]);
+pub(crate) struct Reused<'a>([&'a [Arc<Member>]; 3]);
 
 // === impl Sets ===
 
@@ -151,8 +153,12 @@ fn find(built: &[(u16, Arc<PortSets>)], port: u16) -> Option<&Arc<PortSets>> {
 impl<'a> Reused<'a> {
     fn of(set: Option<&'a EndpointSet>) -> Self {
         Self(match set {
-            Some(set) => set.members.split_at(set.ready).into(),
-            None => [&[], &[]],
+            Some(set) => {
+                let (reachable, awaited) = set.members.split_at(set.reachable);
+                let (ready, rest) = reachable.split_at(set.ready);
+                [ready, rest, awaited]
+            }
+            None => [&[]; 3],
         })
     }
 
@@ -212,28 +218,38 @@ impl PortSets {
 impl EndpointSet {
     fn new(all: impl Iterator<Item = Arc<Member>>) -> Self {
         let (mut members, mut rest) = (Vec::with_capacity(all.size_hint().0), Vec::new());
+        let mut awaited = Vec::new();
         for member in all {
-            match member.workload.healthy {
-                true => members.push(member),
-                false => rest.push(member),
+            match (member.workload.protocol, member.workload.healthy) {
+                (Tunnel::Awaited, _) => awaited.push(member),
+                (_, true) => members.push(member),
+                (_, false) => rest.push(member),
             }
         }
         let ready = members.len();
         members.append(&mut rest);
+        let reachable = members.len();
+        members.append(&mut awaited);
         Self {
             members: members.into(),
             ready,
+            reachable,
             buckets: Default::default(),
             places: OnceLock::new(),
         }
     }
 
-    /// How many there are.
+    /// How many may be chosen.
     pub(crate) fn len(&self, readiness: Readiness) -> usize {
         match readiness {
             Readiness::Ready => self.ready,
-            Readiness::Any => self.members.len(),
+            Readiness::Any => self.reachable,
         }
+    }
+
+    /// Whether some are to be in the mesh and are not there: nobody of the mesh may choose them.
+    pub(crate) fn awaits_some(&self) -> bool {
+        self.reachable < self.members.len()
     }
 
     pub(super) fn member(&self, at: usize) -> Option<&Member> {

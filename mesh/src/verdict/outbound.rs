@@ -60,6 +60,11 @@ pub enum Refusal {
     /// The destination says that it is behind a waypoint that we do not know (yet).
     #[error("{0} is behind a waypoint that is not known: {1}")]
     UnknownWaypoint(String, String),
+    /// The destination is to be in the mesh, and its node has not got it there.
+    #[error(
+        "{0} is to be in the mesh and is not (its pod's condition ambit.mesh/InMesh says why): nobody of the mesh sends it plaintext"
+    )]
+    Awaited(Uid),
     /// The destination's waypoint has no instance that may receive traffic.
     #[error("waypoint {0} has no healthy instance")]
     NoWaypoint(ServiceName),
@@ -141,7 +146,7 @@ fn to_service(
         endpoint.workload,
         expect,
         Some(service.clone()),
-    );
+    )?;
     Ok(Route {
         chosen: Some(endpoint.stats),
         ..direct
@@ -163,7 +168,7 @@ fn to_workload(
     }
     let expect = Some(Expect::one(workload.identity()));
     let service = guess_service(workload, addr.port(), world);
-    Ok(direct(source, addr, workload.clone(), expect, service))
+    direct(source, addr, workload.clone(), expect, service)
 }
 
 /// The hop to one workload: a tunnel where it has one, unless that would be a tunnel in a tunnel or to oneself.
@@ -173,7 +178,7 @@ fn direct(
     workload: Arc<Workload>,
     expect: Option<Expect>,
     service: Option<Arc<Service>>,
-) -> Route {
+) -> Result<Route, Refusal> {
     let own = source.pod.owns(addr.ip());
     let tunnels_itself =
         source.record.is_some_and(|r| r.template.native_tunnel) && addr.port() == hbone::PORT;
@@ -186,14 +191,15 @@ fn direct(
             },
             target: Target::Addr(addr),
         },
+        (Tunnel::Awaited, _) if !own => return Err(Refusal::Awaited(workload.uid.clone())),
         _ => NextHop::Plain(addr),
     };
-    Route {
+    Ok(Route {
         hop,
         service,
         to: Some(workload),
         chosen: None,
-    }
+    })
 }
 
 /// The hop to a waypoint, which chooses the endpoint and so is told what the application dialled;
@@ -315,6 +321,7 @@ impl Refusal {
             Self::NoEndpoint(..) => "no_endpoint",
             Self::UnknownWaypoint(..) => "unknown_waypoint",
             Self::NoWaypoint(_) => "no_waypoint_instance",
+            Self::Awaited(_) => "endpoint_not_in_mesh",
         }
     }
 }

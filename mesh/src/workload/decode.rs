@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hbone::{InvalidSpiffeId, SpiffeId, TrustDomain};
 
+use super::awaited;
 use super::interner::Interner;
 use super::{Location, PortMap, Template, Tunnel, WaypointRef, Workload, WorkloadType};
 use crate::names::{InvalidServiceName, ServiceName, Uid};
@@ -45,6 +46,7 @@ impl Workload {
         let name = (uid.last_segment() != from.name).then(|| from.name.as_str().into());
         let protocol = match known("tunnel protocol", from.tunnel_protocol)? {
             wire::TunnelProtocol::Hbone => Tunnel::Hbone,
+            wire::TunnelProtocol::None if awaited::read(&from.extensions) => Tunnel::Awaited,
             // A sidecar's own mutual TLS is not ours to speak; it takes plaintext, too.
             wire::TunnelProtocol::None | wire::TunnelProtocol::LegacyIstioMtls => Tunnel::None,
         };

@@ -197,6 +197,7 @@ fn meant<'a>(said: &'a Arc<Workload>, owners: Option<&'a Owners>) -> &'a Arc<Wor
 fn none(sets: &PortSets, service: &Service, readiness: Readiness) -> NoEndpoint {
     let all = sets.all();
     match (all.len(readiness), all.len(Readiness::Any)) {
+        (0, _) if all.awaits_some() => NoEndpoint::Awaited,
         (_, 0) => NoEndpoint::None,
         (0, _) => NoEndpoint::Unhealthy,
         _ if service.reach.is_everywhere() => NoEndpoint::Unhealthy,

@@ -66,6 +66,11 @@ fn mesh() -> Sample {
         .service("old", "10.96.0.2", |_| ())
         .pod("old-0", "10.0.0.3", |w| serves(w, "old", 80, 8080))
         .service("empty", "10.96.0.3", |_| ())
+        .service("late", "10.96.0.8", |_| ())
+        .pod("late-0", "10.0.0.5", |w| {
+            serves(w, "late", 80, 8080);
+            w.extensions.push(crate::workload::awaited());
+        })
         .service("l7", "10.96.0.4", |s| s.waypoint = behind_waypoint())
         .service("l7-by-ip", "10.96.0.5", |s| {
             s.waypoint = behind_address("10.96.9.9");
@@ -113,6 +118,9 @@ fn every_destination_has_one_way() {
         // A VIP that is known, and cannot be served.
         ("10.96.0.1:81", "refused: unknown_service_port".into()),
         ("10.96.0.3:80", "refused: no_endpoint".into()),
+        // One that is to be in the mesh and is not there: never in plaintext.
+        ("10.96.0.8:80", "refused: no_endpoint".into()),
+        ("10.0.0.5:8080", "refused: endpoint_not_in_mesh".into()),
         // Behind a waypoint, which is told what was dialled.
         ("10.96.0.4:80", waypoint("10.96.0.4:80")),
         ("10.96.0.5:80", waypoint("10.96.0.5:80")),
