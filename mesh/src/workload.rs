@@ -1,7 +1,7 @@
 //! A workload: who it is, where it is, how it is reached, and which services it stands behind.
 
-mod awaited;
 mod decode;
+mod extensions;
 pub(crate) mod interner;
 
 use std::net::{IpAddr, SocketAddr};
@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use hbone::{SpiffeId, TrustDomain};
 
-pub use self::awaited::awaited;
 pub use self::decode::InvalidWorkload;
 pub(crate) use self::decode::{address, addresses, distinct, port, waypoint};
+pub use self::extensions::{awaited, draining};
 use crate::names::{Network, ServiceName, Uid, UidKind};
 
 /// One workload, nearly always a pod.
@@ -29,6 +29,8 @@ pub struct Workload {
     pub host_network: bool,
     /// It may receive traffic.
     pub healthy: bool,
+    /// It may where no other may: it is on its way out, and serves until then.
+    pub draining: bool,
     /// What it has in common with the other pods of its template.
     pub template: Arc<Template>,
     /// Where it runs.

@@ -1,4 +1,4 @@
-//! EndpointSlices: endpoints that somebody else chose, of pods or of things outside the cluster.
+//! EndpointSlices: endpoints that somebody chose, of pods or of things outside the cluster.
 
 mod claims;
 mod lookup;
@@ -35,6 +35,8 @@ pub(super) struct Slice {
     endpoints: BTreeMap<IpAddr, Endpoint>,
     /// Port names and numbers. Each name stands there once.
     ports: Box<[(Arc<str>, u16)]>,
+    /// Kubernetes' own controller writes it: for a Service with a selector it says what the pods say.
+    of_selector: bool,
 }
 
 /// What an endpoint of a slice is.
@@ -54,6 +56,11 @@ enum Meaning {
     BeyondBound,
 }
 
+/// On an EndpointSlice: who writes it.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// Kubernetes' own writer of the slices of Services that have a selector.
+const SLICE_CONTROLLER: &str = "endpointslice-controller.k8s.io";
+
 /// Endpoints per namespace that are listed by address alone: every proxy of the mesh remembers each of them.
 const MAX_ENDPOINTS: usize = 1000;
 /// Events on one slice.
@@ -62,7 +69,10 @@ const MAX_NOTICES: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Endpoint {
     /// It says that it is this pod of the slice's own namespace: the rest is what the pod says.
-    Pod(Box<str>),
+    Pod {
+        name: Box<str>,
+        ready: bool,
+    },
     Bare(Bare),
 }
 
@@ -106,6 +116,11 @@ impl Watched for Slice {
                 .filter_map(|endpoint| Endpoint::parse(endpoint, namespace))
                 .collect(),
             ports: ports.into_iter().collect(),
+            of_selector: object.metadata.labels.as_ref().is_some_and(|labels| {
+                labels
+                    .get(MANAGED_BY)
+                    .is_some_and(|by| by == SLICE_CONTROLLER)
+            }),
         })
     }
 
@@ -125,7 +140,7 @@ impl Watched for Slice {
         for slice in [before, now].into_iter().flatten() {
             state.touch_slice_targets(slice);
         }
-        let listing = |slice: &&Self| state.selectorless(&slice.service_key(key)).is_some();
+        let listing = |slice: &&Self| state.listing(key, slice).is_some();
         let (listed, lists) = (before.filter(listing), now.filter(listing));
         state.relist(key, listed, lists);
         let count = |slice: Option<&Self>| slice.map_or(0, Self::counted);
@@ -203,13 +218,16 @@ impl Endpoint {
                 .is_none_or(|one| one == namespace);
             target.kind.as_deref() == Some("Pod") && own
         });
+        // Absent means ready.
+        let ready = conditions.and_then(|conditions| conditions.ready);
+        let ready = ready.unwrap_or(true);
         let parsed = match pod.and_then(|pod| pod.name.as_deref()) {
-            Some(name) => Self::Pod(name.into()),
+            Some(name) => Self::Pod {
+                name: name.into(),
+                ready,
+            },
             None => Self::Bare(Bare {
-                // Absent means ready.
-                ready: conditions
-                    .and_then(|conditions| conditions.ready)
-                    .unwrap_or(true),
+                ready,
                 node: endpoint.node_name.as_deref().unwrap_or_default().into(),
             }),
         };
@@ -224,12 +242,19 @@ impl Endpoint {
 // === impl State ===
 
 impl State {
-    /// What an endpoint of a slice of a Service without a selector is.
+    /// The Service whose endpoints the slice lists: one without a selector, or any where Kubernetes' own controller did not
+    /// write the slice. Endpoints of several slices add up.
+    fn listing(&self, key: &Key, slice: &Slice) -> Option<&Arc<Service>> {
+        let service = self.tables.services.get(&slice.service_key(key))?;
+        service.takes(slice).then_some(service)
+    }
+
+    /// What an endpoint of a slice that lists endpoints is.
     fn meaning(&self, key: &Key, address: IpAddr, endpoint: &Endpoint) -> Meaning {
         if !self.slice_claims.counts(address, key) {
             return Meaning::BeyondBound;
         }
-        if let Endpoint::Pod(name) = endpoint {
+        if let Endpoint::Pod { name, .. } = endpoint {
             let pod = self.tables.pods.named(&key.namespace, name);
             // It may be on the host's network, where its address is not its own.
             if pod.is_some_and(|pod| !pod.finished && pod.ips.contains(&address)) {
@@ -238,9 +263,9 @@ impl State {
         }
         match (self.owner(address), endpoint) {
             // To name a pod frees an endpoint from the namespace's bound, so that it brings that pod or nothing.
-            (Some(Owner::Pod(other)), Endpoint::Pod(_)) => Meaning::Taken(Owner::Pod(other)),
+            (Some(Owner::Pod(other)), Endpoint::Pod { .. }) => Meaning::Taken(Owner::Pod(other)),
             // The pod that it names is not seen yet, or no more.
-            (_, Endpoint::Pod(_)) => Meaning::Absent,
+            (_, Endpoint::Pod { .. }) => Meaning::Absent,
             (Some(Owner::Pod(pod)), Endpoint::Bare(_)) => Meaning::Pod(pod),
             (Some(Owner::Service(service)), Endpoint::Bare(_)) => {
                 Meaning::Taken(Owner::Service(service))
@@ -255,7 +280,7 @@ impl State {
         self.tables.slices.lookup().shares.allowance(key)
     }
 
-    /// The ports of services without a selector whose slices mean this pod, of whatever namespace they are: to them it is
+    /// The ports of services whose slices list this pod, of whatever namespace they are: to them it is
     /// an endpoint like any other, with its identity, its policies and its tunnel.
     pub(super) fn slice_ports_of(&self, key: &Key, pod: &Pod) -> Vec<(Key, ServicePort, u16)> {
         let mut seen = BTreeSet::new();
@@ -271,10 +296,14 @@ impl State {
                 if self.meaning(slice_key, *address, endpoint) != Meaning::Pod(key.clone()) {
                     continue;
                 }
-                let service_key = slice.service_key(slice_key);
-                let Some(service) = self.selectorless(&service_key) else {
+                let Some(service) = self.listing(slice_key, slice) else {
                     continue;
                 };
+                // It is an endpoint of others, and may be one of this Service's another time.
+                if matches!(endpoint, Endpoint::Pod { ready: false, .. }) {
+                    continue;
+                }
+                let service_key = slice.service_key(slice_key);
                 for (port, target) in service.ports_in(slice) {
                     // A dual-stack service has a slice for each family.
                     if seen.insert((service_key.clone(), port.port)) {
@@ -292,7 +321,7 @@ impl State {
         let Some(slice) = self.tables.slices.get(key) else {
             return out;
         };
-        let Some(service) = self.selectorless(&slice.service_key(key)) else {
+        let Some(service) = self.listing(key, slice) else {
             return out;
         };
         let service_name = self.service_name(&slice.service_key(key));
@@ -361,9 +390,7 @@ impl State {
     /// What people are told on a slice of which not everything is taken.
     fn slice_notices(&self, key: &Key) -> Vec<Notice> {
         let slice = self.tables.slices.get(key);
-        let Some(slice) =
-            slice.filter(|slice| self.selectorless(&slice.service_key(key)).is_some())
-        else {
+        let Some(slice) = slice.filter(|slice| self.listing(key, slice).is_some()) else {
             return Vec::new();
         };
         let mut notices = Vec::new();
@@ -450,6 +477,11 @@ impl State {
 }
 
 impl Service {
+    /// Whether its endpoints are, or are among others, what the slice lists.
+    pub(super) fn takes(&self, slice: &Slice) -> bool {
+        self.is_listed() || !self.alias && !slice.of_selector
+    }
+
     /// The slice's ports that are the service's, by name.
     fn ports_in<'a>(&'a self, slice: &'a Slice) -> impl Iterator<Item = (&'a ServicePort, u16)> {
         let served = self.ports.served().iter();

@@ -30,7 +30,7 @@ use super::names::{
 use super::namespaces::Mode;
 use super::output::Output;
 use super::owners::Controller;
-use super::services::{Service, ServicePort, TargetPort, octets};
+use super::services::{ServicePort, TargetPort, octets};
 use crate::index::desired::Writer;
 
 /// What matters of a Pod.
@@ -48,6 +48,8 @@ pub(super) struct Pod {
     pub(super) bypass_inbound: bool,
     /// Ready, and not on its way out.
     pub(super) healthy: bool,
+    /// On its way out, and ready as long as it is there: EndpointSlices call it serving and terminating.
+    draining: bool,
     /// Succeeded or failed: it runs no more.
     pub(super) finished: bool,
     /// What the pod's status says of us now.
@@ -88,6 +90,7 @@ impl Watched for Pod {
             sidecar: annotation(SIDECAR_STATUS).is_some(),
             bypass_inbound: annotation(BYPASS_INBOUND).is_some_and(|value| value == "true"),
             healthy: ready && object.metadata.deletion_timestamp.is_none(),
+            draining: ready && object.metadata.deletion_timestamp.is_some(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             conditions: Conditions::of(&[IN_MESH, WAYPOINT_BOUND], &conditions),
             redirected: annotation(REDIRECTION).is_some_and(|value| value == "enabled"),
@@ -299,7 +302,11 @@ impl State {
             network: self.settings.network.to_string(),
             locality: node.and_then(|node| node.locality.clone()),
             network_mode: network.into(),
-            extensions: awaited.then(mesh::workload::awaited).into_iter().collect(),
+            extensions: awaited
+                .then(mesh::workload::awaited)
+                .or((pod.draining && !awaited).then(mesh::workload::draining))
+                .into_iter()
+                .collect(),
             ..Default::default()
         }
     }
@@ -342,14 +349,6 @@ impl State {
         } else {
             domain.clone()
         }
-    }
-
-    /// The service whose pods these are, as seen by a manual EndpointSlice.
-    pub(super) fn selectorless(&self, key: &Key) -> Option<&Arc<Service>> {
-        self.tables
-            .services
-            .get(key)
-            .filter(|service| service.is_listed())
     }
 }
 

@@ -403,8 +403,9 @@ impl State {
         let slices = slices.filter_map(|key| Some((key.clone(), self.tables.slices.get(key)?)));
         let slices: Vec<(Key, Arc<Slice>)> =
             slices.map(|(key, slice)| (key, slice.clone())).collect();
-        let [listed, lists] = [before, now].map(|one| one.is_some_and(Service::is_listed));
         for (key, slice) in slices {
+            let [listed, lists] =
+                [before, now].map(|one| one.is_some_and(|service| service.takes(&slice)));
             self.touch_slice_targets(&slice);
             self.relist(&key, listed.then_some(&*slice), lists.then_some(&*slice));
             self.tables.slices.mark(key);

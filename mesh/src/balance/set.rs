@@ -42,12 +42,15 @@ pub(crate) struct PortSets {
     v6: Option<EndpointSet>,
 }
 
-/// Endpoints of one port: those that may receive traffic, then those that may not, then those that the mesh waits for.
+/// Endpoints of one port: those that may receive traffic, then those that may where no other may, then those that may not,
+/// then those that the mesh waits for.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
     /// Each part in the order of the workloads' uids.
     members: Box<[Arc<Member>]>,
     ready: usize,
+    /// How many more are on their way out, and serve until then.
+    draining: usize,
     /// How many can be reached, ready or not.
     reachable: usize,
     /// By readiness and circle, made when a service first asks for it.
@@ -81,7 +84,7 @@ pub(crate) enum Tier<'a> {
 }
 
 /// The members of the set before, to be taken over in the order of their uids.
-pub(crate) struct Reused<'a>([&'a [Arc<Member>]; 3]);
+pub(crate) struct Reused<'a>([&'a [Arc<Member>]; 4]);
 
 // === impl Sets ===
 
@@ -155,10 +158,11 @@ impl<'a> Reused<'a> {
         Self(match set {
             Some(set) => {
                 let (reachable, awaited) = set.members.split_at(set.reachable);
-                let (ready, rest) = reachable.split_at(set.ready);
-                [ready, rest, awaited]
+                let (ready, others) = reachable.split_at(set.ready);
+                let (draining, rest) = others.split_at(set.draining);
+                [ready, draining, rest, awaited]
             }
-            None => [&[]; 3],
+            None => [&[]; 4],
         })
     }
 
@@ -218,21 +222,24 @@ impl PortSets {
 impl EndpointSet {
     fn new(all: impl Iterator<Item = Arc<Member>>) -> Self {
         let (mut members, mut rest) = (Vec::with_capacity(all.size_hint().0), Vec::new());
-        let mut awaited = Vec::new();
+        let (mut leaving, mut awaited) = (Vec::new(), Vec::new());
         for member in all {
-            match (member.workload.protocol, member.workload.healthy) {
-                (Tunnel::Awaited, _) => awaited.push(member),
-                (_, true) => members.push(member),
-                (_, false) => rest.push(member),
+            match &*member.workload {
+                workload if workload.protocol == Tunnel::Awaited => awaited.push(member),
+                workload if workload.healthy => members.push(member),
+                workload if workload.draining => leaving.push(member),
+                _ => rest.push(member),
             }
         }
-        let ready = members.len();
+        let (ready, draining) = (members.len(), leaving.len());
+        members.append(&mut leaving);
         members.append(&mut rest);
         let reachable = members.len();
         members.append(&mut awaited);
         Self {
             members: members.into(),
             ready,
+            draining,
             reachable,
             buckets: Default::default(),
             places: OnceLock::new(),
@@ -242,6 +249,8 @@ impl EndpointSet {
     /// How many may be chosen.
     pub(crate) fn len(&self, readiness: Readiness) -> usize {
         match readiness {
+            // As kube-proxy does it (KEP-1669): nobody loses a request because the last endpoint is about to go.
+            Readiness::Ready if self.ready == 0 => self.draining,
             Readiness::Ready => self.ready,
             Readiness::Any => self.reachable,
         }

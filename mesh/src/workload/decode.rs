@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hbone::{InvalidSpiffeId, SpiffeId, TrustDomain};
 
-use super::awaited;
+use super::extensions::{is_awaited, is_draining};
 use super::interner::Interner;
 use super::{Location, PortMap, Template, Tunnel, WaypointRef, Workload, WorkloadType};
 use crate::names::{InvalidServiceName, ServiceName, Uid};
@@ -46,7 +46,7 @@ impl Workload {
         let name = (uid.last_segment() != from.name).then(|| from.name.as_str().into());
         let protocol = match known("tunnel protocol", from.tunnel_protocol)? {
             wire::TunnelProtocol::Hbone => Tunnel::Hbone,
-            wire::TunnelProtocol::None if awaited::read(&from.extensions) => Tunnel::Awaited,
+            wire::TunnelProtocol::None if is_awaited(&from.extensions) => Tunnel::Awaited,
             // A sidecar's own mutual TLS is not ours to speak; it takes plaintext, too.
             wire::TunnelProtocol::None | wire::TunnelProtocol::LegacyIstioMtls => Tunnel::None,
         };
@@ -54,6 +54,7 @@ impl Workload {
             == wire::NetworkMode::HostNetwork;
         let healthy =
             known::<wire::WorkloadStatus>("status", from.status)? == wire::WorkloadStatus::Healthy;
+        let draining = !healthy && is_draining(&from.extensions);
         let addresses = addresses(&from.addresses)?;
         let location = location(&from, interner);
         let template = template(from, interner)?;
@@ -63,6 +64,7 @@ impl Workload {
             protocol,
             host_network,
             healthy,
+            draining,
             template: interner.template(template),
             location: interner.location(location),
             name,
