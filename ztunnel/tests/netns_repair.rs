@@ -88,7 +88,7 @@ fn redirection_that_somebody_breaks_is_repaired_while_others_rest() {
         let differs = || a.ns.run(|| capture::verify(&BOTH)).unwrap().unwrap();
         while !differs().is_empty() {
             assert!(began.elapsed() < PATIENCE, "{each:?}: {:?}", differs());
-            thread::sleep(Duration::from_millis(10));
+            thread::park_timeout(Duration::from_millis(20));
         }
         a.ask(b.addr(false, ECHO)).unwrap();
     }
