@@ -19,8 +19,10 @@ use crate::echo::flags::{self, Flags};
 use crate::echo::orders::{Order, Orders};
 use crate::echo::summary::BenchSummary;
 
-/// Requests on each connection before anybody is told that it is ready.
+/// Requests on each connection before anybody is told that it is ready, or fewer where answers are large.
 const WARM_UP: usize = 20;
+/// So many bytes are enough to warm a connection up.
+const WARM_UP_BYTES: usize = 32 << 20;
 /// Connections at once; each has its buffer.
 const MOST_CONNECTIONS: u32 = 1024;
 /// Whoever waits for a slice's summary gives up soon after.
@@ -84,9 +86,7 @@ impl Bench {
         let load = Arc::new(self.load().await?);
         let mut idle: Vec<Connection> = (0..self.connections).map(|_| Connection::new()).collect();
         for connection in &mut idle {
-            for _ in 0..WARM_UP {
-                connection.ask(&load).await.context("warming up")?;
-            }
+            connection.warm_up(&load).await.context("warming up")?;
         }
         say("ready\n")?;
         loop {
@@ -171,6 +171,17 @@ impl Connection {
             stream: None,
             buffer: vec![0; BUFFER],
         }
+    }
+
+    async fn warm_up(&mut self, load: &Load) -> Result<()> {
+        let mut bytes = 0;
+        for _ in 0..WARM_UP {
+            bytes += self.ask(load).await?;
+            if bytes >= WARM_UP_BYTES {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Asks again and again; one that fails ends it, as it would for its share of a slice.
