@@ -14,7 +14,7 @@ mod trees;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 pub use report::Report;
 
@@ -69,13 +69,27 @@ impl Options {
 /// Brings the cluster up, measures, and says what was found; the cluster stays, all else goes.
 pub async fn run(options: &Options) -> Result<Report> {
     let trees = Trees::prepare(options.previous.as_deref()).await?;
-    let measured = Stage::within(trees.client(), async |stage| {
-        rounds(options, &trees, stage).await
+    let mut found = None;
+    let worked = Stage::within(trees.client(), async |stage| {
+        found = Some(rounds(options, &trees, stage).await?);
+        Ok(())
     })
     .await;
     // Whatever failed, who comes next finds today's proxies.
-    trees.restore().await?;
-    measured
+    let restored = trees.restore().await;
+    let Some(mut report) = found else {
+        return worked
+            .and(restored)
+            .and(Err(anyhow!("nothing was measured")));
+    };
+    // What was measured in many minutes is told, even if not all could be put away.
+    for left in [worked, restored] {
+        report.notes.extend(
+            left.err()
+                .map(|why| format!("something is left behind: {why:#}")),
+        );
+    }
+    Ok(report)
 }
 
 /// All rounds; one that fails is noted and left out, as long as another one succeeds.
@@ -83,20 +97,23 @@ async fn rounds(options: &Options, trees: &Trees, stage: &Stage<'_>) -> Result<R
     let mut report = Report::new(options.clone());
     for number in 0..options.rounds {
         for tree in trees.order(number) {
-            trees.switch(stage, tree).await?;
-            match round(options, stage, number, tree).await {
+            let done = async {
+                trees.switch(stage, tree).await?;
+                round(options, stage, number, tree).await
+            };
+            match done.await {
                 Ok(round) => report.rounds.push(round),
-                Err(why) => report
-                    .notes
-                    .push(format!("round {} is left out: {why:#}", number + 1)),
+                Err(why) => {
+                    let (number, tree) = (number + 1, tree.name());
+                    report
+                        .notes
+                        .push(format!("round {number} of {tree} is left out: {why:#}"));
+                }
             }
         }
     }
-    ensure!(
-        !report.rounds.is_empty(),
-        "no round succeeded: {}",
-        report.notes.join("; ")
-    );
+    let notes = report.notes.join("; ");
+    ensure!(!report.rounds.is_empty(), "no round succeeded: {notes}");
     Ok(report)
 }
 
