@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo test cluster down images fmt lint unit netns e2e soak-control skew deny fuzz-smoke fuzz-keep fuzz-build bench-pair bench-scale bench-choose
+.PHONY: help demo test cluster down images fmt lint unit netns e2e soak-control skew deny fuzz-smoke fuzz-keep fuzz-build bench-mesh bench-pair bench-scale bench-choose
 
 CACHE := $(or $(AMBIT_CACHE),$(HOME)/.cache/ambit)
 # Always the whole workspace: a part of it would resolve other features, and build every dependency again.
@@ -112,6 +112,12 @@ fuzz-build: WANTED += c++:g++
 fuzz-build: packages
 	@export RUSTFLAGS='$(FUZZ_FLAGS)'
 	cargo build --release --manifest-path hbone/fuzz/Cargo.toml --target $(FUZZ_HOST) --target-dir $(FUZZ_ROOM)
+
+# BENCH_QUICK=1 (does it work?), BENCH_ROUNDS=n; AMBIT_PREVIOUS=commit measures that tree's proxies in turns with this one's.
+bench-mesh: packages ## what the mesh costs beside plain Kubernetes: requests, connections, bulk on the local cluster (quiet machine, root); KEEP=1
+	cargo build --locked --workspace --bins
+	[ -n "$(KEEP)" ] || trap '$(LAB) down' EXIT
+	cargo run --locked --quiet --package e2e --bin ambit-bench-mesh
 
 # BENCH_ROUNDS=n, BENCH_CC=bbr,reno, BENCH_NET=loopback, BENCH_QUICK=1: see hbone/README.md.
 bench-pair: packages ## what the tunnel costs beside the usual design and a plain relay (quiet machine, root)

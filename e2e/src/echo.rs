@@ -3,6 +3,7 @@
 mod answer;
 mod client;
 mod flags;
+mod histogram;
 mod orders;
 mod report;
 mod server;
@@ -19,8 +20,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub use answer::Answer;
+pub use histogram::Histogram;
 pub use server::{Listen, Server, ServerConfig, Speaks};
-pub use summary::{Failure, HoldSummary, LoadSummary};
+pub use summary::{BenchSummary, Failure, HoldSummary, LoadSummary};
 
 const USAGE: &str = "\
 usage: ambit-echo server [--port=8080]... [--grpc=7070]... [--tcp=9090]... [--server-first=9091]...
@@ -29,9 +31,11 @@ usage: ambit-echo server [--port=8080]... [--grpc=7070]... [--tcp=9090]... [--se
                          [--timeout=5s] [--http2] [--new-connection-per-request=true] [--server-first]
        ambit-echo client load --url=URL [--rate=50] [--duration=0s] [--timeout=5s] [-H K:V]... [--stdin]
        ambit-echo client hold --url=tcp://HOST:PORT [--every=200ms] [--duration=0s] [--timeout=5s] [--server-first] [--stdin]
+       ambit-echo client bench --url=http://HOST/ [--connections=1] [--slice=1s] [--most=0] [--new-connection-per-request]
        ambit-echo sleep
 URL is http://, https:// (the certificate is not verified), grpc:// or tcp://; a duration of 0s means until SIGTERM.
-With --stdin the line `now` prints a summary so far, and `stop` or the end of input ends the run.
+With --stdin the line `now` prints a summary so far, and `stop` or the end of input ends the run. A bench measures a slice
+at each `now`.
 Called as `server` or `client`, the first word is left out.";
 
 /// Exit code for arguments that cannot be understood (`EX_USAGE`).

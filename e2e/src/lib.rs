@@ -1,6 +1,7 @@
 //! The local cluster, the promises to users kept on it, and the app that the tests talk to.
 
 pub mod apps;
+pub mod bench_mesh;
 pub mod capture;
 pub mod cluster;
 pub mod demo;

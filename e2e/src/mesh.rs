@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::apps::documents;
 use crate::cluster::{self, Cluster};
-use crate::images;
+use crate::images::{self, previous::Previous};
 use crate::probe::{wait_available, wait_gone, wait_until};
 
 /// Where the mesh itself runs.
@@ -134,6 +134,50 @@ pub fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> {
         String::from_utf8_lossy(&ran.stderr).trim()
     );
     Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+}
+
+/// Which image a Deployment or DaemonSet of the mesh runs: `daemonset/ztunnel`, `ztunnel=ambit/ztunnel:local`.
+pub fn set_image(cluster: &Cluster, what: &str, image: &str) -> Result<()> {
+    kubectl(
+        cluster,
+        &["-n", SYSTEM_NAMESPACE, "set", "image", what, image],
+    )
+    .map(drop)
+}
+
+/// Which image waypoints run, for controllers made from now on; those that are there are replaced.
+pub fn waypoints_run(cluster: &Cluster, image: &str) -> Result<()> {
+    let patch = format!("{{\"data\":{{\"waypointImage\":\"{image}\"}}}}");
+    let system = ["-n", SYSTEM_NAMESPACE];
+    let settings = [
+        "patch",
+        "configmap/ambit-settings",
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    kubectl(cluster, &[&system[..], &settings].concat())?;
+    let restart = ["rollout", "restart", "deployment/ambit-controller"];
+    kubectl(cluster, &[&system[..], &restart].concat()).map(drop)
+}
+
+/// Gives an earlier commit's proxies the rights they ask for, as an upgrade leaves them behind: some build's ztunnel asks
+/// Kubernetes whether it is deleted for good.
+pub fn grant(cluster: &Cluster, previous: &Previous) -> Result<()> {
+    let apply = ["-n", SYSTEM_NAMESPACE, "apply", "-f", &role(previous)];
+    kubectl(cluster, &apply).map(drop)
+}
+
+/// Takes these rights away.
+pub fn revoke(cluster: &Cluster, previous: &Previous) -> Result<()> {
+    let system = ["-n", SYSTEM_NAMESPACE];
+    let delete = ["delete", "--ignore-not-found", "-f", &role(previous)];
+    kubectl(cluster, &[&system[..], &delete].concat()).map(drop)
+}
+
+fn role(previous: &Previous) -> String {
+    let role = previous.source.join("manifests/base/rbac-ztunnel.yaml");
+    role.display().to_string()
 }
 
 fn manifests() -> String {

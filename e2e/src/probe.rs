@@ -16,7 +16,7 @@ pub use exec::Output;
 pub use run::Run;
 pub use wait::{conditions, eventually, has_condition, wait_available, wait_gone, wait_until};
 
-use crate::echo::{Answer, HoldSummary, LoadSummary};
+use crate::echo::{Answer, BenchSummary, HoldSummary, LoadSummary};
 
 /// A pod, by name.
 #[derive(Clone)]
@@ -138,6 +138,13 @@ impl PodRef {
     pub async fn load_with(&self, url: &str, rate: u32, more: &[&str]) -> Result<Run<LoadSummary>> {
         let (url, rate) = (format!("--url={url}"), format!("--rate={rate}"));
         let command = ["client", "load", "--stdin", &url, &rate];
+        Run::start(self, &[&command[..], more].concat()).await
+    }
+
+    /// Readies a closed loop on `url`, which runs a slice at each `now`.
+    pub async fn bench(&self, url: &str, more: &[&str]) -> Result<Run<BenchSummary>> {
+        let url = format!("--url={url}");
+        let command = ["client", "bench", &url];
         Run::start(self, &[&command[..], more].concat()).await
     }
 

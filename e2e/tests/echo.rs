@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::echo::{Answer, HoldSummary, LoadSummary};
+use e2e::echo::{Answer, BenchSummary, HoldSummary, LoadSummary};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ambit-echo");
 /// As PID 1 in a pod nobody waits longer for it.
@@ -397,6 +397,33 @@ fn load_is_asked_and_stopped_and_counts_failures() {
     load.say("stop");
     let last: LoadSummary = serde_json::from_str(&load.line()).expect("a summary");
     assert_eq!((load.line().as_str(), last.unfinished), ("", 0));
+}
+
+#[test]
+fn bench_measures_a_slice_at_each_order() {
+    let server = Server::plain();
+    let few = &["--new-connection-per-request", "--most=10"];
+    let loads: [(&str, &[&str]); 3] = [
+        ("/", &["--slice=50ms", "--connections=3"]),
+        ("/", few),
+        ("/?size=1000000", &["--slice=50ms"]),
+    ];
+    let slice = |bench: &mut Running| -> BenchSummary {
+        bench.say("now");
+        serde_json::from_str(&bench.line()).expect("a summary")
+    };
+    for (path, more) in loads {
+        let url = format!("--url={}", server.http(path));
+        let mut bench = Running::start(&[&["client", "bench", &url], more].concat());
+        assert_eq!(bench.line(), "ready", "{more:?}");
+        slice(&mut bench);
+        let sum = slice(&mut bench);
+        let good = sum.failed == 0 && sum.requests > 0 && sum.wall_us > 0 && sum.cpu_us > 0;
+        assert!(good && sum.latencies.count() == sum.requests, "{sum:?}");
+        assert!(more != few || sum.requests == 10, "{sum:?}");
+        let large = path.contains("size");
+        assert!(!large || sum.bytes >= 1_000_000 * sum.requests, "{sum:?}");
+    }
 }
 
 #[test]

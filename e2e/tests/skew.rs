@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::apps::{EchoClient, Namespace};
 use e2e::cluster::Cluster;
 use e2e::images::previous;
-use e2e::mesh::{SYSTEM_NAMESPACE, kubectl, serving};
+use e2e::mesh::{SYSTEM_NAMESPACE, kubectl, serving, set_image, waypoints_run};
 use e2e::probe::{PodRef, eventually, has_condition, wait_available};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -25,11 +25,8 @@ async fn the_previous_build_serves_with_this_one() -> Result<()> {
     let previous = tokio::task::spawn_blocking(move || previous::build(&commit)).await??;
     let (cluster, client) = e2e::mesh::installed().await?;
     previous.bring(&cluster)?;
-    // What an upgrade leaves behind: a proxy of that build asks Kubernetes whether it is deleted for good.
-    let role = previous.source.join("manifests/base/rbac-ztunnel.yaml");
-    let role = role.display().to_string();
     let worked = Namespace::within(&client, "skew", &[AMBIENT], async |ns| {
-        kubectl(&cluster, &["-n", SYSTEM_NAMESPACE, "apply", "-f", &role])?;
+        e2e::mesh::grant(&cluster, &previous)?;
         let asks = shop::open(ns).await?;
         let load = asks.load("http://web/", 50).await?;
         previous_proxies(&cluster, ns, &asks).await?;
@@ -44,17 +41,7 @@ async fn the_previous_build_serves_with_this_one() -> Result<()> {
     })
     .await;
     // Whatever failed, what comes after this finds today's build.
-    kubectl(
-        &cluster,
-        &[
-            "-n",
-            SYSTEM_NAMESPACE,
-            "delete",
-            "--ignore-not-found",
-            "-f",
-            &role,
-        ],
-    )?;
+    e2e::mesh::revoke(&cluster, &previous)?;
     e2e::mesh::install(&cluster).await?;
     worked
 }
@@ -63,7 +50,7 @@ async fn previous_proxies(cluster: &Cluster, ns: &Namespace, asks: &PodRef) -> R
     let tag = previous::TAG;
     waypoints_run(cluster, &format!("ambit/waypoint:{tag}"))?;
     let image = format!("ztunnel=ambit/ztunnel:{tag}");
-    run(cluster, "daemonset/ztunnel", &image)?;
+    set_image(cluster, "daemonset/ztunnel", &image)?;
     serving(ns.client()).await?;
     shop::bind(ns, asks).await?;
     works(ns, asks, "previous proxies", &format!("waypoint:{tag}")).await
@@ -78,10 +65,10 @@ async fn previous_controller(cluster: &Cluster, ns: &Namespace, asks: &PodRef) -
     })
     .await?;
     wait_available(ns.api::<Deployment>(), "waypoint", START).await?;
-    run(cluster, "daemonset/ztunnel", "ztunnel=ambit/ztunnel:local")?;
+    set_image(cluster, "daemonset/ztunnel", "ztunnel=ambit/ztunnel:local")?;
     serving(ns.client()).await?;
     let image = format!("controller=ambit/controller:{}", previous::TAG);
-    run(cluster, "deployment/ambit-controller", &image)?;
+    set_image(cluster, "deployment/ambit-controller", &image)?;
     // There was one of it.
     let scale = ["scale", "deployment/ambit-controller", "--replicas=1"];
     kubectl(cluster, &[&["-n", SYSTEM_NAMESPACE][..], &scale].concat())?;
@@ -101,30 +88,6 @@ async fn all_run(ns: &Namespace, image: &str) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn run(cluster: &Cluster, what: &str, image: &str) -> Result<()> {
-    kubectl(
-        cluster,
-        &["-n", SYSTEM_NAMESPACE, "set", "image", what, image],
-    )
-    .map(drop)
-}
-
-/// Which image waypoints run, for controllers made from now on; those that are there are replaced.
-fn waypoints_run(cluster: &Cluster, image: &str) -> Result<()> {
-    let patch = format!("{{\"data\":{{\"waypointImage\":\"{image}\"}}}}");
-    let system = ["-n", SYSTEM_NAMESPACE];
-    let settings = [
-        "patch",
-        "configmap/ambit-settings",
-        "--type=merge",
-        "-p",
-        &patch,
-    ];
-    kubectl(cluster, &[&system[..], &settings].concat())?;
-    let restart = ["rollout", "restart", "deployment/ambit-controller"];
-    kubectl(cluster, &[&system[..], &restart].concat()).map(drop)
 }
 
 /// What is changed takes effect, what is new gets in, and it is the waypoint of that build that serves.

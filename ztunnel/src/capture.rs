@@ -40,6 +40,7 @@
 //! [`gateways`](surroundings::gateways) and the node's addresses as the mesh knows them. A host that does rewrite its
 //! probes' source (a stock CNI agent) is respected too: [`PROBE_V4`] and [`PROBE_V6`] are not captured.
 
+mod changes;
 mod expr;
 mod netlink;
 mod routing;
@@ -50,6 +51,7 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+pub use changes::Watch;
 pub use surroundings::{Families, families};
 
 pub use mesh::ports::{INBOUND, OUTBOUND};

@@ -1,5 +1,6 @@
 //! The echo client: a batch of requests printed as the conformance suite reads them, or a long run with a summary.
 
+mod bench;
 mod dial;
 mod grpc;
 mod hold;
@@ -69,6 +70,8 @@ pub(crate) enum Job {
     Load(load::Load),
     /// Keep one connection, and sum up.
     Hold(hold::Hold),
+    /// Ask as fast as it goes, a slice at each order.
+    Bench(bench::Bench),
 }
 
 /// A number of requests whose answers are printed.
@@ -88,7 +91,7 @@ impl Job {
     /// Reads the command line.
     pub(crate) fn from_args(mut args: Vec<String>) -> Result<Self> {
         let mode = match args.first().map(String::as_str) {
-            Some("load" | "hold") => args.remove(0),
+            Some("load" | "hold" | "bench") => args.remove(0),
             _ => String::new(),
         };
         let mut flags = Flags::parse(args, &SWITCHES)?;
@@ -97,6 +100,7 @@ impl Job {
         let job = match mode.as_str() {
             "load" => Self::Load(load::Load::take(ask, &mut flags)?),
             "hold" => Self::Hold(hold::Hold::take(ask, &mut flags)?),
+            "bench" => Self::Bench(bench::Bench::take(ask, &mut flags)?),
             _ => Self::Batch(Batch::take(ask, &mut flags)?),
         };
         flags.finish()?;
@@ -228,6 +232,7 @@ pub(crate) async fn main(job: Job) -> ExitCode {
         Job::Batch(batch) => batch.main().await,
         Job::Load(load) => load.main().await,
         Job::Hold(hold) => hold.main().await,
+        Job::Bench(bench) => bench.main().await,
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::histogram::Histogram;
+
 /// One request that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -57,4 +59,23 @@ pub struct HoldSummary {
     pub slowest_ms: f64,
     /// The server's host name.
     pub hostname: String,
+}
+
+/// What one slice of a closed loop did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BenchSummary {
+    /// Requests answered whole.
+    pub requests: u64,
+    /// Bytes of their answers' bodies.
+    pub bytes: u64,
+    /// Requests that failed; each ends its connection's part of the slice.
+    pub failed: u64,
+    /// Why, the first ones.
+    pub errors: Vec<String>,
+    /// How long the slice lasted, in microseconds.
+    pub wall_us: u64,
+    /// CPU time that the load itself took, in microseconds.
+    pub cpu_us: u64,
+    /// How long requests took (fresh connections: from before connecting).
+    pub latencies: Histogram,
 }

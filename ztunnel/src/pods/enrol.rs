@@ -61,10 +61,19 @@ struct Up {
     sockets: HashSet<SocketId>,
     /// What is redirected; nothing while that is not (or no longer) so.
     redirected: Option<Spec>,
+    /// Hears of changes to rules and routes; without it nothing is known of them.
+    changes: Option<capture::Watch>,
+    /// When redirection was last found to be as it should be.
+    verified: Option<Instant>,
 }
 
-/// How often redirection is compared with what it should be.
+/// How often it is asked whether anything was changed that redirection stands on. If it was, redirection is compared with
+/// what it should be.
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
+
+/// How often it is compared although nothing is known to have changed: reading the rules of a pod takes a hundred times as
+/// long as asking for news, and a node has a hundred pods.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Listeners stay after redirection ended until this long nobody came: a handshake that was under way has
 /// sent its second SYN by then, and peers have heard that the pod is no longer in the mesh.
@@ -206,6 +215,8 @@ impl Task {
             families: bound.families,
             sockets: bound.sockets,
             redirected: None,
+            changes: bound.changes,
+            verified: None,
         });
         Ok(self
             .node
@@ -222,8 +233,14 @@ impl Task {
         let netns = up.serving.netns.clone();
         let spec = Spec::for_families(up.families, bypass_inbound);
         if up.redirected == Some(spec) {
+            // Asked before the rules are read: what is changed meanwhile is news for the next time.
+            let has_news = up.changes.as_ref().is_none_or(capture::Watch::has_news);
+            if !is_due(has_news, up.verified.map(|at| at.elapsed())) {
+                return Ok(Status::Captured(netns.id()));
+            }
             let found = inside(&netns, move || capture::verify(&spec)).await?;
             if found.is_empty() {
+                up.verified = Some(Instant::now());
                 return Ok(Status::Captured(netns.id()));
             }
             let found: Vec<String> = found.iter().map(ToString::to_string).collect();
@@ -234,7 +251,7 @@ impl Task {
             );
             self.node.shared.metrics.repairs.inc();
         }
-        up.redirected = Some(spec);
+        (up.redirected, up.verified) = (Some(spec), None);
         self.ruled = Some(netns.clone());
         inside(&netns, move || capture::install(&spec)).await?;
         Ok(Status::Captured(netns.id()))
@@ -396,6 +413,12 @@ impl Task {
     }
 }
 
+/// Whether redirection is to be compared with what it should be: what was just installed, what may have been changed, and
+/// what was not looked at for long.
+fn is_due(has_news: bool, verified: Option<Duration>) -> bool {
+    has_news || verified.is_none_or(|ago| ago >= SWEEP_EVERY)
+}
+
 async fn inside<T: Send + 'static>(
     netns: &PodNetns,
     f: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
@@ -412,5 +435,25 @@ async fn quiet(serving: &Serving) {
             return;
         }
         sleep(UNUSED_LISTENERS - quiet_for).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirection_is_looked_at_when_it_is_new_or_changed_or_was_not_for_long() {
+        let second = Duration::from_secs(1);
+        for (has_news, verified, due) in [
+            (false, None, true),
+            (false, Some(Duration::ZERO), false),
+            (true, Some(Duration::ZERO), true),
+            (false, Some(SWEEP_EVERY - second), false),
+            (false, Some(SWEEP_EVERY), true),
+            (true, None, true),
+        ] {
+            assert_eq!(is_due(has_news, verified), due, "{has_news}, {verified:?}");
+        }
     }
 }

@@ -25,15 +25,30 @@ pub(crate) struct Holder {
 
 /// The sockets of the current namespace that listen on a port; several may share it.
 pub(super) fn listening(port: u16) -> io::Result<HashSet<SocketId>> {
+    let [(_, sockets)] = listening_on([port])?;
+    Ok(sockets)
+}
+
+/// The same of several ports, from one list.
+pub(super) fn listening_on<const N: usize>(
+    ports: [u16; N],
+) -> io::Result<[(u16, HashSet<SocketId>); N]> {
+    let mut of = ports.map(|port| (port, HashSet::new()));
     match diag::listening() {
-        Ok(found) => Ok(found
-            .into_iter()
-            .filter(|(of, _)| *of == port)
-            .map(|(_, socket)| socket)
-            .collect()),
+        Ok(found) => {
+            for (port, sockets) in &mut of {
+                let on_port = found.iter().filter(|(on, _)| on == port);
+                sockets.extend(on_port.map(|(_, socket)| *socket));
+            }
+        }
         // A kernel without it.
-        Err(_) => from_tables(port),
+        Err(_) => {
+            for (port, sockets) in &mut of {
+                *sockets = from_tables(*port)?;
+            }
+        }
     }
+    Ok(of)
 }
 
 fn from_tables(port: u16) -> io::Result<HashSet<SocketId>> {

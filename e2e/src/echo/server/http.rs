@@ -163,7 +163,7 @@ async fn wait(delay: Duration) {
 fn padded(mut text: String, size: usize) -> String {
     if size > 0 {
         text.push_str("Padding=");
-        text.extend(std::iter::repeat_n('x', size));
+        text.push_str(&"x".repeat(size));
         text.push('\n');
     }
     text

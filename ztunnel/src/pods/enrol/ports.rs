@@ -24,6 +24,8 @@ pub(super) struct Bound {
     pub(super) listeners: Vec<Listeners>,
     /// The same, as the kernel numbers them.
     pub(super) sockets: HashSet<SocketId>,
+    /// Hears of changes to the namespace's rules and routes.
+    pub(super) changes: Option<capture::Watch>,
 }
 
 impl Task {
@@ -33,9 +35,12 @@ impl Task {
         let cores = self.node.workers.count();
         let look = move || {
             let redirected = capture::is_installed().unwrap_or(false);
-            (capture::families(), bind(cores), redirected)
+            let changes = capture::Watch::begin().inspect_err(|error| {
+                tracing::warn!(%error, "changes to a pod's rules are not told: they are read every few seconds");
+            });
+            (capture::families(), bind(cores), redirected, changes.ok())
         };
-        let (families, listeners, redirected) =
+        let (families, listeners, redirected, changes) =
             netns.call(look).await.map_err(EnrolError::Namespace)?;
         let sockets = listeners
             .as_ref()
@@ -48,6 +53,7 @@ impl Task {
             families,
             listeners: listeners.map_err(EnrolError::Listen)?,
             sockets,
+            changes,
         })
     }
 
@@ -73,8 +79,11 @@ impl Task {
     /// A process of the pod itself that listens on one of the ports: either there is no room for us, or it has a share of
     /// what is led there. Other sockets than `ours` may also be those of the ztunnel before this one.
     async fn taken(&self, netns: &PodNetns, ours: &HashSet<SocketId>) -> Option<EnrolError> {
-        let look = || PORTS.map(|port| (port, listeners::listening(port).unwrap_or_default()));
-        let mut others = netns.call(look).await.ok()?;
+        let mut others = netns
+            .call(|| listeners::listening_on(PORTS))
+            .await
+            .ok()?
+            .ok()?;
         for (_, sockets) in &mut others {
             sockets.retain(|socket| !ours.contains(socket));
         }
