@@ -23,6 +23,7 @@ use crate::frame::{Broken, Code};
 use crate::limits::BACKLOG;
 use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
+use crate::tls::credentials::Watching;
 use crate::tls::handshake::Proved;
 use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use alarm::Alarm;
@@ -104,7 +105,7 @@ pub(crate) struct Core {
 
 /// Why the peer was let in, to be looked at again when revocations change.
 struct Proof {
-    credentials: Credentials,
+    credentials: Watching,
     /// The identity by whose revocations the chain was judged last.
     judged_by: Arc<Identity>,
     id: SpiffeId,
@@ -156,6 +157,14 @@ pub(crate) fn start(
     let max_streams = u32::try_from(terms.max_streams).unwrap_or(u32::MAX);
     let ready: Arc<Ready> = Arc::default();
     let alarm = Alarm::new(ready.waker(Key::TIMER)).map_err(|e| Error::NoThread(e.into()))?;
+    // What was replaced during the handshake is looked at in the first turn.
+    ready.push(Key::NEWS);
+    let proof = Proof {
+        credentials: credentials.watch(ready.waker(Key::NEWS)),
+        judged_by,
+        id: proved.peer.id,
+        chain: proved.chain,
+    };
     let core = Core {
         session: Session::new(terms.role, max_streams, terms.max_streams),
         addr: proved.peer.addr,
@@ -182,12 +191,7 @@ pub(crate) fn start(
         retired: false,
         yielding: Yielding::new(),
         calls: Calls::new(),
-        proof: Proof {
-            credentials: credentials.clone(),
-            judged_by,
-            id: proved.peer.id,
-            chain: proved.chain,
-        },
+        proof,
     };
     let core = Rc::new(RefCell::new(core));
     let engine = Engine {
@@ -278,6 +282,7 @@ impl Core {
                 (Key::LINK, Some(link)) => link.woken(),
                 (Key::LINK, None) => {}
                 (Key::TIMER, _) => self.alarmed = true,
+                (Key::NEWS, _) => self.judge_again(),
                 (key, _) => self.woken(key),
             }
         }

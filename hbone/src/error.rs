@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::StatusCode;
+use rustls::CertificateError;
 
 use crate::{Expect, Refusal, SpiffeId};
 
@@ -194,10 +195,10 @@ impl Error {
         match self {
             Self::Dial { .. } => "dial_failed",
             Self::DialTimeout(_) => "dial_timeout",
-            Self::Tls { .. } => "tls_failed",
+            Self::Tls { source, .. } => tls_code(source),
             Self::HandshakeTimeout(_) => "handshake_timeout",
             Self::UnexpectedIdentity { .. } => "unexpected_identity",
-            Self::Revoked { .. } => "certificate_revoked",
+            Self::Revoked { .. } => "peer_revoked",
             Self::Refused(_) => "refused",
             Self::ResponseTimeout => "response_timeout",
             Self::Reset { .. } => "reset",
@@ -246,6 +247,22 @@ impl From<Error> for io::Error {
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)
+    }
+}
+
+/// What is wrong with the peer's certificate, where that is why TLS failed.
+fn tls_code(source: &io::Error) -> &'static str {
+    let error = source.get_ref().and_then(|error| error.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(error)) = error else {
+        return "tls_failed";
+    };
+    match error {
+        CertificateError::Revoked => "peer_revoked",
+        CertificateError::UnknownRevocationStatus => "peer_revocation_unknown",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "peer_certificate_expired"
+        }
+        _ => "tls_failed",
     }
 }
 

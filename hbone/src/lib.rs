@@ -37,10 +37,10 @@ pub use limits::{PoolLimits, ServerLimits};
 pub use pool::{Destination, Dial, Opened, Pool, TcpDial};
 pub use server::{Acceptor, Connection, Incoming};
 pub use stream::{Relay, Tunnel, TunnelIo};
-pub use tls::chain::UnknownRevocation;
 pub use tls::credentials::{
     Credentials, CredentialsWriter, Identity, InvalidCredentials, credentials,
 };
+pub use tls::revocation::{Revocations, UnknownRevocation};
 
 /// The TCP port of the tunnel.
 pub const PORT: u16 = 15008;

@@ -21,6 +21,7 @@ pub(crate) mod credentials;
 pub(crate) mod handshake;
 #[cfg(test)]
 pub(crate) mod lab;
+pub(crate) mod revocation;
 mod sessions;
 mod verified;
 mod verify;

@@ -31,6 +31,14 @@ fn ends(mut stream: TcpStream) {
     assert!(took < AT_ONCE, "{took:?}");
 }
 
+/// Asks until the answer is yes: of what a node does only as its file is read again.
+fn wait_for(mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < AT_ONCE);
+    }
+}
+
 fn logged(workload: &str, direction: &str, reason: &str) {
     log::access(reason, |line| {
         line["src.workload"] == workload
@@ -87,6 +95,31 @@ fn what_a_pod_has_said_before_it_went_is_read_to_its_end() {
     let mut all = Vec::new();
     reads.read_to_end(&mut all).unwrap();
     assert_eq!(all.len(), SAID);
+}
+
+/// A node that hears of a revoked peer cuts it off, whichever side the peer is on, and lets it in no more.
+#[test]
+fn a_peer_whose_certificate_is_revoked_is_cut_off_and_others_are_not() {
+    let fabric = Fabric::new();
+    let (client, other) = (fabric.meshed("ra", 0), fabric.meshed("rb", 0));
+    let server = fabric.meshed("rc", 1);
+    let (cut, mut lives) = (open(&client, &server), open(&other, &server));
+    fabric.node(1).revoke(&fabric.ca.revoke(&client.identity()));
+    ends(cut);
+    logged("ra", "inbound", "peer_revoked");
+    exchange(&mut lives).unwrap();
+    // It dials anew, and is not let in.
+    let mut again = connect(&client.ns, server.addr(false, ECHO)).unwrap();
+    exchange(&mut again).unwrap_err();
+    // The other's node hears of the server.
+    fabric.node(0).revoke(&fabric.ca.revoke(&server.identity()));
+    ends(lives);
+    logged("rb", "outbound", "peer_revoked");
+    // Nobody is revoked any more.
+    for node in [0, 1] {
+        fabric.node(node).revoke("");
+    }
+    wait_for(|| exchange(&mut connect(&client.ns, server.addr(false, ECHO)).unwrap()).is_ok());
 }
 
 #[test]

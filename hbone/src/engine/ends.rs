@@ -31,7 +31,6 @@ impl Core {
             Due::Ping => {
                 self.session.ping();
                 self.look_at_the_starved();
-                self.judge_again();
             }
             Due::Dead => {
                 let error = Error::lost("the peer does not answer pings", true);
@@ -45,7 +44,7 @@ impl Core {
     }
 
     /// Ends the connection if its peer's certificate has been revoked since it was let in.
-    fn judge_again(&mut self) {
+    pub(super) fn judge_again(&mut self) {
         let current = self.proof.credentials.current();
         if Arc::ptr_eq(&current, &self.proof.judged_by) {
             return;
@@ -54,15 +53,23 @@ impl Core {
             let error = Error::Revoked {
                 id: self.proof.id.clone(),
             };
-            tracing::info!(peer = %self.addr, %error, "connection ended");
-            for key in self.session.streams.keys() {
-                self.session.reset(key, Code::CANCEL);
-                self.lost(key, error.clone());
-            }
-            self.tell_end(Some(error));
-            self.part(Code::NO_ERROR, "certificate revoked");
+            self.cut(&error, "certificate revoked");
         }
         self.proof.judged_by = current;
+    }
+
+    /// Ends the connection and everything on it: its peer has no certificate that counts any more.
+    fn cut(&mut self, error: &Error, why: &str) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        tracing::info!(peer = %self.addr, %error, "connection ended");
+        for key in self.session.streams.keys() {
+            self.session.reset(key, Code::CANCEL);
+            self.lost(key, error.clone());
+        }
+        self.tell_end(Some(error.clone()));
+        self.part(Code::NO_ERROR, why);
     }
 
     /// Streams that were given time to be ended by the client, and were not.
