@@ -14,7 +14,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
 use crate::tls::credentials::Watching;
 use crate::tls::handshake::Proved;
+use crate::tls::standing::Standing;
 use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use alarm::Alarm;
 use clock::Clock;
@@ -101,6 +102,8 @@ pub(crate) struct Core {
     /// Who is to be told of a relay's end, after this turn.
     calls: Calls,
     proof: Proof,
+    /// Client: has both sides prove themselves anew, on another connection.
+    renew: Option<Box<dyn Fn()>>,
 }
 
 /// Why the peer was let in, to be looked at again when revocations change.
@@ -109,6 +112,9 @@ struct Proof {
     /// The identity by whose revocations the chain was judged last.
     judged_by: Arc<Identity>,
     id: SpiffeId,
+    /// The end of the certificate that was shown here, and of the last one that was shown anywhere.
+    not_after: SystemTime,
+    standing: Standing,
     chain: Arc<[CertificateDer<'static>]>,
 }
 
@@ -162,9 +168,15 @@ pub(crate) fn start(
     let proof = Proof {
         credentials: credentials.watch(ready.waker(Key::NEWS)),
         judged_by,
+        standing: credentials.standing(&proved.peer, proved.not_after),
+        not_after: proved.not_after,
         id: proved.peer.id,
         chain: proved.chain,
     };
+    let mut clock = clock;
+    if terms.role == Role::Client {
+        clock.renew_within(now, proof.left());
+    }
     let core = Core {
         session: Session::new(terms.role, max_streams, terms.max_streams),
         addr: proved.peer.addr,
@@ -192,6 +204,7 @@ pub(crate) fn start(
         yielding: Yielding::new(),
         calls: Calls::new(),
         proof,
+        renew: None,
     };
     let core = Rc::new(RefCell::new(core));
     let engine = Engine {
@@ -246,6 +259,11 @@ impl Future for Engine {
 }
 
 impl Engine {
+    /// Client: what is called when both sides should prove themselves anew, on another connection.
+    pub(crate) fn on_renewal(&self, renew: impl Fn() + 'static) {
+        self.core.borrow_mut().renew = Some(Box::new(renew));
+    }
+
     /// Tells those whose relays have ended. They may use the connection: nobody holds it meanwhile. What
     /// panics there is told by the panic hook, and ends nobody else's stream.
     fn make_calls(&self) {
@@ -267,6 +285,17 @@ impl Drop for Engine {
             drop(core);
             self.make_calls();
         }
+    }
+}
+
+// === impl Proof ===
+
+impl Proof {
+    /// How long both sides' certificates still count, as they are now.
+    fn left(&self) -> Duration {
+        let ours = self.credentials.current().not_after();
+        let until = ours.min(self.standing.until());
+        until.duration_since(SystemTime::now()).unwrap_or_default()
     }
 }
 

@@ -51,6 +51,12 @@ pub enum Error {
         /// Whose certificate.
         id: SpiffeId,
     },
+    /// The peer's certificate ran out while it was connected, and it has shown no newer one.
+    #[error("the certificate of {id} has expired")]
+    Expired {
+        /// Whose certificate.
+        id: SpiffeId,
+    },
     /// The peer answered CONNECT with a refusal.
     #[error("refused by the peer: {0}")]
     Refused(Refusal),
@@ -123,6 +129,7 @@ impl Error {
             | Self::HandshakeTimeout(_)
             | Self::UnexpectedIdentity { .. }
             | Self::Revoked { .. }
+            | Self::Expired { .. }
             | Self::Refused(_)
             | Self::ResponseTimeout
             | Self::Reset { .. }
@@ -142,6 +149,7 @@ impl Error {
             | Self::Tls { .. }
             | Self::UnexpectedIdentity { .. }
             | Self::Revoked { .. }
+            | Self::Expired { .. }
             | Self::ConnectionLost { .. }
             | Self::Draining
             | Self::TooManyConnections
@@ -159,6 +167,7 @@ impl Error {
             | Self::HandshakeTimeout(_)
             | Self::UnexpectedIdentity { .. }
             | Self::Revoked { .. }
+            | Self::Expired { .. }
             | Self::ResponseTimeout
             | Self::Reset { .. }
             | Self::ConnectionLost { .. }
@@ -174,7 +183,10 @@ impl Error {
     /// Whether the request may have been acted on: where not, another try repeats nothing.
     pub fn anything_sent(&self) -> bool {
         match self {
-            Self::ResponseTimeout | Self::Protocol(_) | Self::Revoked { .. } => true,
+            Self::ResponseTimeout
+            | Self::Protocol(_)
+            | Self::Revoked { .. }
+            | Self::Expired { .. } => true,
             Self::Reset { processed, .. } => *processed,
             Self::ConnectionLost { sent, .. } => *sent,
             Self::Dial { .. }
@@ -199,6 +211,7 @@ impl Error {
             Self::HandshakeTimeout(_) => "handshake_timeout",
             Self::UnexpectedIdentity { .. } => "unexpected_identity",
             Self::Revoked { .. } => "peer_revoked",
+            Self::Expired { .. } => "peer_certificate_expired",
             Self::Refused(_) => "refused",
             Self::ResponseTimeout => "response_timeout",
             Self::Reset { .. } => "reset",

@@ -23,6 +23,7 @@ pub(crate) mod handshake;
 pub(crate) mod lab;
 pub(crate) mod revocation;
 mod sessions;
+pub(crate) mod standing;
 mod verified;
 mod verify;
 

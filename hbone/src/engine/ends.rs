@@ -1,6 +1,7 @@
 //! How a connection comes to its end: by the clock, by its owner, by its peer; and what is said then.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -20,17 +21,19 @@ impl Core {
     pub(super) fn on_time(&mut self) {
         let now = Instant::now();
         while let Some(due) = self.clock.tick(now, self.session.streams.len() == 0) {
-            self.on_due(due);
+            self.on_due(due, now);
         }
         self.deafness(now);
     }
 
-    pub(super) fn on_due(&mut self, due: Due) {
+    pub(super) fn on_due(&mut self, due: Due, now: Instant) {
         let settled = self.session.is_settled() && self.session.is_greeted();
         match due {
             Due::Ping => {
                 self.session.ping();
                 self.look_at_the_starved();
+                // The time of day may have jumped.
+                self.look_at_the_certificate(now);
             }
             Due::Dead => {
                 let error = Error::lost("the peer does not answer pings", true);
@@ -40,6 +43,17 @@ impl Core {
             Due::Parted => self.over(None),
             Due::Settled => {}
             Due::Idle | Due::Aged => self.drain(),
+            Due::Renew => {
+                // Whoever comes next goes by the proof of then, too.
+                self.drain();
+                self.clock.renew_within(now, self.proof.left());
+                if let Some(renew) = &self.renew
+                    && self.session.streams.len() > 0
+                {
+                    renew();
+                }
+            }
+            Due::Expired => self.look_at_the_certificate(now),
         }
     }
 
@@ -56,6 +70,26 @@ impl Core {
             self.cut(&error, "certificate revoked");
         }
         self.proof.judged_by = current;
+    }
+
+    /// Ends the connection if its peer's certificate has run out, and the peer has shown no newer one since.
+    fn look_at_the_certificate(&mut self, now: Instant) {
+        let wall = SystemTime::now();
+        let left = self.proof.standing.until().duration_since(wall);
+        match left {
+            Ok(left) if !left.is_zero() => {
+                if self.proof.not_after <= wall {
+                    self.drain();
+                }
+                self.clock.expires_in(now, left);
+            }
+            _ => {
+                let error = Error::Expired {
+                    id: self.proof.id.clone(),
+                };
+                self.cut(&error, "certificate expired");
+            }
+        }
     }
 
     /// Ends the connection and everything on it: its peer has no certificate that counts any more.

@@ -16,9 +16,10 @@ use rustls::{ClientConfig, RootCertStore};
 use super::chain::Authorities;
 use super::revocation::{Revocations, UnknownRevocation};
 use super::sessions::Sessions;
+use super::standing::{Standing, Standings};
 use super::verify::Leaf;
 use super::{PROVIDER, client_config};
-use crate::{Expect, SpiffeId};
+use crate::{Expect, Peer, SpiffeId};
 
 /// Client configurations kept per identity, one for each set of expected servers: more than one
 /// workload talks to. Beyond, one that is forgotten is built again, in some microseconds.
@@ -66,6 +67,7 @@ struct Shared {
     identity: ArcSwap<Identity>,
     /// Locked when a connection begins or ends.
     watching: Mutex<Watchers>,
+    standings: Arc<Standings>,
 }
 
 #[derive(Default)]
@@ -102,6 +104,7 @@ pub fn credentials(first: Identity) -> (CredentialsWriter, Credentials) {
     let shared = Arc::new(Shared {
         identity: ArcSwap::from_pointee(first),
         watching: Mutex::default(),
+        standings: Arc::default(),
     });
     (CredentialsWriter(shared.clone()), Credentials(shared))
 }
@@ -301,6 +304,11 @@ impl Credentials {
 }
 
 impl Credentials {
+    /// A peer has just proved itself to this identity with a certificate that runs out then.
+    pub(crate) fn standing(&self, peer: &Peer, not_after: SystemTime) -> Standing {
+        Standing::of(&self.0.standings, peer, not_after)
+    }
+
     /// Has `waker` woken whenever what is known of revocations has changed.
     pub(crate) fn watch(&self, waker: Waker) -> Watching {
         let mut watching = self.0.watching.lock();
