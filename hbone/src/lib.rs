@@ -30,7 +30,7 @@ mod tls;
 pub use connect::{
     Baggage, Forwarded, Refusal, Request, Response, SourceKind, Target, TraceParent,
 };
-pub use copy::{Ended, Meter, relay_plain};
+pub use copy::{Ended, Meter, PlainRelay, relay_plain};
 pub use error::{Error, Fault};
 pub use identity::{Expect, InvalidSpiffeId, Peer, SpiffeId, TrustDomain};
 pub use limits::{PoolLimits, ServerLimits};

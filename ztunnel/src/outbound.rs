@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, rc::Rc, time::Instant};
 
-use hbone::{Forwarded, Opened, Request, TraceParent, Tunnel, relay_plain};
+use hbone::{Forwarded, Opened, PlainRelay, Request, TraceParent, Tunnel};
 use mesh::{
     balance::{EndpointStats, InFlight, Place},
     names::Uid,
     party::Party,
     verdict::{
         OrigDst,
-        lease::Lease,
+        lease::{Lease, Revoked},
         outbound::{NextHop, Route, Source, decide},
     },
     workload::Workload,
@@ -48,15 +48,15 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) 
     let outcome = match way {
         Ok((way, _in_flight)) => {
             session.established();
+            let (meter, ending) = (session.meter(), session.ending());
             match way {
                 Way::Tunnel(tunnel) => {
-                    let relay = tunnel.relay(app, session.meter());
-                    let ending = session.ending();
-                    ending.unless_revoked(relay, session.meter()).await
+                    let relay = tunnel.relay(app, meter);
+                    ending.unless_revoked(relay, meter).await
                 }
-                // Large, and not what an open tunnel should have room for.
                 Way::Plain(upstream) => {
-                    Failure::of(Box::pin(relay_plain(app, upstream, session.meter())).await)
+                    let relay = PlainRelay::new(app, upstream, meter);
+                    ending.unless_revoked(relay, meter).await
                 }
             }
         }
@@ -152,7 +152,11 @@ async fn try_route(
     match route.hop {
         NextHop::Plain(to) => {
             info.dst = Some(to);
-            proxy.dial(to, None).await.map(Way::Plain)
+            let upstream = proxy.dial(to, None).await?;
+            // A pod is there for itself whatever the mesh knows of it.
+            let other = route.to.filter(|_| !proxy.pod().owns(to.ip()));
+            stand_on(proxy, session, other.as_deref(), to)?;
+            Ok(Way::Plain(upstream))
         }
         NextHop::Tunnel {
             destination,
@@ -177,14 +181,21 @@ async fn try_route(
             let Opened { tunnel, peer, .. } = proxy.pool.open(&destination, &request).await?;
             info.encrypted = true;
             info.destination = std::mem::take(&mut info.destination).proven(peer);
-            if let Some(to) = &route.to {
-                let lease = Lease::of_endpoint(to, destination.addr.ip());
-                proxy
-                    .shared
-                    .world
-                    .look(|world| session.stands_on(lease, world))?;
-            }
+            stand_on(proxy, session, route.to.as_deref(), destination.addr)?;
             Ok(Way::Tunnel(tunnel))
         }
     }
+}
+
+/// From here on the connection stands on the workload at its other end, where the mesh knows one.
+fn stand_on(
+    proxy: &Proxy,
+    session: &Session,
+    to: Option<&Workload>,
+    at: SocketAddr,
+) -> Result<(), Revoked> {
+    let Some(to) = to else { return Ok(()) };
+    let lease = Lease::of_endpoint(to, at.ip());
+    let world = &proxy.shared.world;
+    world.look(|world| session.stands_on(lease, world))
 }

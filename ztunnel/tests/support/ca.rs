@@ -10,7 +10,7 @@ use rcgen::{
     CertificateSigningRequestParams, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
     SanType,
 };
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 #[derive(Clone)]
 pub(crate) struct Ca(Arc<Inner>);
@@ -19,6 +19,8 @@ struct Inner {
     issuer: Issuer<'static, KeyPair>,
     root: String,
     refused: Mutex<Vec<SpiffeId>>,
+    /// How long what is signed from now on is valid.
+    life: Mutex<Duration>,
     /// Whose certificates were signed: their serial numbers are their places, from one.
     signed: Mutex<Vec<SpiffeId>>,
 }
@@ -34,6 +36,7 @@ impl Ca {
             issuer,
             root,
             refused: Mutex::default(),
+            life: Mutex::new(Duration::HOUR),
             signed: Mutex::default(),
         }))
     }
@@ -54,13 +57,18 @@ impl Ca {
         });
         let list = CertificateRevocationListParams {
             this_update: now,
-            next_update: now + time::Duration::hours(1),
+            next_update: now + Duration::HOUR,
             crl_number: 1.into(),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         list.signed_by(&self.0.issuer).unwrap().pem().unwrap()
+    }
+
+    /// From now on certificates are valid for so many seconds.
+    pub(crate) fn sign_for(&self, seconds: i64) {
+        *self.0.life.lock() = Duration::seconds(seconds);
     }
 
     /// From now on `id` is refused.
@@ -85,8 +93,8 @@ impl Authority for Ca {
         let csr = CertificateSigningRequestParams::from_pem(&csr)?;
         let mut params = CertificateParams::default();
         let now = OffsetDateTime::now_utc();
-        params.not_before = now - time::Duration::minutes(1);
-        params.not_after = now + time::Duration::hours(1);
+        params.not_before = now - Duration::minutes(1);
+        params.not_after = now + *self.0.life.lock();
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
         params.serial_number = Some({
             let mut signed = self.0.signed.lock();
