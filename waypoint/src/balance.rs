@@ -85,6 +85,7 @@ pub(crate) fn pick(
     let hop = Hop {
         target,
         uid: workload.uid.clone(),
+        workload: Arc::clone(&workload),
         tunnel,
         http2: asking.http2,
     };
