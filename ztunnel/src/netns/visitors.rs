@@ -275,10 +275,13 @@ mod tests {
             ..LIMITS
         });
         let (tell, told) = mpsc::channel();
+        // All of them are there before one is over.
+        let gate = Arc::new(Mutex::new(()));
+        let closed = gate.lock();
         for number in 0..1000 {
-            let tell = tell.clone();
+            let (tell, gate) = (tell.clone(), gate.clone());
             let visit = Box::new(move || {
-                thread::sleep(Duration::from_millis(1));
+                drop(gate.lock());
                 Back {
                     report: Box::new(move || tell.send(number).unwrap()),
                     home: true,
@@ -287,7 +290,7 @@ mod tests {
             visitors.submit(id(1 + number % 100), visit).unwrap();
             assert!(visitors.threads() <= LIMITS.threads);
         }
-        drop(tell);
+        drop((tell, closed));
         assert_eq!(told.iter().count(), 1000);
         assert!(visitors.threads() <= LIMITS.threads);
     }

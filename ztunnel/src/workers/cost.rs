@@ -38,7 +38,11 @@ const SECONDS: u32 = 10;
 
 #[test]
 #[ignore = "prints a figure"]
-#[allow(clippy::print_stdout, reason = "a figure")]
+#[allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a figure, of changes at a steady pace"
+)]
 fn what_a_nodes_dispatchers_cost() {
     let (mut writer, world) = world();
     let all: Vec<_> = (0..WORKLOADS).map(|number| told(number, 0)).collect();
