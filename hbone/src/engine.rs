@@ -14,24 +14,22 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use crate::frame::{Broken, Code};
 use crate::limits::BACKLOG;
 use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
-use crate::tls::credentials::Watching;
 use crate::tls::handshake::Proved;
-use crate::tls::standing::Standing;
-use crate::{Credentials, Error, Identity, Request, SpiffeId};
+use crate::{Credentials, Error, Identity, Request};
 use alarm::Alarm;
 use clock::Clock;
 use link::{Link, Scratch};
 use out::Out;
 use owner::Calls;
+use proof::Proof;
 use queue::Queue;
 use ready::Ready;
 use side::App;
@@ -48,6 +46,7 @@ mod link;
 mod out;
 mod owner;
 pub(crate) mod pipe;
+mod proof;
 mod queue;
 mod ready;
 mod side;
@@ -106,18 +105,6 @@ pub(crate) struct Core {
     renew: Option<Box<dyn Fn()>>,
 }
 
-/// Why the peer was let in, to be looked at again when revocations change.
-struct Proof {
-    credentials: Watching,
-    /// The identity by whose revocations the chain was judged last.
-    judged_by: Arc<Identity>,
-    id: SpiffeId,
-    /// The end of the certificate that was shown here, and of the last one that was shown anywhere.
-    not_after: SystemTime,
-    standing: Standing,
-    chain: Arc<[CertificateDer<'static>]>,
-}
-
 /// Memory for frames up to this is kept for the next ones: some requests, as they come together.
 const KEPT_CONTROL: usize = 2 << 10;
 
@@ -159,21 +146,11 @@ pub(crate) fn start(
 ) -> Result<(Engine, Rc<RefCell<Core>>), Error> {
     let now = Instant::now();
     let expires = proved.not_after.duration_since(SystemTime::now());
-    let clock = Clock::new(now, terms, expires.unwrap_or_default());
+    let mut clock = Clock::new(now, terms, expires.unwrap_or_default());
     let max_streams = u32::try_from(terms.max_streams).unwrap_or(u32::MAX);
     let ready: Arc<Ready> = Arc::default();
     let alarm = Alarm::new(ready.waker(Key::TIMER)).map_err(|e| Error::NoThread(e.into()))?;
-    // What was replaced during the handshake is looked at in the first turn.
-    ready.push(Key::NEWS);
-    let proof = Proof {
-        credentials: credentials.watch(ready.waker(Key::NEWS)),
-        judged_by,
-        standing: credentials.standing(&proved.peer, proved.not_after),
-        not_after: proved.not_after,
-        id: proved.peer.id,
-        chain: proved.chain,
-    };
-    let mut clock = clock;
+    let proof = Proof::new(&proved, credentials, judged_by, &ready);
     if terms.role == Role::Client {
         clock.renew_within(now, proof.left());
     }
@@ -285,17 +262,6 @@ impl Drop for Engine {
             drop(core);
             self.make_calls();
         }
-    }
-}
-
-// === impl Proof ===
-
-impl Proof {
-    /// How long both sides' certificates still count, as they are now.
-    fn left(&self) -> Duration {
-        let ours = self.credentials.current().not_after();
-        let until = ours.min(self.standing.until());
-        until.duration_since(SystemTime::now()).unwrap_or_default()
     }
 }
 

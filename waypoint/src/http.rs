@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -257,17 +258,12 @@ async fn forward(
             chosen.stats.answered(now - sent);
             chosen.stats.reached(now);
             let upgrade = upgrade.map(|(_, client)| (client, received));
-            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             // The connection's own lease ends with HTTP.
-            let lease = switched
-                .then(|| core.upstream.hold(&chosen.hop))
-                .transpose();
-            let lease = match lease {
+            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let lease = switched.then(|| core.upstream.hold(&chosen.hop));
+            let lease = match lease.transpose() {
                 Ok(lease) => lease,
-                Err(revoked) => {
-                    let status = StatusCode::SERVICE_UNAVAILABLE;
-                    return Reply::failure(status, TERMINATED, revoked.to_string()).respond(record);
-                }
+                Err(revoked) => return terminated(&revoked, record),
             };
             let answer = Answer {
                 response,
@@ -277,11 +273,14 @@ async fn forward(
             };
             respond(answer, routed, upgrade, record)
         }
-        Err(error) => {
-            let reason = format!("the endpoint ended the connection: {error}");
-            Reply::failure(StatusCode::SERVICE_UNAVAILABLE, TERMINATED, reason).respond(record)
-        }
+        Err(error) => terminated(&error, record),
     }
+}
+
+/// The endpoint went away before it had answered.
+fn terminated(why: &dyn Display, record: Record) -> Response<ResponseBody> {
+    let reason = format!("the endpoint ended the connection: {why}");
+    Reply::failure(StatusCode::SERVICE_UNAVAILABLE, TERMINATED, reason).respond(record)
 }
 
 /// Chooses an endpoint and connects to it; while nothing is sent, another may do better.

@@ -1,8 +1,5 @@
 //! How a connection comes to its end: by the clock, by its owner, by its peer; and what is said then.
 
-use std::sync::Arc;
-use std::time::SystemTime;
-
 use tokio::time::Instant;
 
 use super::clock::Due;
@@ -55,55 +52,6 @@ impl Core {
             }
             Due::Expired => self.look_at_the_certificate(now),
         }
-    }
-
-    /// Ends the connection if its peer's certificate has been revoked since it was let in.
-    pub(super) fn judge_again(&mut self) {
-        let current = self.proof.credentials.current();
-        if Arc::ptr_eq(&current, &self.proof.judged_by) {
-            return;
-        }
-        if current.is_revoked(&self.proof.chain) {
-            let error = Error::Revoked {
-                id: self.proof.id.clone(),
-            };
-            self.cut(&error, "certificate revoked");
-        }
-        self.proof.judged_by = current;
-    }
-
-    /// Ends the connection if its peer's certificate has run out, and the peer has shown no newer one since.
-    fn look_at_the_certificate(&mut self, now: Instant) {
-        let wall = SystemTime::now();
-        let left = self.proof.standing.until().duration_since(wall);
-        match left {
-            Ok(left) if !left.is_zero() => {
-                if self.proof.not_after <= wall {
-                    self.drain();
-                }
-                self.clock.expires_in(now, left);
-            }
-            _ => {
-                let error = Error::Expired {
-                    id: self.proof.id.clone(),
-                };
-                self.cut(&error, "certificate expired");
-            }
-        }
-    }
-
-    /// Ends the connection and everything on it: its peer has no certificate that counts any more.
-    fn cut(&mut self, error: &Error, why: &str) {
-        if self.phase != Phase::Running {
-            return;
-        }
-        tracing::info!(peer = %self.addr, %error, "connection ended");
-        for key in self.session.streams.keys() {
-            self.session.reset(key, Code::CANCEL);
-            self.lost(key, error.clone());
-        }
-        self.tell_end(Some(error.clone()));
-        self.part(Code::NO_ERROR, why);
     }
 
     /// Streams that were given time to be ended by the client, and were not.
