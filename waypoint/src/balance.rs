@@ -86,6 +86,7 @@ pub(crate) fn pick(
         target,
         uid: workload.uid.clone(),
         workload: Arc::clone(&workload),
+        service: to.service().map(|service| service.id.clone()),
         tunnel,
         http2: asking.http2,
     };

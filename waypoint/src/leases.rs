@@ -1,28 +1,52 @@
 //! What this core's connections stand on, by the one thing by whose change each is judged again.
 //!
-//! Of clients a waypoint is told on demand and within bounds: that it knows nobody at an address any more says nothing of
-//! who is there, and ends nothing. The client's own node ends its tunnels when the pod goes.
+//! A waypoint is told what it needs, and not the whole mesh, so that it is not told of somebody any more does not say that
+//! he is gone. Clients are told on demand and within bounds: of them absence ends nothing, and a client's own node ends its
+//! tunnels when the pod goes. An endpoint leaves what is told with its Service, or after it has left its Service: it is gone
+//! only where it was behind a Service that is bound here, and still is. Of any other, the tunnel's pings tell.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mesh::names::ServiceName;
 use mesh::verdict::lease::{Input, Lease, Revoked};
+use mesh::verdict::waypoint::{SelfInfo, is_bound};
+use mesh::workload::Workload;
 use mesh::world::{Changed, Snapshot, World};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 /// The leases of one core. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Leases(Rc<RefCell<Registry>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Leases {
+    me: Rc<SelfInfo>,
+    registry: Rc<RefCell<Registry>>,
+}
 
 #[derive(Debug, Default)]
 struct Registry {
     next: usize,
-    leases: HashMap<usize, (Lease, Option<oneshot::Sender<Revoked>>)>,
+    leases: HashMap<usize, Entry>,
     standing_on: BTreeSet<(Input, usize)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    lease: Lease,
+    behind: Option<Behind>,
+    tell: Option<oneshot::Sender<Revoked>>,
+}
+
+/// An endpoint, and the Service that it was chosen for.
+#[derive(Clone, Debug)]
+pub(crate) struct Behind {
+    pub(crate) service: ServiceName,
+    /// As it was told last.
+    pub(crate) workload: Arc<Workload>,
 }
 
 /// One connection's lease; given up when dropped.
@@ -70,16 +94,33 @@ pub(crate) async fn unless_revoked<T>(
 // === impl Leases ===
 
 impl Leases {
+    pub(crate) fn new(me: SelfInfo) -> Self {
+        Self {
+            me: Rc::new(me),
+            registry: Rc::default(),
+        }
+    }
+
     /// From here on a connection stands on this, which must hold now.
-    pub(crate) fn hold(&self, mut lease: Lease, world: &Snapshot) -> Result<Held, Revoked> {
+    pub(crate) fn hold(
+        &self,
+        mut lease: Lease,
+        behind: Option<Behind>,
+        world: &Snapshot,
+    ) -> Result<Held, Revoked> {
         lease.judge(world)?;
         let (tell, told) = oneshot::channel();
         let input = lease.input();
-        let mut registry = self.0.borrow_mut();
+        let mut registry = self.registry.borrow_mut();
         let key = registry.next;
         registry.next += 1;
         registry.standing_on.insert((input.clone(), key));
-        registry.leases.insert(key, (lease, Some(tell)));
+        let entry = Entry {
+            lease,
+            behind,
+            tell: Some(tell),
+        };
+        registry.leases.insert(key, entry);
         Ok(Held {
             leases: self.clone(),
             key,
@@ -99,7 +140,7 @@ impl Leases {
     }
 
     fn judge(&self, changed: &Changed, world: &Snapshot) {
-        let mut registry = self.0.borrow_mut();
+        let mut registry = self.registry.borrow_mut();
         let Registry {
             leases,
             standing_on,
@@ -117,15 +158,42 @@ impl Leases {
             standing.collect()
         };
         for key in touched {
-            let Some((lease, tell)) = leases.get_mut(&key) else {
+            let Some(entry) = leases.get_mut(&key) else {
                 continue;
             };
-            match lease.judge(world) {
-                Ok(()) | Err(Revoked::PeerGone { .. }) => {}
+            if let Err(revoked) = entry.judge(world, &self.me) {
                 // Who does not wait for it any more need not be told.
-                Err(revoked) => drop(tell.take().map(|tell| tell.send(revoked))),
+                drop(entry.tell.take().map(|tell| tell.send(revoked)));
             }
         }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn judge(&mut self, world: &Snapshot, me: &SelfInfo) -> Result<(), Revoked> {
+        let judged = self.lease.judge(world);
+        match (&judged, &mut self.behind) {
+            (Ok(()), Some(behind)) => {
+                let there = world.workload(&behind.workload.uid);
+                behind.workload = there.cloned().unwrap_or_else(|| behind.workload.clone());
+                judged
+            }
+            (Err(Revoked::EndpointGone(_)), Some(behind)) if behind.still(world, me) => judged,
+            (Err(Revoked::PeerGone { .. } | Revoked::EndpointGone(_)), _) => Ok(()),
+            _ => judged,
+        }
+    }
+}
+
+// === impl Behind ===
+
+impl Behind {
+    /// Whether the endpoint would still be told if it were there.
+    fn still(&self, world: &Snapshot, me: &SelfInfo) -> bool {
+        let mut services = self.workload.services();
+        services.any(|(name, _)| *name == self.service) && is_bound(world, me, &self.service)
     }
 }
 
@@ -149,7 +217,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut registry = self.leases.0.borrow_mut();
+        let mut registry = self.leases.registry.borrow_mut();
         registry.leases.remove(&self.key);
         registry.standing_on.remove(&(self.input.clone(), self.key));
     }

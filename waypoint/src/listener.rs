@@ -120,7 +120,10 @@ async fn tunnels(core: &Rc<Core>, account: &Rc<Account>, mut connection: Connect
     let cut = Cut::default();
     let lease = Lease::of_peer(connection.peer());
     // Of somebody who is just coming there is nothing to hold against.
-    let Ok(mut lease) = core.world.look(|world| core.leases.hold(lease, world)) else {
+    let Ok(mut lease) = core
+        .world
+        .look(|world| core.leases.hold(lease, None, world))
+    else {
         return;
     };
     let mut phase = core.phase();

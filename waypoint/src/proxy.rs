@@ -87,7 +87,7 @@ impl Core {
             phase,
         } = shared;
         let trust = [me.trust_domain.clone()];
-        let leases = Leases::default();
+        let leases = Leases::new(me.clone());
         Self {
             acceptor: Acceptor::new(credentials.clone(), trust, ServerLimits::default()),
             upstream: Upstream::new(credentials, world.clone(), leases.clone()),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use hbone::{Credentials, Destination, Fault, Pool, PoolLimits, Request, SpiffeId, TcpDial};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use mesh::names::Uid;
+use mesh::names::{ServiceName, Uid};
 use mesh::verdict::lease::{Lease, Revoked};
 use mesh::workload::Workload;
 use mesh::world::World;
@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 use crate::exec::LocalExec;
-use crate::leases::{Held, Leases, unless_revoked};
+use crate::leases::{Behind, Held, Leases, unless_revoked};
 use crate::request_body::RequestBody;
 use idle::IdleConnections;
 pub(crate) use idle::StreamPermit;
@@ -68,6 +68,8 @@ pub(crate) struct Hop {
     pub(crate) uid: Uid,
     /// The same, as it was chosen.
     pub(crate) workload: Arc<Workload>,
+    /// The Service that it was chosen for.
+    pub(crate) service: Option<ServiceName>,
     /// Its tunnel and who must be there; `None`: it is outside the mesh.
     pub(crate) tunnel: Option<Destination>,
     /// Whether it is spoken to in HTTP/2.
@@ -166,7 +168,12 @@ impl Upstream {
     /// From here on something stands on the endpoint.
     pub(crate) fn hold(&self, hop: &Hop) -> Result<Held, Revoked> {
         let lease = Lease::of_endpoint(&hop.workload, hop.target.ip());
-        self.world.look(|world| self.leases.hold(lease, world))
+        let behind = hop.service.clone().map(|service| Behind {
+            service,
+            workload: Arc::clone(&hop.workload),
+        });
+        self.world
+            .look(|world| self.leases.hold(lease, behind, world))
     }
 
     /// The endpoint's bytes: a tunnel, or TCP.

@@ -10,7 +10,7 @@ use hyper::{Request, Response, StatusCode};
 use mesh::proto::workload::AppProtocol;
 use mesh::xds::ADDRESS_TYPE;
 use support::app::{self, Answer, Body, Client, full};
-use support::{CLIENT, CLIENT_ADDR, Mesh, PEER, Pod, local, uid};
+use support::{CLIENT, CLIENT_ADDR, Mesh, PEER, Pod, Service, local, uid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
@@ -185,6 +185,46 @@ fn a_tunnel_to_an_endpoint_that_is_gone_or_another_ends_and_others_do_not() {
         mesh.web_pod(11, "v2", "somebody-else");
         is_reset(&mut second).await;
         mesh.logged(&["\"tcp\"", "endpoint_replaced"]).await;
+    });
+}
+
+/// What a waypoint does not need any more it is told no more of: that says nothing of who is there.
+#[test]
+fn an_endpoint_that_only_leaves_what_is_told_is_not_gone() {
+    local(async {
+        let mesh = Mesh::start().await;
+        mesh.web(AppProtocol::Tcp, &["v1"]);
+        app::tunnels(&mesh, 10, V1, echo).await;
+        let pool = mesh.pool(CLIENT);
+        let mut left_its_service = tunnel(&mesh, &pool, WEB).await;
+        passes(&mut left_its_service).await;
+        let pod = |services: &'static [&'static str]| Pod {
+            name: "v1",
+            account: "v1",
+            ip: mesh.ip(10),
+            services,
+            meshed: true,
+            healthy: true,
+            bound: false,
+        };
+        mesh.pod(&pod(&[]));
+        mesh.forget(ADDRESS_TYPE, &uid("v1"));
+        passes(&mut left_its_service).await;
+        mesh.pod(&pod(&["web"]));
+        let mut unbound = tunnel(&mesh, &pool, WEB).await;
+        passes(&mut unbound).await;
+        mesh.service(&Service {
+            name: "web",
+            vip: "10.96.0.1",
+            ports: &[(80, AppProtocol::Tcp)],
+            bound: false,
+        });
+        mesh.forget(ADDRESS_TYPE, &uid("v1"));
+        passes(&mut unbound).await;
+        // Who is told to be another is another all the same.
+        mesh.web_pod(10, "v1", "somebody-else");
+        is_reset(&mut unbound).await;
+        is_reset(&mut left_its_service).await;
     });
 }
 
