@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo test cluster down images fmt lint unit netns e2e soak-control skew deny fuzz-smoke fuzz-keep fuzz-build bench-mesh bench-pair bench-scale bench-choose
+.PHONY: help demo test cluster down images fmt lint unit netns e2e soak-control skew deny fuzz-smoke fuzz-keep fuzz-build bench-mesh bench-pair bench-scale bench-choose bench-leases
 
 CACHE := $(or $(AMBIT_CACHE),$(HOME)/.cache/ambit)
 # Always the whole workspace: a part of it would resolve other features, and build every dependency again.
@@ -130,6 +130,10 @@ bench-scale: packages ## what the control plane costs at 10 k, 100 k and 1 M pod
 # BENCH_QUICK=1: see mesh/benches/choose.rs.
 bench-choose: packages ## what the choice of an endpoint costs among 10 to 10 000 (quiet machine)
 	cargo bench --locked --workspace --bench choose
+
+# An optimised build of everything, once.
+bench-leases: packages ## what judging open connections again costs a node while the mesh changes (quiet machine)
+	cargo test --locked --workspace --release --lib -- --ignored --nocapture what_a_nodes_dispatchers_cost
 
 deny: $(CACHE)/cargo/bin/cargo-deny ## licences, sources and banned or doubled crates
 	$< --locked check bans licenses sources

@@ -125,6 +125,7 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
         namespace: config.namespace.clone(),
         mesh: waypoints(&config),
         roots: watch::channel(String::new()).1,
+        revocations: config.revocations.clone(),
     };
     let (seen, happened) = mpsc::channel(SEEN_QUEUE);
     seen::all(&client, &seen, &mut tasks);

@@ -1,6 +1,7 @@
 //! The controller's configuration: arguments or environment, read once before anything starts.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Parser;
 use mesh::names::Network;
@@ -88,6 +89,9 @@ pub struct Config {
         default_value = "IfNotPresent"
     )]
     pub waypoint_pull_policy: String,
+    /// The file of certificate revocation lists, in PEM; published for waypoints beside the roots.
+    #[arg(long, env = "CRL_PATH")]
+    pub revocations: Option<PathBuf>,
     /// Where waypoints find the controller.
     #[arg(long, env = "XDS_ADDRESS")]
     pub xds_address: Option<String>,

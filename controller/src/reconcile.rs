@@ -25,6 +25,7 @@ pub mod waypoint;
 mod work;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ pub struct Settings {
     pub mesh: Mesh,
     /// The roots, PEM. Others are written as soon as each namespace's are looked at again.
     pub roots: watch::Receiver<String>,
+    /// The file of revocation lists, which is published beside the roots, as it is then.
+    pub revocations: Option<PathBuf>,
 }
 
 /// What a reconciler reads.

@@ -159,6 +159,7 @@ async fn with_an_api_server_that_answers_nothing_the_proxies_are_told() {
         namespace: "ambit-system".to_owned(),
         mesh: settings::waypoints(),
         roots: watch::channel("roots".to_owned()).1,
+        revocations: None,
     };
     let (seen, happened) = mpsc::channel(1);
     let (_notices, noticed) = mpsc::channel(1);

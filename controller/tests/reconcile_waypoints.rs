@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use self::kubernetes::{Call, Cluster, Fault};
 
 use self::reconciling::{Reconciling, deployed, events, pass};
+use controller::lease::Term;
 
 #[tokio::test(start_paused = true)]
 async fn one_gateway_that_cannot_be_deployed_delays_no_other() {
@@ -249,4 +250,35 @@ async fn replicas_that_were_ours_to_apply_are_handed_over_and_not_taken_away() {
     );
     assert_eq!(of(&said[1], "force"), None, "from nobody else");
     assert!(said[2].body["spec"]["replicas"].is_null());
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_lists_are_published_beside_the_roots_and_stay_while_they_cannot_be_read() {
+    let cluster = Cluster::new();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("ca-crl.pem");
+    let reconciling = Reconciling::publishing(&cluster, Term::always(), Some(path.clone()));
+    let roots = Item::Roots("shop".into());
+    reconciling.want(roots, Entry::leader(Wanted::Roots));
+    let lists = |cluster: &Cluster| {
+        let map = cluster.get("configmaps", "shop", "ambit-ca-root-cert");
+        let data = map.expect("the roots")["data"].clone();
+        assert_eq!(data["root-cert.pem"], "the roots");
+        data["ca-crl.pem"].as_str().map(str::to_owned)
+    };
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(lists(&cluster), None);
+    std::fs::write(&path, "lists").expect("written");
+    pass(Duration::from_secs(61)).await;
+    assert_eq!(lists(&cluster).as_deref(), Some("lists"));
+    // Not a text.
+    std::fs::write(&path, [0xff]).expect("written");
+    pass(Duration::from_secs(61)).await;
+    assert_eq!(lists(&cluster).as_deref(), Some("lists"));
+    std::fs::write(&path, "others").expect("written");
+    pass(Duration::from_secs(301)).await;
+    assert_eq!(lists(&cluster).as_deref(), Some("others"));
+    std::fs::remove_file(&path).expect("removed");
+    pass(Duration::from_secs(61)).await;
+    assert_eq!(lists(&cluster), None);
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -47,9 +48,21 @@ pub(crate) struct Socket {
     clean: bool,
 }
 
+/// A relay between two sockets that can be asked how far it is, as one of a tunnel can.
+#[must_use = "a dropped relay resets both sides"]
+pub struct PlainRelay {
+    relay: Pin<Box<dyn Future<Output = Ended>>>,
+    waits: Rc<Cell<bool>>,
+}
+
 /// Relays between an application's socket `a` and the far side's socket `b`, with the same ends as
 /// a tunnel: a half-close is passed on, and a reset is passed on as a reset.
 pub async fn relay_plain(a: TcpStream, b: TcpStream, meter: &Meter) -> Ended {
+    relay(a, b, meter, &Cell::new(false)).await
+}
+
+/// Says in `waits` whether the far side's end has come, or bytes of it that the application has not taken.
+async fn relay(a: TcpStream, b: TcpStream, meter: &Meter, waits: &Cell<bool>) -> Ended {
     let (mut a, mut b) = (Socket::new(a), Socket::new(b));
     let ended = {
         let (mut a_read, mut a_write) = a.split();
@@ -57,8 +70,21 @@ pub async fn relay_plain(a: TcpStream, b: TcpStream, meter: &Meter) -> Ended {
         let (sent_end, received_end) = (Cell::new(false), Cell::new(false));
         let sent = |n| meter.add_sent(n);
         let received = |n| meter.add_received(n);
-        let mut out = pin!(one_way(&mut a_read, &mut b_write, &sent_end, sent));
-        let mut back = pin!(one_way(&mut b_read, &mut a_write, &received_end, received));
+        let unasked = Cell::new(false);
+        let mut out = pin!(one_way(
+            &mut a_read,
+            &mut b_write,
+            &sent_end,
+            &unasked,
+            sent
+        ));
+        let mut back = pin!(one_way(
+            &mut b_read,
+            &mut a_write,
+            &received_end,
+            waits,
+            received
+        ));
         poll_fn(|cx| {
             if let Poll::Ready(failed) = back.as_mut().poll(cx) {
                 return Poll::Ready(match failed {
@@ -86,6 +112,43 @@ pub async fn relay_plain(a: TcpStream, b: TcpStream, meter: &Meter) -> Ended {
     ended
 }
 
+// === impl PlainRelay ===
+
+impl PlainRelay {
+    /// Relays as [`relay_plain`] does, for as long as it is polled.
+    pub fn new(a: TcpStream, b: TcpStream, meter: &Meter) -> Self {
+        let waits = Rc::new(Cell::new(false));
+        let (told, meter) = (waits.clone(), meter.clone());
+        Self {
+            relay: Box::pin(async move { relay(a, b, &meter, &told).await }),
+            waits,
+        }
+    }
+
+    /// Whether something of the far side waits for the application: its end, said in order, or bytes that the
+    /// application has not taken yet.
+    pub fn waits_for_app(&self) -> bool {
+        self.waits.get()
+    }
+}
+
+impl Future for PlainRelay {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.relay.as_mut().poll(cx)
+    }
+}
+
+impl std::fmt::Debug for PlainRelay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let waits = self.waits.get();
+        f.debug_struct("PlainRelay")
+            .field("waits_for_app", &waits)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why one direction failed; one that ends in order waits for the reset of its source instead.
 enum OneWay {
     Reading(io::Error),
@@ -96,6 +159,7 @@ async fn one_way(
     from: &mut ReadHalf<'_>,
     to: &mut WriteHalf<'_>,
     ended: &Cell<bool>,
+    waits: &Cell<bool>,
     count: impl Fn(usize),
 ) -> OneWay {
     let mut chunk = Chunk::new();
@@ -116,6 +180,7 @@ async fn one_way(
             Ok(None) => continue,
             Err(error) => return OneWay::Reading(error),
         };
+        waits.set(true);
         let written = tokio::select! {
             biased;
             written = to.write_all(&buffer[..n]) => written,
@@ -124,6 +189,7 @@ async fn one_way(
         if let Err(error) = written {
             return OneWay::Writing(error);
         }
+        waits.set(false);
         count(n);
         chunk.grow(n);
         if n < buffer.len() {
@@ -131,6 +197,7 @@ async fn one_way(
         }
     }
     drop(buffer);
+    waits.set(true);
     if let Err(error) = to.shutdown().await {
         return OneWay::Writing(error);
     }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
-use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use crate::frame::{Broken, Code};
@@ -24,12 +23,13 @@ use crate::limits::BACKLOG;
 use crate::record::RecordError;
 use crate::session::{Event, Key, Role, Session};
 use crate::tls::handshake::Proved;
-use crate::{Credentials, Error, Identity, Request, SpiffeId};
+use crate::{Credentials, Error, Identity, Request};
 use alarm::Alarm;
 use clock::Clock;
 use link::{Link, Scratch};
 use out::Out;
 use owner::Calls;
+use proof::Proof;
 use queue::Queue;
 use ready::Ready;
 use side::App;
@@ -46,6 +46,7 @@ mod link;
 mod out;
 mod owner;
 pub(crate) mod pipe;
+mod proof;
 mod queue;
 mod ready;
 mod side;
@@ -100,15 +101,8 @@ pub(crate) struct Core {
     /// Who is to be told of a relay's end, after this turn.
     calls: Calls,
     proof: Proof,
-}
-
-/// Why the peer was let in, to be looked at again when revocations change.
-struct Proof {
-    credentials: Credentials,
-    /// The identity by whose revocations the chain was judged last.
-    judged_by: Arc<Identity>,
-    id: SpiffeId,
-    chain: Arc<[CertificateDer<'static>]>,
+    /// Client: has both sides prove themselves anew, on another connection.
+    renew: Option<Box<dyn Fn()>>,
 }
 
 /// Memory for frames up to this is kept for the next ones: some requests, as they come together.
@@ -152,10 +146,14 @@ pub(crate) fn start(
 ) -> Result<(Engine, Rc<RefCell<Core>>), Error> {
     let now = Instant::now();
     let expires = proved.not_after.duration_since(SystemTime::now());
-    let clock = Clock::new(now, terms, expires.unwrap_or_default());
+    let mut clock = Clock::new(now, terms, expires.unwrap_or_default());
     let max_streams = u32::try_from(terms.max_streams).unwrap_or(u32::MAX);
     let ready: Arc<Ready> = Arc::default();
     let alarm = Alarm::new(ready.waker(Key::TIMER)).map_err(|e| Error::NoThread(e.into()))?;
+    let proof = Proof::new(&proved, credentials, judged_by, &ready);
+    if terms.role == Role::Client {
+        clock.renew_within(now, proof.left());
+    }
     let core = Core {
         session: Session::new(terms.role, max_streams, terms.max_streams),
         addr: proved.peer.addr,
@@ -182,12 +180,8 @@ pub(crate) fn start(
         retired: false,
         yielding: Yielding::new(),
         calls: Calls::new(),
-        proof: Proof {
-            credentials: credentials.clone(),
-            judged_by,
-            id: proved.peer.id,
-            chain: proved.chain,
-        },
+        proof,
+        renew: None,
     };
     let core = Rc::new(RefCell::new(core));
     let engine = Engine {
@@ -242,6 +236,11 @@ impl Future for Engine {
 }
 
 impl Engine {
+    /// Client: what is called when both sides should prove themselves anew, on another connection.
+    pub(crate) fn on_renewal(&self, renew: impl Fn() + 'static) {
+        self.core.borrow_mut().renew = Some(Box::new(renew));
+    }
+
     /// Tells those whose relays have ended. They may use the connection: nobody holds it meanwhile. What
     /// panics there is told by the panic hook, and ends nobody else's stream.
     fn make_calls(&self) {
@@ -278,6 +277,7 @@ impl Core {
                 (Key::LINK, Some(link)) => link.woken(),
                 (Key::LINK, None) => {}
                 (Key::TIMER, _) => self.alarmed = true,
+                (Key::NEWS, _) => self.judge_again(),
                 (key, _) => self.woken(key),
             }
         }

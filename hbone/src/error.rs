@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::StatusCode;
+use rustls::CertificateError;
 
 use crate::{Expect, Refusal, SpiffeId};
 
@@ -47,6 +48,12 @@ pub enum Error {
     /// The peer's certificate was revoked while it was connected.
     #[error("the certificate of {id} has been revoked")]
     Revoked {
+        /// Whose certificate.
+        id: SpiffeId,
+    },
+    /// The peer's certificate ran out while it was connected, and it has shown no newer one.
+    #[error("the certificate of {id} has expired")]
+    Expired {
         /// Whose certificate.
         id: SpiffeId,
     },
@@ -122,6 +129,7 @@ impl Error {
             | Self::HandshakeTimeout(_)
             | Self::UnexpectedIdentity { .. }
             | Self::Revoked { .. }
+            | Self::Expired { .. }
             | Self::Refused(_)
             | Self::ResponseTimeout
             | Self::Reset { .. }
@@ -141,6 +149,7 @@ impl Error {
             | Self::Tls { .. }
             | Self::UnexpectedIdentity { .. }
             | Self::Revoked { .. }
+            | Self::Expired { .. }
             | Self::ConnectionLost { .. }
             | Self::Draining
             | Self::TooManyConnections
@@ -158,6 +167,7 @@ impl Error {
             | Self::HandshakeTimeout(_)
             | Self::UnexpectedIdentity { .. }
             | Self::Revoked { .. }
+            | Self::Expired { .. }
             | Self::ResponseTimeout
             | Self::Reset { .. }
             | Self::ConnectionLost { .. }
@@ -173,7 +183,10 @@ impl Error {
     /// Whether the request may have been acted on: where not, another try repeats nothing.
     pub fn anything_sent(&self) -> bool {
         match self {
-            Self::ResponseTimeout | Self::Protocol(_) | Self::Revoked { .. } => true,
+            Self::ResponseTimeout
+            | Self::Protocol(_)
+            | Self::Revoked { .. }
+            | Self::Expired { .. } => true,
             Self::Reset { processed, .. } => *processed,
             Self::ConnectionLost { sent, .. } => *sent,
             Self::Dial { .. }
@@ -194,10 +207,11 @@ impl Error {
         match self {
             Self::Dial { .. } => "dial_failed",
             Self::DialTimeout(_) => "dial_timeout",
-            Self::Tls { .. } => "tls_failed",
+            Self::Tls { source, .. } => tls_code(source),
             Self::HandshakeTimeout(_) => "handshake_timeout",
             Self::UnexpectedIdentity { .. } => "unexpected_identity",
-            Self::Revoked { .. } => "certificate_revoked",
+            Self::Revoked { .. } => "peer_revoked",
+            Self::Expired { .. } => "peer_certificate_expired",
             Self::Refused(_) => "refused",
             Self::ResponseTimeout => "response_timeout",
             Self::Reset { .. } => "reset",
@@ -246,6 +260,22 @@ impl From<Error> for io::Error {
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)
+    }
+}
+
+/// What is wrong with the peer's certificate, where that is why TLS failed.
+fn tls_code(source: &io::Error) -> &'static str {
+    let error = source.get_ref().and_then(|error| error.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(error)) = error else {
+        return "tls_failed";
+    };
+    match error {
+        CertificateError::Revoked => "peer_revoked",
+        CertificateError::UnknownRevocationStatus => "peer_revocation_unknown",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "peer_certificate_expired"
+        }
+        _ => "tls_failed",
     }
 }
 

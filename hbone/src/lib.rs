@@ -30,17 +30,17 @@ mod tls;
 pub use connect::{
     Baggage, Forwarded, Refusal, Request, Response, SourceKind, Target, TraceParent,
 };
-pub use copy::{Ended, Meter, relay_plain};
+pub use copy::{Ended, Meter, PlainRelay, relay_plain};
 pub use error::{Error, Fault};
 pub use identity::{Expect, InvalidSpiffeId, Peer, SpiffeId, TrustDomain};
 pub use limits::{PoolLimits, ServerLimits};
 pub use pool::{Destination, Dial, Opened, Pool, TcpDial};
 pub use server::{Acceptor, Connection, Incoming};
 pub use stream::{Relay, Tunnel, TunnelIo};
-pub use tls::chain::UnknownRevocation;
 pub use tls::credentials::{
     Credentials, CredentialsWriter, Identity, InvalidCredentials, credentials,
 };
+pub use tls::revocation::{Revocations, UnknownRevocation};
 
 /// The TCP port of the tunnel.
 pub const PORT: u16 = 15008;

@@ -249,6 +249,30 @@ impl<D: Dial> Pool<D> {
         Ok(found)
     }
 
+    /// Has both sides prove themselves anew, where no connection stands for that already: streams that run on an old one
+    /// live on by it.
+    fn renew(&self, to: &Destination) {
+        let Inner {
+            credentials,
+            limits,
+            connections,
+            ..
+        } = &*self.inner;
+        let identity = credentials.current();
+        let full = connections.size.get() >= limits.max_connections;
+        if connections.draining.get() || full || identity.check().is_err() {
+            return;
+        }
+        let mut slots = connections.slots.borrow_mut();
+        let slot = slots.entry(to.clone()).or_default();
+        let mut clients = slot.clients.iter();
+        if !slot.flights.is_empty() || clients.any(|(_, client)| client.is_current(&identity)) {
+            return;
+        }
+        slot.flights.push(self.depart(to.clone()));
+        connections.size.set(connections.size.get() + 1);
+    }
+
     /// Starts a dial as a task of its own, so that no waiter who gives up ends it for the others.
     fn depart(&self, to: Destination) -> Flight {
         let number = self.inner.connections.next.get();
@@ -262,6 +286,7 @@ impl<D: Dial> Pool<D> {
         } = &*self.inner;
         let (credentials, dial, limits) = (credentials.clone(), dial.clone(), limits.clone());
         let connections = Rc::downgrade(connections);
+        let pool = Rc::downgrade(&self.inner);
         let task = tokio::task::spawn_local(async move {
             let outcome = client::connect(&dial, &credentials, &to, &limits).await;
             let Some(held) = connections.upgrade() else {
@@ -275,6 +300,8 @@ impl<D: Dial> Pool<D> {
             let _ = tell.send(Some(landed));
             // After those who waited: what they ask goes with the end of the handshake.
             if let Some(engine) = engine {
+                let again = to.clone();
+                engine.on_renewal(move || renew(pool.clone(), again.clone()));
                 drive(engine, connections, to, number);
             }
         });
@@ -369,6 +396,15 @@ impl Connections {
             !gone
         });
     }
+}
+
+/// As soon as no connection is in the middle of a turn.
+fn renew<D: Dial>(pool: Weak<Inner<D>>, to: Destination) {
+    tokio::task::spawn_local(async move {
+        if let Some(inner) = pool.upgrade() {
+            Pool { inner }.renew(&to);
+        }
+    });
 }
 
 /// The engine holds no part of the pool: it ends with the last client handle and tunnel.

@@ -21,7 +21,9 @@ pub(crate) mod credentials;
 pub(crate) mod handshake;
 #[cfg(test)]
 pub(crate) mod lab;
+pub(crate) mod revocation;
 mod sessions;
+pub(crate) mod standing;
 mod verified;
 mod verify;
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use hbone::{Ended, Error, Meter, PoolLimits, ServerLimits, relay_plain};
+use hbone::{Ended, Error, Meter, PlainRelay, PoolLimits, ServerLimits, relay_plain};
 use support::{Lab, Relayed, ends, is_reset, local, pair, passes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, spawn_local};
@@ -144,6 +144,38 @@ fn plain_relay_passes_half_closes_on() {
         ends(&mut near).await;
         assert!(matches!(ended.await.unwrap(), Ended::Finished));
         assert_eq!((meter.sent(), meter.received()), (8, 6));
+    });
+}
+
+#[test]
+fn plain_relay_says_what_waits_for_the_application() {
+    local(async {
+        let ((mut near, a), (mut far, b)) = (pair().await, pair().await);
+        let mut relay = PlainRelay::new(a, b, &Meter::new());
+        assert!(!relay.waits_for_app());
+        // More than the sockets hold of an application that does not read.
+        let said = vec![7; 16 << 20];
+        let speaking = spawn_local(async move {
+            far.write_all(&said).await.unwrap();
+            far.shutdown().await.unwrap();
+            far
+        });
+        while !relay.waits_for_app() {
+            assert!(futures_util::poll!(&mut relay).is_pending());
+            tokio::task::yield_now().await;
+        }
+        let reading = async {
+            let mut got = Vec::new();
+            near.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got.len(), 16 << 20);
+        };
+        tokio::select! {
+            ended = &mut relay => panic!("{ended:?}"),
+            () = reading => {}
+        }
+        // Its end, too.
+        assert!(relay.waits_for_app());
+        drop((near, speaking.await.unwrap()));
     });
 }
 

@@ -5,8 +5,8 @@ mod support;
 use std::time::Duration;
 
 use hbone::{
-    Acceptor, Error, Fault, Identity, InvalidCredentials, Pool, PoolLimits, Response, ServerLimits,
-    TcpDial, TrustDomain, UnknownRevocation, credentials,
+    Acceptor, Ended, Error, Fault, Identity, InvalidCredentials, Pool, PoolLimits, Response,
+    Revocations, ServerLimits, TcpDial, TrustDomain, UnknownRevocation, credentials,
 };
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use support::{CLIENT, Ca, Lab, SERVER, Served, destination, local, request};
@@ -211,6 +211,82 @@ fn a_running_connection_ends_when_its_peer_is_revoked() {
         );
         let error = near.into_io().read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    });
+}
+
+/// No clock of the connection has to come round first.
+#[test]
+fn a_running_connection_hears_of_a_revocation_at_once_at_either_end() {
+    const NEVER: Duration = Duration::from_secs(24 * 3600);
+    local(async {
+        let (pool, server) = (PoolLimits::default(), ServerLimits::default());
+        let pool = PoolLimits {
+            ping_interval: NEVER,
+            ..pool
+        };
+        let server = ServerLimits {
+            ping_interval: NEVER,
+            ..server
+        };
+        let mut lab = Lab::with(pool, server).await;
+        let numbered = |ca: &Ca, id: &str, serial: u64| {
+            let (chain, key) = ca.leaf(&[id], |p| p.serial_number = Some(serial.into()));
+            Identity::from_pem(&chain, &key, &ca.root).unwrap()
+        };
+        let (client, server) = (numbered(&lab.ca, CLIENT, 7), numbered(&lab.ca, SERVER, 8));
+        let told = |identity: &Identity, serials: &[u64]| {
+            let lists = Revocations::from_pem(&lab.ca.revoke(serials), UnknownRevocation::Allow);
+            identity.informed(Some(lists.unwrap()))
+        };
+        let (of_client, of_server) = (told(&server, &[7]), told(&client, &[8]));
+        let of_others = told(&server, &[9]);
+        lab.client.replace(client);
+        lab.server.replace(server);
+        // The server hears of its client, and not before the client is meant.
+        let mut relayed = lab.relayed().await;
+        lab.server.replace(of_others);
+        support::passes(&mut relayed.near, &mut relayed.far, b"still here").await;
+        lab.server.replace(of_client);
+        let Ended::Peer(error) = relayed.far_ended.await.unwrap() else {
+            panic!("not by its peer");
+        };
+        assert_eq!(error.code(), "peer_revoked");
+        let error = lab.open().await.unwrap_err();
+        assert_eq!(error.code(), "tls_failed", "{error}");
+        // The client hears of its server.
+        lab.server.replace(numbered(&lab.ca, SERVER, 8));
+        let relayed = lab.relayed().await;
+        lab.client.replace(of_server);
+        let Ended::Peer(error) = relayed.near_ended.await.unwrap() else {
+            panic!("not by its peer");
+        };
+        assert_eq!(error.code(), "peer_revoked");
+        let error = lab.open().await.unwrap_err();
+        assert_eq!(error.code(), "peer_revoked", "{error}");
+    });
+}
+
+#[test]
+fn while_lists_are_unreadable_nobody_is_let_in_and_who_is_in_stays() {
+    local(async {
+        let mut lab = Lab::new().await;
+        let mut relayed = lab.relayed().await;
+        let unreadable = |id: &str| {
+            lab.ca
+                .identity(id)
+                .informed(Some(Revocations::unreadable()))
+        };
+        let (client, server) = (unreadable(CLIENT), unreadable(SERVER));
+        lab.server.replace(server);
+        let error = fresh_pool(&lab.ca, &lab).await;
+        assert!(matches!(error, Error::Tls { .. }), "{error}");
+        lab.server.replace(lab.ca.identity(SERVER));
+        lab.client.replace(client);
+        let error = lab.open().await.unwrap_err();
+        assert_eq!(error.code(), "peer_revocation_unknown", "{error}");
+        support::passes(&mut relayed.near, &mut relayed.far, b"still here").await;
+        lab.client.replace(lab.ca.identity(CLIENT));
+        drop(lab.tunnels().await);
     });
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hbone::{Credentials, CredentialsWriter, Identity, SpiffeId, credentials};
+use hbone::{Credentials, CredentialsWriter, Identity, Revocations, SpiffeId, credentials};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::clock::Clock;
 use crate::backoff::Backoff;
 use crate::ca::{Authority, CaError, obtain, usable};
+use crate::revocations::InForce;
 
 /// Fetches under way at once: a node that starts with hundreds of identities must not storm the controller.
 const CONCURRENCY: usize = 8;
@@ -57,6 +58,8 @@ pub struct Keeper<A> {
     entries: HashMap<SpiffeId, Entry>,
     fetches: FuturesUnordered<BoxFuture<'static, (SpiffeId, Result<Identity, CaError>)>>,
     list: watch::Sender<Arc<[Held]>>,
+    /// What peers of all identities are judged by.
+    revocations: InForce,
     metrics: Metrics,
 }
 
@@ -148,6 +151,7 @@ impl Certificates {
             entries: HashMap::new(),
             fetches: FuturesUnordered::new(),
             list,
+            revocations: watch::channel(None).1,
             metrics: Metrics::default(),
         };
         (
@@ -191,6 +195,15 @@ impl<A: Authority> Keeper<A> {
         &self.metrics
     }
 
+    /// Has the holders of all certificates judge their peers by what is in force, now and after each change.
+    #[must_use]
+    pub fn judging_by(self, revocations: InForce) -> Self {
+        Self {
+            revocations,
+            ..self
+        }
+    }
+
     /// Answers and renews for as long as it is polled.
     pub async fn run(mut self) -> Infallible {
         let mut asked = true;
@@ -204,6 +217,7 @@ impl<A: Authority> Keeper<A> {
                     None => asked = false,
                 },
                 Some((id, outcome)) = self.fetches.next() => self.fetched(&id, outcome),
+                Ok(()) = self.revocations.changed() => self.inform(),
                 () = self.clock.clone().reach(wake) => {}
             }
             self.sweep();
@@ -224,6 +238,18 @@ impl<A: Authority> Keeper<A> {
                 drop(answer.send(Err(CertError::Failed { id, source })));
             }
             _ => entry.waiting.push(answer),
+        }
+    }
+
+    /// Something else is revoked than before.
+    fn inform(&mut self) {
+        let revocations = self.revocations.borrow_and_update().clone();
+        let held = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.current.as_ref());
+        for writer in held {
+            writer.replace(writer.current().informed(revocations.clone()));
         }
     }
 
@@ -250,7 +276,8 @@ impl<A: Authority> Keeper<A> {
         match outcome {
             Ok(identity) => {
                 tracing::debug!(%id, serial = identity.serial(), "certificate fetched");
-                entry.put(identity, self.clock.wall());
+                let revocations: Option<Revocations> = self.revocations.borrow().clone();
+                entry.put(identity.informed(revocations), self.clock.wall());
             }
             Err(error) => {
                 let delay = entry.backoff.next();

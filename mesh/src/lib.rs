@@ -13,6 +13,7 @@ pub mod pod;
 pub mod ports;
 pub mod process;
 pub mod proto;
+pub mod revocations;
 pub mod route;
 #[cfg(test)]
 mod sample;

@@ -15,7 +15,7 @@ use mesh::verdict::waypoint::To;
 use mesh::workload::Workload;
 
 use crate::balance::Chosen;
-use crate::flags::CLIENT_GONE;
+use crate::flags::{CLIENT_GONE, DENIED};
 use crate::metrics::{Ended, Protocol};
 use crate::proxy::Core;
 use crate::routed::Routed;
@@ -194,8 +194,12 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if !self.complete && self.flags == NO_FLAGS {
-            self.flags = CLIENT_GONE;
+        if !self.complete {
+            if let Some(reason) = self.session.cut.reason() {
+                (self.flags, self.error) = (DENIED, Some(reason.to_owned()));
+            } else if self.flags == NO_FLAGS {
+                self.flags = CLIENT_GONE;
+            }
         }
         self.log();
         self.core.metrics.request(&Ended {
@@ -243,6 +247,11 @@ impl<'a> Opaque<'a> {
 
 impl Drop for Opaque<'_> {
     fn drop(&mut self) {
+        if self.flags != NO_FLAGS
+            && let Some(reason) = self.session.cut.reason()
+        {
+            (self.flags, self.error) = (DENIED, Some(reason.to_owned()));
+        }
         let client = &self.session.client;
         let from = client.workload.as_deref();
         let to = self.upstream.as_ref().map(|(workload, _)| workload);

@@ -15,6 +15,7 @@ use mesh::process::metrics::registry;
 use mesh::process::readiness::Readiness;
 use mesh::process::shutdown::{Exit, Signals, Supervisor};
 use mesh::process::telemetry::{self, Logs};
+use mesh::revocations::RevocationFile;
 use mesh::verdict::waypoint::SelfInfo;
 use mesh::world::{World, world_in};
 use mesh::xds::client::{self, Client};
@@ -128,7 +129,11 @@ fn household(
         config.cluster.clone(),
         Caller::Workload,
     );
+    let (file, in_force) = RevocationFile::open(config.revocations.clone());
+    file.register(&mut registry);
+    supervisor.must_live("revocation lists", file.run());
     let (certificates, keeper) = Certificates::new(authority, Clock::system());
+    let keeper = keeper.judging_by(in_force);
     keeper.metrics().register(&mut registry);
     let state = debug(config, &world, &stream, &certificates);
     let pages = Admin::new(registry, readiness.clone(), logs.filter(), state);

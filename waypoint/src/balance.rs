@@ -90,6 +90,8 @@ pub(crate) fn pick(
     let hop = Hop {
         target,
         uid: workload.uid.clone(),
+        workload: Arc::clone(&workload),
+        service: to.service().map(|service| service.id.clone()),
         tunnel,
         http2: asking.http2,
     };

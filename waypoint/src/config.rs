@@ -47,6 +47,8 @@ pub struct Config {
     pub root: PathBuf,
     /// `AUTH_TOKEN`: who we are to the controller.
     pub token: PathBuf,
+    /// `CRL_PATH` (none): the file of revocation lists, in PEM. Where it does not exist, nobody is revoked.
+    pub revocations: Option<PathBuf>,
     /// `WAYPOINT_WORKER_THREADS`; as many as there are processors.
     pub threads: usize,
     /// `TERMINATION_GRACE_PERIOD_SECONDS` (30) less 5: how long running requests may take after SIGTERM.
@@ -114,6 +116,7 @@ impl Config {
             token: env
                 .or("AUTH_TOKEN", "/var/run/secrets/tokens/istio-token")
                 .into(),
+            revocations: env.get("CRL_PATH").map(PathBuf::from),
             drain: Duration::from_secs(grace.saturating_sub(5).max(1)),
             log_format: env.parsed("LOG_FORMAT", LogFormat::default())?,
             log_filter: env.or("RUST_LOG", "info"),

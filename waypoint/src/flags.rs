@@ -14,5 +14,7 @@ pub(crate) const CLIENT_GONE: &str = "DC";
 pub(crate) const BAD_REQUEST: &str = "DPE";
 /// The client has its share of what all clients may have.
 pub(crate) const OVERLOADED: &str = "OM";
+/// What the client's connection stood on is gone: its certificate, or its place in the mesh. As node proxies say it.
+pub(crate) const DENIED: &str = "DENY";
 /// The backend reference does not resolve.
 pub(crate) const NO_BACKEND: &str = "NC";

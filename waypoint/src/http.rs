@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,9 +24,11 @@ use tokio::time::timeout;
 use crate::access_log::{self, Record};
 use crate::balance::{self, Chosen};
 use crate::budget::Resource;
+use crate::cut::Noted;
 use crate::exec::LocalExec;
 use crate::flags::{BAD_REQUEST, NO_ENDPOINT, OVERLOADED, TERMINATED, UNREACHABLE};
 use crate::head::{Heads, Running, Watched};
+use crate::leases::Held;
 use crate::proxy::{Core, Phase};
 use crate::request_body::RequestBody;
 use crate::routed::Routed;
@@ -84,6 +87,8 @@ struct Answer {
     response: Response<Incoming>,
     permit: Option<StreamPermit>,
     load: InFlight,
+    /// After a change of protocol.
+    lease: Option<Held>,
 }
 
 thread_local! {
@@ -96,6 +101,7 @@ pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, io: TunnelIo) {
     let seen = Rc::clone(&is_http2);
     let (for_requests, its_session) = (Rc::clone(&core), Rc::clone(&session));
     let heads = Arc::new(Heads::default());
+    let io = Noted::new(io, session.cut.clone());
     let watched = Watched::new(io, Arc::clone(&heads));
     let its_heads = Arc::clone(&heads);
     let service = service_fn(move |incoming: Request<Incoming>| {
@@ -118,6 +124,8 @@ pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, io: TunnelIo) {
                 }
                 return;
             }
+            // Requests go with it.
+            () = session.cut.happened() => return,
             stalled = heads.stalled(session.place.account(), core.limits.head_timeout) => {
                 let refusal = stalled.refusal();
                 access_log::refused(&session.client, &session.authority, &refusal);
@@ -250,17 +258,22 @@ async fn forward(
             chosen.stats.answered(now - sent);
             chosen.stats.reached(now);
             let upgrade = upgrade.map(|(_, client)| (client, received));
+            // The connection's own lease ends with HTTP.
+            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let lease = switched.then(|| core.upstream.hold(&chosen.hop));
+            let lease = match lease.transpose() {
+                Ok(lease) => lease,
+                Err(revoked) => return terminated(&revoked, record),
+            };
             let answer = Answer {
                 response,
                 permit,
                 load,
+                lease,
             };
             respond(answer, routed, upgrade, record)
         }
-        Err(error) => {
-            let reason = format!("the endpoint ended the connection: {error}");
-            Reply::failure(StatusCode::SERVICE_UNAVAILABLE, TERMINATED, reason).respond(record)
-        }
+        Err(error) => terminated(&error, record),
     }
 }
 
@@ -285,6 +298,12 @@ async fn ready(
             Err(error)
         }
     }
+}
+
+/// The endpoint went away before it had answered.
+fn terminated(why: &dyn Display, record: Record) -> Response<ResponseBody> {
+    let reason = format!("the endpoint ended the connection: {why}");
+    Reply::failure(StatusCode::SERVICE_UNAVAILABLE, TERMINATED, reason).respond(record)
 }
 
 /// Chooses an endpoint and connects to it; while nothing is sent, another may do better.
@@ -397,6 +416,7 @@ fn respond(
         mut response,
         permit,
         load,
+        lease,
     } = answer;
     record.status(response.status());
     record.grpc_status(response.headers());
@@ -410,13 +430,14 @@ fn respond(
         filter::response(routed.filters(), &mut head.headers);
     }
     head.version = Version::default();
-    match (endpoint, upgrade, granted) {
+    match (endpoint.zip(lease), upgrade, granted) {
         (None, ..) => {
             Response::from_parts(head, ResponseBody::upstream(body, record, load, permit))
         }
-        (Some(endpoint), Some((client, received)), Some(protocol)) => {
+        (Some((endpoint, lease)), Some((client, received)), Some(protocol)) => {
             upgrade::write(&mut head.headers, protocol);
-            upgrade::splice(client, endpoint, record, load, received);
+            let used = (load, lease);
+            upgrade::splice(client, endpoint, record, used, received);
             Response::from_parts(head, ResponseBody::switched())
         }
         (Some(_), ..) => {

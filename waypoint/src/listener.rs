@@ -4,12 +4,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hbone::{Connection, Incoming, Refusal, Response};
+use mesh::verdict::lease::Lease;
 use mesh::verdict::waypoint::{Admitted, NotAdmitted, To, admit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::budget::{Account, Place, Resource};
+use crate::cut::Cut;
 use crate::limits::TURNED_AWAY;
 use crate::lookups::{Hope, NAMED_WITHIN};
 use crate::proxy::{Core, Phase};
@@ -115,6 +117,15 @@ fn refuse(core: &Core, incoming: Incoming, refusal: Refusal) {
 /// Serves all tunnels of one connection.
 async fn tunnels(core: &Rc<Core>, account: &Rc<Account>, mut connection: Connection) {
     let mut running = JoinSet::new();
+    let cut = Cut::default();
+    let lease = Lease::of_peer(connection.peer());
+    // Of somebody who is just coming there is nothing to hold against.
+    let Ok(mut lease) = core
+        .world
+        .look(|world| core.leases.hold(lease, None, world))
+    else {
+        return;
+    };
     let mut phase = core.phase();
     // Whoever connects while we drain has nowhere better to go yet: it is served until we close.
     let mut seen = *phase.borrow_and_update();
@@ -123,22 +134,32 @@ async fn tunnels(core: &Rc<Core>, account: &Rc<Account>, mut connection: Connect
             next = connection.next() => match next {
                 Some(Ok(incoming)) => match account.take(Resource::Tunnels) {
                     Ok(place) => {
-                        running.spawn_local(tunnel(Rc::clone(core), place, incoming));
+                        running.spawn_local(tunnel(Rc::clone(core), place, cut.clone(), incoming));
                     }
                     Err(exhausted) => refuse(core, incoming, exhausted.refusal()),
                 },
                 Some(Err(error)) => {
+                    cut.failed(&error);
                     tracing::debug!(peer = %connection.peer().id, %error, "connection lost");
                     break;
                 }
                 None => break,
             },
             Some(_) = running.join_next() => {}
+            revoked = lease.ended() => {
+                tracing::info!(peer = %connection.peer().id, reason = revoked.code(), "client cut off: {revoked}");
+                cut.revoked(&revoked);
+                break;
+            }
             Ok(now) = changed(&mut phase, seen) => {
                 seen = now;
                 connection.drain();
             }
         }
+    }
+    if cut.reason().is_some() {
+        // Its tunnels are reset.
+        drop(connection);
     }
     // Nothing can reach these any more; they see the end of their tunnels and write their logs.
     while running.join_next().await.is_some() {}
@@ -152,7 +173,7 @@ async fn changed(
     phase.wait_for(|now| *now != seen).await.map(|now| *now)
 }
 
-async fn tunnel(core: Rc<Core>, place: Place, incoming: Incoming) {
+async fn tunnel(core: Rc<Core>, place: Place, cut: Cut, incoming: Incoming) {
     let admitted = match admitted(&core, &incoming).await {
         Ok(admitted) => admitted,
         Err(refused) => return refuse(&core, incoming, refused.refusal()),
@@ -163,6 +184,7 @@ async fn tunnel(core: Rc<Core>, place: Place, incoming: Incoming) {
         to: admitted.to().clone(),
         authority: incoming.request.target.clone(),
         trace: incoming.request.traceparent,
+        cut,
         place,
     });
     if admitted.is_http() {

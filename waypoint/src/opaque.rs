@@ -10,12 +10,14 @@ use tokio::time::interval;
 
 use crate::access_log::Opaque;
 use crate::balance::{self, Asking, Chosen};
+use crate::cut::{Cut, Noted};
 use crate::flags::{CLIENT_GONE, NO_ENDPOINT, TERMINATED, UNREACHABLE};
+use crate::leases::unless_revoked;
 use crate::metrics::Tcp;
 use crate::pipe::pipe;
 use crate::proxy::Core;
 use crate::session::Session;
-use crate::upstream::{Unreachable, Wire};
+use crate::upstream::{Connected, Unreachable, Wire};
 
 /// Endpoints that are tried for one connection.
 const ENDPOINTS: usize = 3;
@@ -26,25 +28,33 @@ const COUNT: Duration = Duration::from_secs(5);
 /// Serves one tunnel: the endpoint is connected first, so that a client learns of a failure as a refusal.
 pub(crate) async fn serve(core: Rc<Core>, session: Rc<Session>, incoming: Incoming) {
     let mut record = Opaque::begin(&session);
-    let (chosen, wire, _load) = match connect(&core, &session, &mut record).await {
-        Ok(connected) => connected,
-        Err(refusal) => {
-            core.metrics.refused_tunnel(&refusal.code);
-            incoming.reject(refusal);
-            return;
-        }
-    };
+    let (chosen, Connected { wire, mut lease }, _load) =
+        match connect(&core, &session, &mut record).await {
+            Ok(connected) => connected,
+            Err(refusal) => {
+                core.metrics.refused_tunnel(&refusal.code);
+                incoming.reject(refusal);
+                return;
+            }
+        };
     let tunnel = match incoming.accept(Response::default()) {
         Ok(tunnel) => tunnel,
         Err(error) => return record.failed(CLIENT_GONE, &error),
     };
     let tcp = core.metrics.opened(&session, &chosen.workload);
-    let ended = counted(copy(tunnel, wire, &record.meter), &record.meter, &tcp).await;
+    let copying = copy(tunnel, wire, session.cut.clone(), &record.meter);
+    let moved = || record.meter.received() + record.meter.sent();
+    let leased = unless_revoked(copying, &mut lease, || (), moved);
+    let ended = counted(leased, &record.meter, &tcp).await;
     tcp.closed();
     match ended {
-        Ended::Finished => {}
-        Ended::App(error) => record.failed(TERMINATED, &error),
-        Ended::Peer(error) => record.failed(TERMINATED, &error),
+        Ok(Ended::Finished) => {}
+        Ok(Ended::App(error)) => record.failed(TERMINATED, &error),
+        Ok(Ended::Peer(error)) => record.failed(TERMINATED, &error),
+        Err(revoked) => {
+            let reason = format!("{}: {revoked}", revoked.code());
+            record.failed(TERMINATED, &reason);
+        }
     }
 }
 
@@ -53,14 +63,14 @@ async fn open(
     core: &Rc<Core>,
     session: &Session,
     chosen: Chosen,
-) -> Result<(Chosen, Wire, InFlight), Unreachable> {
+) -> Result<(Chosen, Connected, InFlight), Unreachable> {
     let head = session.onward(chosen.hop.target);
     let load = chosen.stats.begin();
     let began = Instant::now();
     match core.upstream.connect(&chosen.hop, &head).await {
-        Ok(wire) => {
+        Ok(connected) => {
             chosen.stats.reached(Instant::now());
-            Ok((chosen, wire, load))
+            Ok((chosen, connected, load))
         }
         Err(error) => {
             balance::not_reached(&chosen, began, &error);
@@ -74,7 +84,7 @@ async fn connect(
     core: &Rc<Core>,
     session: &Session,
     record: &mut Opaque<'_>,
-) -> Result<(Chosen, Wire, InFlight), Refusal> {
+) -> Result<(Chosen, Connected, InFlight), Refusal> {
     let (mut tries, mut none) = (Tries::new(ENDPOINTS), NoEndpoint::None);
     let next = |why| {
         let asking = |tries: &Tries| {
@@ -119,18 +129,27 @@ async fn connect(
 }
 
 /// To the client counts as sent, from it as received.
-async fn copy(client: Tunnel, endpoint: Wire, meter: &Meter) -> Ended {
+async fn copy(client: Tunnel, endpoint: Wire, cut: Cut, meter: &Meter) -> Ended {
     match endpoint {
-        Wire::Plain(tcp) => client.relay(tcp, meter).await,
-        Wire::Tunnel(endpoint) => match pipe(client.into_io(), endpoint, meter).await {
-            Ok(()) => Ended::Finished,
-            Err(error) => Ended::App(error),
-        },
+        Wire::Plain(tcp) => {
+            let ended = client.relay(tcp, meter).await;
+            if let Ended::Peer(error) = &ended {
+                cut.failed(error);
+            }
+            ended
+        }
+        Wire::Tunnel(endpoint) => {
+            let client = Noted::new(client.into_io(), cut);
+            match pipe(client, endpoint, meter).await {
+                Ok(()) => Ended::Finished,
+                Err(error) => Ended::App(error),
+            }
+        }
     }
 }
 
 /// Brings the counters up to date while a copy runs.
-async fn counted(copy: impl Future<Output = Ended>, meter: &Meter, tcp: &Tcp) -> Ended {
+async fn counted<T>(copy: impl Future<Output = T>, meter: &Meter, tcp: &Tcp) -> T {
     let mut copy = std::pin::pin!(copy);
     let mut ticks = interval(COUNT);
     let (mut received, mut sent) = (0, 0);

@@ -13,6 +13,7 @@ use mesh::world::World;
 use tokio::sync::watch;
 
 use crate::budget::Budgets;
+use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::lookups::{Clients, Lookups};
 use crate::metrics::{Metrics, Recorder};
@@ -65,6 +66,7 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) budgets: Budgets,
     pub(crate) unproven: Unproven,
+    pub(crate) leases: Leases,
     phase: watch::Receiver<Phase>,
 }
 
@@ -85,9 +87,11 @@ impl Core {
             phase,
         } = shared;
         let trust = [me.trust_domain.clone()];
+        let leases = Leases::new(me.clone());
         Self {
             acceptor: Acceptor::new(credentials.clone(), trust, ServerLimits::default()),
-            upstream: Upstream::new(credentials),
+            upstream: Upstream::new(credentials, world.clone(), leases.clone()),
+            leases,
             metrics: Recorder::new(metrics),
             bound: Bound::default(),
             clients: Clients::new(lookups),

@@ -16,5 +16,12 @@ pub async fn serve(shared: Shared, limits: Limits, listeners: Vec<TcpListener>) 
     for listener in listeners {
         serving.spawn_local(listener::serve(Rc::clone(&core), listener));
     }
-    while serving.join_next().await.is_some() {}
+    let served = async { while serving.join_next().await.is_some() {} };
+    let followed = core.leases.clone().follow(core.world.clone());
+    tokio::pin!(served);
+    tokio::select! {
+        () = &mut served => {}
+        // Nothing changes any more.
+        () = followed => served.await,
+    }
 }

@@ -8,6 +8,7 @@ use mesh::verdict::waypoint::To;
 use mesh::workload::Workload;
 
 use crate::budget::Place;
+use crate::cut::Cut;
 
 /// One client's tunnel, for as long as it lives.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Session {
     /// As the client wrote it.
     pub(crate) authority: Target,
     pub(crate) trace: Option<TraceParent>,
+    /// Why its connection was ended.
+    pub(crate) cut: Cut,
     /// Among the tunnels of all clients.
     pub(crate) place: Place,
 }

@@ -13,15 +13,20 @@ use std::time::{Duration, Instant};
 use hbone::{Credentials, Destination, Fault, Pool, PoolLimits, Request, SpiffeId, TcpDial};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use mesh::names::Uid;
+use mesh::names::{ServiceName, Uid};
+use mesh::verdict::lease::{Lease, Revoked};
+use mesh::workload::Workload;
+use mesh::world::World;
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 use crate::exec::LocalExec;
+use crate::leases::{Behind, Held, Leases, unless_revoked};
 use crate::request_body::RequestBody;
 use idle::IdleConnections;
 pub(crate) use idle::StreamPermit;
 pub(crate) use wire::Wire;
+use wire::{Counted, Moved};
 
 mod idle;
 mod wire;
@@ -49,6 +54,8 @@ const MAX_BUFFER: usize = 128 << 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
     tunnels: Pool<TcpDial>,
+    world: World,
+    leases: Leases,
     idle: Rc<RefCell<IdleConnections>>,
 }
 
@@ -59,10 +66,20 @@ pub(crate) struct Hop {
     pub(crate) target: SocketAddr,
     /// The endpoint's workload.
     pub(crate) uid: Uid,
+    /// The same, as it was chosen.
+    pub(crate) workload: Arc<Workload>,
+    /// The Service that it was chosen for.
+    pub(crate) service: Option<ServiceName>,
     /// Its tunnel and who must be there; `None`: it is outside the mesh.
     pub(crate) tunnel: Option<Destination>,
     /// Whether it is spoken to in HTTP/2.
     pub(crate) http2: bool,
+}
+
+/// An endpoint's bytes, and what they stand on.
+pub(crate) struct Connected {
+    pub(crate) wire: Wire,
+    pub(crate) lease: Held,
 }
 
 /// Whose connections may be used together.
@@ -102,6 +119,9 @@ pub(crate) enum Unreachable {
     /// Plain TCP.
     #[error("cannot connect to {0}: {1}")]
     Dial(SocketAddr, Arc<std::io::Error>),
+    /// It has gone just now, or is another.
+    #[error(transparent)]
+    Gone(#[from] Revoked),
     /// HTTP did not come about.
     #[error("no HTTP with {0}: {1}")]
     Handshake(SocketAddr, String),
@@ -121,7 +141,7 @@ pub(crate) struct Failed {
 
 impl Upstream {
     /// Nothing connected yet. Must be called in a `LocalRuntime` or `LocalSet`.
-    pub(crate) fn new(credentials: Credentials) -> Self {
+    pub(crate) fn new(credentials: Credentials, world: World, leases: Leases) -> Self {
         let limits = PoolLimits {
             connect_timeout: CONNECT_TIMEOUT,
             ..PoolLimits::default()
@@ -139,12 +159,35 @@ impl Upstream {
         });
         Self {
             tunnels: Pool::new(credentials, TcpDial, limits),
+            world,
+            leases,
             idle,
         }
     }
 
+    /// From here on something stands on the endpoint.
+    pub(crate) fn hold(&self, hop: &Hop) -> Result<Held, Revoked> {
+        let lease = Lease::of_endpoint(&hop.workload, hop.target.ip());
+        let behind = hop.service.clone().map(|service| Behind {
+            service,
+            workload: Arc::clone(&hop.workload),
+        });
+        self.world
+            .look(|world| self.leases.hold(lease, behind, world))
+    }
+
     /// The endpoint's bytes: a tunnel, or TCP.
-    pub(crate) async fn connect(&self, hop: &Hop, head: &Request) -> Result<Wire, Unreachable> {
+    pub(crate) async fn connect(
+        &self,
+        hop: &Hop,
+        head: &Request,
+    ) -> Result<Connected, Unreachable> {
+        let wire = self.dial(hop, head).await?;
+        let lease = self.hold(hop)?;
+        Ok(Connected { wire, lease })
+    }
+
+    async fn dial(&self, hop: &Hop, head: &Request) -> Result<Wire, Unreachable> {
         if let Some(destination) = &hop.tunnel {
             let opened = self.tunnels.open(destination, head).await?;
             return Ok(Wire::Tunnel(opened.tunnel.into_io()));
@@ -208,13 +251,14 @@ impl Upstream {
         let (sender, reused) = match found {
             Some(sender) => (sender, true),
             None => {
-                let wire = self.connect(hop, &head()).await?;
+                let Connected { wire, lease } = self.connect(hop, &head()).await?;
+                let (wire, moved) = Counted::new(wire);
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(MAX_BUFFER)
                     .handshake(TokioIo::new(wire))
                     .await
                     .map_err(|error| Unreachable::Handshake(hop.target, error.to_string()))?;
-                drive(connection.with_upgrades());
+                self.drive(connection.with_upgrades(), lease, moved, hop);
                 (sender, false)
             }
         };
@@ -282,7 +326,8 @@ impl Upstream {
     ) -> Result<http2::SendRequest<RequestBody>, Unreachable> {
         let failed =
             |why: &dyn std::fmt::Display| Unreachable::Handshake(hop.target, why.to_string());
-        let wire = self.connect(hop, head).await?;
+        let Connected { wire, lease } = self.connect(hop, head).await?;
+        let (wire, moved) = Counted::new(wire);
         let handshake = http2::Builder::new(LocalExec)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -292,18 +337,38 @@ impl Upstream {
             .await
             .map_err(|_| failed(&"it timed out"))?;
         let (sender, connection) = shaken.map_err(|error| failed(&error))?;
-        drive(connection);
+        self.drive(connection, lease, moved, hop);
         Ok(sender)
     }
-}
 
-/// Runs a connection until it ends; its requests report what went wrong.
-fn drive(connection: impl Future<Output = hyper::Result<()>> + 'static) {
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-    });
+    /// Runs a connection until it ends, or its lease; its requests report what went wrong.
+    fn drive(
+        &self,
+        connection: impl Future<Output = hyper::Result<()>> + 'static,
+        mut lease: Held,
+        moved: Moved,
+        hop: &Hop,
+    ) {
+        let (idle, uid) = (Rc::downgrade(&self.idle), hop.uid.clone());
+        tokio::task::spawn_local(async move {
+            let told = || {
+                // Nothing new begins on any connection to it.
+                if let Some(idle) = idle.upgrade() {
+                    idle.borrow_mut().forget_endpoint(&uid);
+                }
+            };
+            match unless_revoked(connection, &mut lease, told, || moved.bytes()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "upstream connection ended"),
+                Err(revoked) => {
+                    tracing::info!(
+                        reason = revoked.code(),
+                        "upstream connection ended: {revoked}"
+                    );
+                }
+            }
+        });
+    }
 }
 
 // === impl Ready ===
@@ -384,7 +449,7 @@ impl Unreachable {
         match self {
             Self::Tunnel(hbone::Error::Refused(refusal)) => refusal.status.is_server_error(),
             Self::Tunnel(error) => error.fault() != Fault::Us,
-            Self::Dial(..) | Self::Handshake(..) => true,
+            Self::Gone(_) | Self::Dial(..) | Self::Handshake(..) => true,
         }
     }
 
@@ -392,6 +457,7 @@ impl Unreachable {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Tunnel(error) => error.code(),
+            Self::Gone(revoked) => revoked.code(),
             Self::Dial(..) => "dial_failed",
             Self::Handshake(..) => "http_handshake_failed",
         }

@@ -20,6 +20,7 @@ use mesh::{
         shutdown::{Signals, Supervisor},
         telemetry::{self, Logs},
     },
+    revocations::RevocationFile,
     world::{World, world_in},
     xds::{
         ADDRESS_TYPE, ENROLLED_NAMESPACE_TYPE, ENROLMENT_TYPE, MESH_STATE_TYPE,
@@ -213,9 +214,12 @@ fn keep_certificates(
 ) -> Certificates {
     let control = control(config, &config.ca_address);
     let authority = CertificateClient::new(control, &*config.cluster, Caller::Node);
+    let (file, in_force) = RevocationFile::open(config.revocations.clone());
+    file.register(registry);
+    supervisor.must_live("revocation lists", file.run());
     let (certificates, keeper) = Certificates::new(authority, Clock::system());
     keeper.metrics().register(registry);
-    supervisor.must_live("certificates", keeper.run());
+    supervisor.must_live("certificates", keeper.judging_by(in_force).run());
     certificates
 }
 

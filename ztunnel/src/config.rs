@@ -30,6 +30,8 @@ pub struct Config {
     pub root_ca: PathBuf,
     /// `AUTH_TOKEN` (default `/var/run/secrets/tokens/istio-token`): path of the bound service-account token.
     pub token: PathBuf,
+    /// `CRL_PATH` (default: none): the file of revocation lists, in PEM. Where it does not exist, nobody is revoked.
+    pub revocations: Option<PathBuf>,
     /// `CLUSTER_ID` (default `Kubernetes`): the cluster's name in workload uids and metrics.
     pub cluster: Arc<str>,
     /// `NETWORK` (default: the one without a name): the network whose addresses this node's pods can dial.
@@ -107,6 +109,7 @@ impl Config {
             ca_address,
             root_ca: env.path("XDS_ROOT_CA", "/var/run/secrets/ambit/root/root-cert.pem"),
             token: env.path("AUTH_TOKEN", "/var/run/secrets/tokens/istio-token"),
+            revocations: env.text("CRL_PATH").map(PathBuf::from),
             cluster: env.text("CLUSTER_ID").unwrap_or("Kubernetes").into(),
             network: env.text("NETWORK").unwrap_or_default().into(),
             trust_domain: env.parsed("TRUST_DOMAIN")?.unwrap_or_default(),

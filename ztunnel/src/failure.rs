@@ -87,6 +87,7 @@ impl Failure {
             | Self::Ended => ResponseFlag::Deny,
             Self::Tunnel(error) => match error {
                 Error::Refused(refusal) if refusal.status.is_client_error() => ResponseFlag::Deny,
+                Error::Revoked { .. } | Error::Expired { .. } => ResponseFlag::Deny,
                 Error::UnexpectedIdentity { .. } => ResponseFlag::Identity,
                 Error::Tls { .. } | Error::CredentialsExpired { .. } => ResponseFlag::Tls,
                 Error::Protocol(_) | Error::HandshakeTimeout(_) => ResponseFlag::H2,
@@ -171,6 +172,20 @@ mod tests {
         assert!(refused(StatusCode::SERVICE_UNAVAILABLE).is_unreachable());
         let to = SocketAddr::from(([10, 0, 0, 1], 80));
         assert!(Failure::DialTimeout(to).is_unreachable());
+    }
+
+    #[test]
+    fn a_tunnel_whose_peer_is_not_proved_any_more_has_been_denied_and_says_why() {
+        let id: hbone::SpiffeId = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
+        let revoked = Failure::Tunnel(hbone::Error::Revoked { id: id.clone() });
+        let expired = Failure::Tunnel(hbone::Error::Expired { id });
+        for (failure, code) in [
+            (revoked, "peer_revoked"),
+            (expired, "peer_certificate_expired"),
+        ] {
+            assert_eq!(failure.code(), code);
+            assert_eq!(failure.flag(), ResponseFlag::Deny);
+        }
     }
 
     #[test]

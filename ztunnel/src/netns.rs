@@ -1,20 +1,25 @@
 //! Runs a closure in a pod's network namespace; sockets born there stay there.
 //!
-//! Entering a namespace moves one thread. It is never a thread of the data plane: a small pool of
-//! threads does nothing else, and one that cannot come back home after a visit ends itself.
+//! Entering a namespace moves one thread. It is never a thread of the data plane: a few threads do nothing else
+//! (`netns/visitors.rs`), namespaces take turns, and a thread that cannot come back home after a visit ends itself.
+
+mod turns;
+mod visitors;
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
+
+use self::visitors::{Back, Limits, Visitors};
 
 /// An open network namespace. It lives at least as long as this value.
 #[derive(Clone, Debug)]
@@ -90,14 +95,25 @@ impl PodNetns {
         report: impl FnOnce(io::Result<T>) + Send + 'static,
     ) -> io::Result<()> {
         let fd = Arc::clone(&self.fd);
-        visit(Box::new(move || {
+        // The main thread never leaves home; the calling thread may itself be on a visit.
+        let home = HOME.as_ref().map_err(|kind| io::Error::from(*kind))?;
+        let visit = move || {
             let result = match setns(fd.as_fd(), CloneFlags::CLONE_NEWNET) {
                 Ok(()) => Ok(f()),
                 Err(e) => Err(e.into()),
             };
             drop(fd);
-            Box::new(move || report(result))
-        }))
+            let restored = setns(home.fd.as_fd(), CloneFlags::CLONE_NEWNET);
+            if let Err(error) = restored {
+                tracing::error!(%error, "a thread could not leave a pod's network namespace; ending it");
+            }
+            Back {
+                report: Box::new(move || report(result)),
+                home: restored.is_ok(),
+            }
+        };
+        let submitted = VISITORS.submit(self.id, Box::new(visit));
+        submitted.map_err(io::Error::other)
     }
 }
 
@@ -122,59 +138,24 @@ impl fmt::Display for NetnsId {
 
 // === the visiting threads ===
 
-/// A visit to a namespace. What it returns is run when the thread is back home.
-type Visit = Box<dyn FnOnce() -> Box<dyn FnOnce() + Send> + Send>;
+/// Of the whole process. A visit takes some 50 µs: eight threads are enough for a data plane that dials from several cores
+/// while pods are enrolled.
+static VISITORS: LazyLock<Arc<Visitors>> = LazyLock::new(|| {
+    Visitors::new(Limits {
+        threads: 8,
+        replacements: 24,
+        hangs_after: Duration::from_secs(5),
+        in_one: 2,
+        // As many connections as arrive while an application's patience lasts, and less than the pod may have.
+        waiting: 4096,
+    })
+});
 
-/// Threads at home, waiting. More than [`MAX_IDLE`] are not kept.
-static IDLE: Mutex<Vec<mpsc::Sender<Visit>>> = Mutex::new(Vec::new());
-
-/// Enough for a data plane that dials from several cores while a pod is being enrolled.
-const MAX_IDLE: usize = 8;
+/// Where all threads of the process come from.
+static HOME: LazyLock<Result<PodNetns, io::ErrorKind>> =
+    LazyLock::new(|| PodNetns::open("/proc/self/ns/net").map_err(|error| error.kind()));
 
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
-
-fn visit(mut visit: Visit) -> io::Result<()> {
-    loop {
-        let Some(idle) = IDLE.lock().pop() else { break };
-        match idle.send(visit) {
-            Ok(()) => return Ok(()),
-            Err(mpsc::SendError(back)) => visit = back,
-        }
-    }
-    // The main thread never leaves home; the calling thread may itself be on a visit.
-    let home = PodNetns::open("/proc/self/ns/net")?;
-    std::thread::Builder::new()
-        .name("netns".into())
-        .spawn(move || visitor(&home, visit))?;
-    Ok(())
-}
-
-fn visitor(home: &PodNetns, first: Visit) {
-    let (tx, rx) = mpsc::channel::<Visit>();
-    let mut next = first;
-    loop {
-        let report = next();
-        let restored = setns(home.fd.as_fd(), CloneFlags::CLONE_NEWNET);
-        if restored.is_ok() {
-            let mut idle = IDLE.lock();
-            if idle.len() < MAX_IDLE {
-                idle.push(tx.clone());
-                drop(idle);
-                report();
-                match rx.recv() {
-                    Ok(visit) => next = visit,
-                    Err(_) => return,
-                }
-                continue;
-            }
-        }
-        report();
-        if let Err(error) = restored {
-            tracing::error!(%error, "a thread could not leave a pod's network namespace; ending it");
-        }
-        return;
-    }
-}
 
 fn visitor_died() -> io::Error {
     io::Error::other("the visit to the network namespace panicked")

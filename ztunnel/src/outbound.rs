@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, rc::Rc, time::Instant};
 
-use hbone::{Forwarded, Opened, Request, TraceParent, Tunnel, relay_plain};
+use hbone::{Forwarded, Opened, PlainRelay, Request, TraceParent, Tunnel};
 use mesh::{
     balance::{EndpointStats, InFlight, Place, Tries, Why, reach},
     names::Uid,
@@ -33,7 +33,7 @@ enum Way {
 }
 
 /// Whose connection it is.
-struct From<'a> {
+struct Downstream<'a> {
     proxy: &'a Proxy,
     client: SocketAddr,
     party: &'a Party,
@@ -71,15 +71,15 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, app: TcpStream, client: SocketAddr) 
     let outcome = match way {
         Ok((way, _in_flight)) => {
             session.established();
+            let (meter, ending) = (session.meter(), session.ending());
             match way {
                 Way::Tunnel(tunnel) => {
-                    let relay = tunnel.relay(app, session.meter());
-                    let ending = session.ending();
-                    ending.unless_revoked(relay, session.meter()).await
+                    let relay = tunnel.relay(app, meter);
+                    ending.unless_revoked(relay, meter).await
                 }
-                // Large, and not what an open tunnel should have room for.
                 Way::Plain(upstream) => {
-                    Failure::of(Box::pin(relay_plain(app, upstream, session.meter())).await)
+                    let relay = PlainRelay::new(app, upstream, meter);
+                    ending.unless_revoked(relay, meter).await
                 }
             }
         }
@@ -112,7 +112,7 @@ async fn open(
             ..record.map(|r| Place::of(&r.location)).unwrap_or_default()
         },
     };
-    let from = From {
+    let from = Downstream {
         proxy,
         client,
         party: &session.info.source,
@@ -172,7 +172,7 @@ fn another(
 }
 
 /// Goes one way; whether the endpoint was reached is told to everybody else of this process.
-async fn attempt(from: &From<'_>, route: Route) -> Result<OpenedWay, Unopened> {
+async fn attempt(from: &Downstream<'_>, route: Route) -> Result<OpenedWay, Unopened> {
     let in_flight = route.chosen.as_ref().map(EndpointStats::begin);
     let for_others = route.to.as_ref().is_some_and(|w| w.template.native_tunnel);
     let began = Instant::now();
@@ -212,12 +212,12 @@ fn note<T>(in_flight: &InFlight, began: Instant, way: &Result<T, Failure>, for_o
 }
 
 async fn try_hop(
-    from: &From<'_>,
+    from: &Downstream<'_>,
     next: NextHop,
     to: Option<&Workload>,
     hop: &mut Hop,
 ) -> Result<(Way, Option<Lease>), Failure> {
-    let From {
+    let Downstream {
         proxy,
         client,
         party,
@@ -227,7 +227,10 @@ async fn try_hop(
         NextHop::Plain(addr) => {
             hop.dst = Some(addr);
             let plain = proxy.dial(addr, None).await?;
-            Ok((Way::Plain(plain), None))
+            // A pod is there for itself whatever the mesh knows of it.
+            let other = to.filter(|_| !proxy.pod().owns(addr.ip()));
+            let lease = other.map(|to| Lease::of_endpoint(to, addr.ip()));
+            Ok((Way::Plain(plain), lease))
         }
         NextHop::Tunnel {
             destination,

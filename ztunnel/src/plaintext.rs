@@ -1,4 +1,7 @@
 //! The story of plaintext that arrives at a pod: the same judgement as for tunnels, with nobody proven.
+//!
+//! Nothing of the mesh is a lease of it: its peer has proven nothing that could go, and it is let in because the pod takes
+//! plaintext. It stands on the pod's enrolment only, with which all of the pod's connections end.
 
 use std::{net::SocketAddr, rc::Rc};
 

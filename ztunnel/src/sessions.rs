@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hbone::{Meter, Relay};
+use hbone::{Ended, Meter, PlainRelay, Relay};
 use mesh::{
     party::Party,
     process::line_limit::LineLimit,
@@ -103,6 +103,12 @@ pub(crate) struct Session {
     finished: bool,
     /// What is known so far.
     pub(crate) info: ConnectionInfo,
+}
+
+/// A relay that says whether the application is all that it waits for.
+pub(crate) trait Lasting: Future<Output = Ended> + Unpin {
+    /// As [`Relay::waits_for_app`].
+    fn waits_for_app(&self) -> bool;
 }
 
 /// Tells a connection that what it stands on is gone.
@@ -375,7 +381,11 @@ impl Session {
 
 /// What is still on its way when a lease ends because the far side is gone: what it has said, while the application reads
 /// that, and whatever moves. If somebody else is in its place, nothing is.
-async fn last_bytes(mut relay: Relay, revoked: Revoked, meter: &Meter) -> Result<(), Failure> {
+async fn last_bytes(
+    mut relay: impl Lasting,
+    revoked: Revoked,
+    meter: &Meter,
+) -> Result<(), Failure> {
     let deadline = Instant::now() + LAST_BYTES;
     let moved = || meter.sent() + meter.received();
     while revoked.is_gone() && Instant::now() < deadline {
@@ -390,6 +400,20 @@ async fn last_bytes(mut relay: Relay, revoked: Revoked, meter: &Meter) -> Result
     Err(Failure::Revoked(revoked))
 }
 
+// === impl Lasting ===
+
+impl Lasting for Relay {
+    fn waits_for_app(&self) -> bool {
+        Self::waits_for_app(self)
+    }
+}
+
+impl Lasting for PlainRelay {
+    fn waits_for_app(&self) -> bool {
+        Self::waits_for_app(self)
+    }
+}
+
 // === impl Ending ===
 
 impl Ending {
@@ -397,7 +421,7 @@ impl Ending {
     /// said: an application that reads slowly gets all of it. What is dropped then resets both of its ends.
     pub(crate) async fn unless_revoked(
         self,
-        mut relay: Relay,
+        mut relay: impl Lasting,
         meter: &Meter,
     ) -> Result<(), Failure> {
         let revoked = tokio::select! {

@@ -327,6 +327,9 @@ fn list(proxies: &Proxies) -> serde_json::Value {
 }
 
 #[cfg(test)]
+mod cost;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -31,6 +31,14 @@ fn ends(mut stream: TcpStream) {
     assert!(took < AT_ONCE, "{took:?}");
 }
 
+/// Asks until the answer is yes: of what a node does only as its file is read again.
+fn wait_for(mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < AT_ONCE);
+    }
+}
+
 fn logged(workload: &str, direction: &str, reason: &str) {
     log::access(reason, |line| {
         line["src.workload"] == workload
@@ -66,6 +74,49 @@ fn a_connection_to_a_pod_that_is_gone_ends_and_others_of_its_client_do_not() {
     exchange(&mut lives).unwrap();
 }
 
+/// Outside the mesh, a pod is gone or another just the same.
+#[test]
+fn a_plain_connection_to_a_pod_that_is_gone_or_another_ends_and_others_do_not() {
+    let fabric = Fabric::new();
+    let client = fabric.meshed("la", 0);
+    let [gone, replaced, stays] = ["lb", "lc", "ld"].map(|name| fabric.pod(name, 1));
+    let open = |server| open(&client, server);
+    let (of_gone, of_replaced, mut lives) = (open(&gone), open(&replaced), open(&stays));
+    fabric.delete(&gone);
+    ends(of_gone);
+    logged("la", "outbound", "endpoint_gone");
+    fabric.mistake(&replaced, &stays);
+    ends(of_replaced);
+    logged("la", "outbound", "endpoint_replaced");
+    exchange(&mut lives).unwrap();
+    // It joins the mesh: who was there is still there.
+    fabric.enrol(&stays);
+    exchange(&mut lives).unwrap();
+}
+
+#[test]
+fn what_a_plain_pod_has_said_before_it_went_is_read_to_its_end() {
+    // More than the sockets on the way hold.
+    const SAID: usize = 32 << 20;
+    let fabric = Fabric::new();
+    let (client, server) = (fabric.meshed("va", 0), fabric.pod("vb", 1));
+    let silent = open(&client, &server);
+    let listener = listen(&server.ns, 4000);
+    let mut download = connect(&client.ns, server.addr(false, 4000)).unwrap();
+    let mut speaks = accept(&listener);
+    let speaking = std::thread::spawn(move || {
+        speaks.write_all(&vec![7; SAID]).unwrap();
+    });
+    download.peek(&mut [0]).unwrap();
+    fabric.delete(&server);
+    ends(silent);
+    // The client reads only now, and slowly enough for others to think that nothing moves any more.
+    let mut all = Vec::new();
+    download.read_to_end(&mut all).unwrap();
+    speaking.join().unwrap();
+    assert_eq!(all.len(), SAID);
+}
+
 /// A Job that uploads, closes and exits; a server that answers, closes and exits.
 #[test]
 fn what_a_pod_has_said_before_it_went_is_read_to_its_end() {
@@ -87,6 +138,45 @@ fn what_a_pod_has_said_before_it_went_is_read_to_its_end() {
     let mut all = Vec::new();
     reads.read_to_end(&mut all).unwrap();
     assert_eq!(all.len(), SAID);
+}
+
+#[test]
+fn a_peer_whose_certificate_runs_out_is_cut_off_and_others_are_not() {
+    // Longer than it takes to enrol a pod and to connect.
+    const LIFE: i64 = 8;
+    let fabric = Fabric::new();
+    let (other, server) = (fabric.meshed("xa", 0), fabric.meshed("xb", 1));
+    fabric.ca.sign_for(LIFE);
+    let client = fabric.meshed("xc", 0);
+    let (cut, mut lives) = (open(&client, &server), open(&other, &server));
+    fabric.ca.refuse(&client.identity());
+    ends(cut);
+    logged("xc", "inbound", "peer_certificate_expired");
+    exchange(&mut lives).unwrap();
+}
+
+/// A node that hears of a revoked peer cuts it off, whichever side the peer is on, and lets it in no more.
+#[test]
+fn a_peer_whose_certificate_is_revoked_is_cut_off_and_others_are_not() {
+    let fabric = Fabric::new();
+    let (client, other) = (fabric.meshed("ra", 0), fabric.meshed("rb", 0));
+    let server = fabric.meshed("rc", 1);
+    let (cut, mut lives) = (open(&client, &server), open(&other, &server));
+    fabric.node(1).revoke(&fabric.ca.revoke(&client.identity()));
+    ends(cut);
+    logged("ra", "inbound", "peer_revoked");
+    exchange(&mut lives).unwrap();
+    // It dials anew, and is not let in.
+    client.ask(server.addr(false, ECHO)).unwrap_err();
+    // The other's node hears of the server.
+    fabric.node(0).revoke(&fabric.ca.revoke(&server.identity()));
+    ends(lives);
+    logged("rb", "outbound", "peer_revoked");
+    // Nobody is revoked any more.
+    for node in [0, 1] {
+        fabric.node(node).revoke("");
+    }
+    wait_for(|| client.ask(server.addr(false, ECHO)).is_ok());
 }
 
 #[test]

@@ -65,7 +65,11 @@ async fn bring_about(client: &Client, settings: &Settings, what: &Try) -> Outcom
         (Item::Class(name), Wanted::Class) => class::reconcile(client, name).await,
         (Item::Roots(namespace), Wanted::Roots) => {
             let current = settings.roots.borrow().clone();
-            roots::publish(client, namespace, &current).await
+            match roots::revocations(settings.revocations.as_deref()).await {
+                Ok(lists) => roots::publish(client, namespace, &current, lists).await,
+                // What is published stays so.
+                Err(error) => Outcome::Failed(Failure::Revocations(error)),
+            }
         }
         (Item::Roots(namespace), Wanted::NoRoots) => roots::give_up(client, namespace).await,
         (Item::Accepted(namespace), Wanted::Accepted(generations)) => {

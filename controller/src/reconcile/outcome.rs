@@ -44,6 +44,9 @@ pub enum Failure {
     /// Somebody else's object has the name.
     #[error("a {0} of this name exists and was not made for this Gateway")]
     Taken(&'static str),
+    /// The file of revocation lists cannot be published as it is.
+    #[error("the revocation lists cannot be read: {0}")]
+    Revocations(String),
     /// This replica must not write any more.
     #[error("another replica writes now")]
     Fenced,
@@ -107,6 +110,7 @@ impl Failure {
             Self::Forbidden(_) => "forbidden",
             Self::Taken(_) => "taken",
             Self::Fenced => "fenced",
+            Self::Revocations(_) => "revocations_unreadable",
             Self::Kubernetes(_) => "failed",
         }
     }

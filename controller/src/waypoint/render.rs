@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::ca::roots::CONFIG_MAP;
+use crate::ca::roots::{CONFIG_MAP, REVOCATIONS};
 use crate::discovery::authenticate::AUDIENCE;
 use crate::index::changes::WaypointPlan;
 use crate::index::names::{GATEWAY_NAME, HBONE_PORT, Key, MANAGED, MANAGED_BY_US};
@@ -244,6 +244,11 @@ fn env(mesh: &Mesh, gateway: &Key) -> Value {
         value("XDS_ADDRESS", &mesh.xds_address),
         value("CA_ADDRESS", &mesh.xds_address),
         value("XDS_ROOT_CA", "/var/run/secrets/ambit/root/root-cert.pem"),
+        // Published beside the roots, where the mesh has any.
+        value(
+            "CRL_PATH",
+            &format!("/var/run/secrets/ambit/root/{REVOCATIONS}")
+        ),
         value("AUTH_TOKEN", "/var/run/secrets/tokens/istio-token"),
         value("TRUST_DOMAIN", &mesh.trust_domain),
         value("CLUSTER_ID", &mesh.cluster_id),

@@ -6,6 +6,7 @@
 mod settings;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,11 @@ impl Reconciling {
     }
 
     pub fn with(cluster: &Cluster, term: Term) -> Self {
+        Self::publishing(cluster, term, None)
+    }
+
+    /// With a file of revocation lists.
+    pub fn publishing(cluster: &Cluster, term: Term, revocations: Option<PathBuf>) -> Self {
         let roots = watch::Sender::new("the roots".to_owned());
         let settings = Settings {
             client: kube::Client::new(DeadlineLayer::default().layer(cluster.service()), "default"),
@@ -49,6 +55,7 @@ impl Reconciling {
             namespace: "ambit-system".to_owned(),
             mesh: settings::waypoints(),
             roots: roots.subscribe(),
+            revocations,
         };
         let table = watch::Sender::new(DesiredState::default());
         let (seen, happened) = mpsc::channel(16);

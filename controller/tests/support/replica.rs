@@ -97,6 +97,7 @@ impl Replica {
             namespace: "ambit-system".to_owned(),
             mesh: settings::waypoints(),
             roots: channel::channel("the roots".to_owned()).1,
+            revocations: None,
         };
         let reconciler = Reconciler::new(settings, term.clone(), Metrics::default());
         tasks.must_live("reconciler", reconciler.run(inputs));

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use super::Terms;
 use crate::limits::{CLOSING_TIME, SETTINGS_TIMEOUT};
-use crate::session::Role;
 
 /// All deadlines of one connection. Pure: told the time, it says what is due.
 #[derive(Debug)]
@@ -19,8 +18,12 @@ pub(crate) struct Clock {
     /// Since when there have been no streams; looked at when it matters.
     idle: Option<Instant>,
     idle_timeout: Duration,
-    /// The end of the connection's time, or of the peer's certificate.
+    /// The end of the connection's time.
     aged: Option<Instant>,
+    /// Client: both sides should have proved themselves anew by then.
+    renew: Option<Instant>,
+    /// The end of the last certificate that the peer has shown.
+    expires: Option<Instant>,
     /// The next stream that has lingered long enough.
     linger: Option<Instant>,
     closing: Option<Instant>,
@@ -47,11 +50,18 @@ pub(crate) enum Due {
     Settled,
     /// Nobody has used the connection for a while.
     Idle,
-    /// It has been used for long enough, or the peer's certificate has run out.
+    /// It has been used for long enough.
     Aged,
+    /// Both sides should prove themselves anew.
+    Renew,
+    /// The peer's certificate has run out, as far as was known.
+    Expired,
     /// The peer had its moment to read our last words.
     Parted,
 }
+
+/// However short the lives of certificates, nobody is asked for another proof more often.
+const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
 
 /// A time of nothing would be over again as soon as it is.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -61,9 +71,6 @@ const SHORTEST: Duration = Duration::from_millis(1);
 impl Clock {
     /// A connection that begins now and whose peer's certificate runs out after `valid`.
     pub(crate) fn new(now: Instant, terms: &Terms, valid: Duration) -> Self {
-        // A client's pool looks at the certificate itself before each new stream.
-        let valid = (terms.role == Role::Server).then_some(valid);
-        let age = [valid, terms.max_age].into_iter().flatten().min();
         let interval = terms.ping_interval.max(SHORTEST);
         let mut clock = Self {
             ping: Ping::At(now + interval),
@@ -72,7 +79,9 @@ impl Clock {
             settle: Some(now + SETTINGS_TIMEOUT),
             idle: Some(now),
             idle_timeout: terms.idle_timeout.max(SHORTEST),
-            aged: age.and_then(|age| now.checked_add(age)),
+            aged: terms.max_age.and_then(|age| now.checked_add(age)),
+            renew: None,
+            expires: now.checked_add(valid),
             linger: None,
             closing: None,
             due: now,
@@ -91,8 +100,9 @@ impl Clock {
             Ping::At(at) | Ping::Until(at) => at,
         };
         let idle = self.idle.map(|since| since + self.idle_timeout);
-        let others = [self.settle, idle, self.aged, self.linger, self.closing];
-        others.into_iter().flatten().fold(ping, Instant::min)
+        let ends = [self.aged, self.renew, self.expires, self.closing];
+        let others = [self.settle, idle, self.linger].into_iter().chain(ends);
+        others.flatten().fold(ping, Instant::min)
     }
 
     /// What is due, one thing at a time.
@@ -111,6 +121,12 @@ impl Clock {
         }
         if take_if_due(&mut self.aged, now) {
             return Some(Due::Aged);
+        }
+        if take_if_due(&mut self.renew, now) {
+            return Some(Due::Renew);
+        }
+        if take_if_due(&mut self.expires, now) {
+            return Some(Due::Expired);
         }
         take_if_due(&mut self.linger, now);
         if let Some(since) = self.idle
@@ -149,6 +165,19 @@ impl Clock {
         }
     }
 
+    /// Client: both sides' certificates count for so long from now on.
+    pub(crate) fn renew_within(&mut self, now: Instant, left: Duration) {
+        let wait = (left * 3 / 4).max(SHORTEST_RENEWAL);
+        self.renew = now.checked_add(wait);
+        self.due = self.earliest();
+    }
+
+    /// The peer's certificate counts for so long from now on.
+    pub(crate) fn expires_in(&mut self, now: Instant, left: Duration) {
+        self.expires = now.checked_add(left.max(SHORTEST));
+        self.due = self.earliest();
+    }
+
     /// Look at the lingering streams then.
     pub(crate) fn linger(&mut self, until: Instant) {
         self.linger = Some(self.linger.map_or(until, |before| before.min(until)));
@@ -159,6 +188,7 @@ impl Clock {
     pub(crate) fn part(&mut self, now: Instant) {
         self.closing = Some(now + CLOSING_TIME);
         (self.settle, self.idle, self.aged) = (None, None, None);
+        (self.renew, self.expires) = (None, None);
         self.due = self.due.min(now + CLOSING_TIME);
     }
 }
@@ -170,6 +200,7 @@ fn take_if_due(deadline: &mut Option<Instant>, now: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::Role;
 
     const INTERVAL: Duration = Duration::from_secs(10);
     const TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,7 +1,5 @@
 //! How a connection comes to its end: by the clock, by its owner, by its peer; and what is said then.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::clock::Due;
@@ -20,18 +18,19 @@ impl Core {
     pub(super) fn on_time(&mut self) {
         let now = Instant::now();
         while let Some(due) = self.clock.tick(now, self.session.streams.len() == 0) {
-            self.on_due(due);
+            self.on_due(due, now);
         }
         self.deafness(now);
     }
 
-    pub(super) fn on_due(&mut self, due: Due) {
+    pub(super) fn on_due(&mut self, due: Due, now: Instant) {
         let settled = self.session.is_settled() && self.session.is_greeted();
         match due {
             Due::Ping => {
                 self.session.ping();
                 self.look_at_the_starved();
-                self.judge_again();
+                // The time of day may have jumped.
+                self.look_at_the_certificate(now);
             }
             Due::Dead => {
                 let error = Error::lost("the peer does not answer pings", true);
@@ -41,28 +40,18 @@ impl Core {
             Due::Parted => self.over(None),
             Due::Settled => {}
             Due::Idle | Due::Aged => self.drain(),
-        }
-    }
-
-    /// Ends the connection if its peer's certificate has been revoked since it was let in.
-    fn judge_again(&mut self) {
-        let current = self.proof.credentials.current();
-        if Arc::ptr_eq(&current, &self.proof.judged_by) {
-            return;
-        }
-        if current.is_revoked(&self.proof.chain) {
-            let error = Error::Revoked {
-                id: self.proof.id.clone(),
-            };
-            tracing::info!(peer = %self.addr, %error, "connection ended");
-            for key in self.session.streams.keys() {
-                self.session.reset(key, Code::CANCEL);
-                self.lost(key, error.clone());
+            Due::Renew => {
+                // Whoever comes next goes by the proof of then, too.
+                self.drain();
+                self.clock.renew_within(now, self.proof.left());
+                if let Some(renew) = &self.renew
+                    && self.session.streams.len() > 0
+                {
+                    renew();
+                }
             }
-            self.tell_end(Some(error));
-            self.part(Code::NO_ERROR, "certificate revoked");
+            Due::Expired => self.look_at_the_certificate(now),
         }
-        self.proof.judged_by = current;
     }
 
     /// Streams that were given time to be ended by the client, and were not.

@@ -56,6 +56,11 @@ impl Key {
         slot: u32::MAX,
         generation: 1,
     };
+    /// No stream: what is known of revocations.
+    pub(crate) const NEWS: Self = Self {
+        slot: u32::MAX,
+        generation: 2,
+    };
 
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.slot)

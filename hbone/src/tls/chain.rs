@@ -3,27 +3,15 @@
 use std::iter;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertRevocationListError, CertificateError, OtherError, RootCertStore};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator,
-    KeyPurposeIdIter, KeyUsage, OwnedCertRevocationList, RevocationOptions,
-    RevocationOptionsBuilder, UnknownStatusPolicy,
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RevocationOptions,
 };
 
 use super::PROVIDER;
+use super::revocation::Revocations;
 use super::verified::{ChainDigest, VerifiedChains};
-
-/// What to think of a certificate that no current revocation list speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnknownRevocation {
-    /// It is good until somebody revokes it. A list past its next update still counts.
-    Allow,
-    /// It is refused, as is every intermediate without a list of its issuer: absence denies, and a
-    /// list past its next update is absent. So that this is asked each time, no session goes on.
-    Refuse,
-}
 
 /// What a peer is to us, and so what its certificate must be good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +24,8 @@ pub(crate) enum Role {
 #[derive(Clone)]
 pub(crate) struct Authorities {
     roots: Arc<RootCertStore>,
-    revocations: Option<Arc<Revocations>>,
+    revocations: Option<Revocations>,
     known: Arc<VerifiedChains>,
-}
-
-struct Revocations {
-    lists: Vec<CertRevocationList<'static>>,
-    unknown: UnknownRevocation,
 }
 
 /// Looks at a chain of somebody who was let in before, whatever for.
@@ -59,33 +42,33 @@ impl Authorities {
         }
     }
 
-    /// The same roots with these revocation lists: all of them, or an error.
-    pub(crate) fn with_revocations(
-        &self,
-        pem: &str,
-        unknown: UnknownRevocation,
-    ) -> Result<Self, String> {
-        let mut lists = Vec::new();
-        for der in CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()) {
-            let der = der.map_err(|e| e.to_string())?;
-            let list = OwnedCertRevocationList::from_der(&der).map_err(|e| e.to_string())?;
-            lists.push(list.into());
-        }
-        if lists.is_empty() {
-            return Err("there is none".to_owned());
-        }
-        Ok(Self {
+    /// The same roots, judged by what is known to be revoked.
+    pub(crate) fn informed(&self, revocations: Option<Revocations>) -> Self {
+        Self {
             roots: self.roots.clone(),
-            revocations: Some(Arc::new(Revocations { lists, unknown })),
+            revocations,
             known: Arc::default(),
-        })
+        }
+    }
+
+    pub(crate) fn revocations(&self) -> Option<&Revocations> {
+        self.revocations.as_ref()
+    }
+
+    /// Whether both judge by the same revocations.
+    pub(crate) fn is_informed_as(&self, other: &Self) -> bool {
+        match (&self.revocations, &other.revocations) {
+            (Some(ours), Some(others)) => ours.is(others),
+            (None, None) => true,
+            _ => false,
+        }
     }
 
     /// Whether a chain that was found good stays so until it runs out: so that a session may go on
     /// without it, and its signatures need no second look.
     pub(crate) fn may_remember(&self) -> bool {
         let revocations = self.revocations.as_ref();
-        revocations.is_none_or(|revocations| revocations.unknown == UnknownRevocation::Allow)
+        revocations.is_none_or(Revocations::may_remember)
     }
 
     /// Accepts a chain that leads to a root, is valid now, allows the role and is not revoked.
@@ -116,10 +99,14 @@ impl Authorities {
     /// Whether a list names a certificate of this chain. Only that: one that has expired since, or
     /// that leads to a root of the past, is not revoked.
     pub(crate) fn has_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
-        let (Some(_), Some((leaf, intermediates))) = (&self.revocations, chain.split_first())
+        let (Some(revocations), Some((leaf, intermediates))) =
+            (&self.revocations, chain.split_first())
         else {
             return false;
         };
+        if !revocations.may_name(chain) {
+            return false;
+        }
         let status = self.follow(leaf, intermediates, UnixTime::now(), AnyPurpose);
         status == Err(webpki::Error::CertRevoked)
     }
@@ -141,18 +128,10 @@ impl Authorities {
         let Some(revocations) = &self.revocations else {
             return follow(None);
         };
-        let lists: Vec<_> = revocations.lists.iter().collect();
-        let Ok(builder) = RevocationOptionsBuilder::new(&lists) else {
-            return Err(webpki::Error::UnknownRevocationStatus);
-        };
-        let (status, expiration) = match revocations.unknown {
-            UnknownRevocation::Allow => (UnknownStatusPolicy::Allow, ExpirationPolicy::Ignore),
-            UnknownRevocation::Refuse => (UnknownStatusPolicy::Deny, ExpirationPolicy::Enforce),
-        };
-        let options = builder
-            .with_status_policy(status)
-            .with_expiration_policy(expiration);
-        follow(Some(options.build()))
+        match revocations.judge().options() {
+            Some(options) => follow(Some(options)),
+            None => Err(webpki::Error::UnknownRevocationStatus),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -12,11 +13,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::chain::{Authorities, UnknownRevocation};
+use super::chain::Authorities;
+use super::revocation::{Revocations, UnknownRevocation};
 use super::sessions::Sessions;
+use super::standing::{Standing, Standings};
 use super::verify::Leaf;
 use super::{PROVIDER, client_config};
-use crate::{Expect, SpiffeId};
+use crate::{Expect, Peer, SpiffeId};
 
 /// Client configurations kept per identity, one for each set of expected servers: more than one
 /// workload talks to. Beyond, one that is forgotten is built again, in some microseconds.
@@ -48,11 +51,30 @@ struct Configurations {
 }
 
 /// The one who puts a renewed identity in place.
-pub struct CredentialsWriter(Arc<ArcSwap<Identity>>);
+pub struct CredentialsWriter(Arc<Shared>);
 
 /// The current identity, for all who dial and accept in its name.
 #[derive(Clone)]
-pub struct Credentials(Arc<ArcSwap<Identity>>);
+pub struct Credentials(Arc<Shared>);
+
+/// Credentials of somebody who is woken when what they say of revocations changes.
+pub(crate) struct Watching {
+    credentials: Credentials,
+    number: u64,
+}
+
+struct Shared {
+    identity: ArcSwap<Identity>,
+    /// Locked when a connection begins or ends.
+    watching: Mutex<Watchers>,
+    standings: Arc<Standings>,
+}
+
+#[derive(Default)]
+struct Watchers {
+    next: u64,
+    wakers: HashMap<u64, Waker>,
+}
 
 /// Why a chain, key and roots are no identity.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +101,11 @@ pub enum InvalidCredentials {
 
 /// Publishes a first identity.
 pub fn credentials(first: Identity) -> (CredentialsWriter, Credentials) {
-    let shared = Arc::new(ArcSwap::from_pointee(first));
+    let shared = Arc::new(Shared {
+        identity: ArcSwap::from_pointee(first),
+        watching: Mutex::default(),
+        standings: Arc::default(),
+    });
     (CredentialsWriter(shared.clone()), Credentials(shared))
 }
 
@@ -126,12 +152,26 @@ impl Identity {
         lists: &str,
         unknown: UnknownRevocation,
     ) -> Result<Self, InvalidCredentials> {
-        let authorities = self.authorities.with_revocations(lists, unknown);
-        Ok(Self {
-            authorities: authorities.map_err(InvalidCredentials::Revocations)?,
+        let revocations = Revocations::from_pem(lists, unknown)?;
+        Ok(self.informed(Some(revocations)))
+    }
+
+    /// The same identity, which judges peers by these revocations from now on.
+    pub fn informed(&self, revocations: Option<Revocations>) -> Self {
+        Self {
+            id: self.id.clone(),
+            not_before: self.not_before,
+            not_after: self.not_after,
+            serial: self.serial.clone(),
+            key: self.key.clone(),
+            authorities: self.authorities.informed(revocations),
             dialling: Dialling::default(),
-            ..self
-        })
+        }
+    }
+
+    /// What peers are judged by, besides the roots.
+    pub fn revocations(&self) -> Option<&Revocations> {
+        self.authorities.revocations()
     }
 
     /// Whose identity it is.
@@ -213,14 +253,21 @@ impl fmt::Debug for Identity {
 
 impl CredentialsWriter {
     /// Puts a renewed identity in place. New handshakes use it at once, and pools open their next
-    /// stream on a new connection; streams that run on the old one end in peace.
+    /// stream on a new connection; streams that run on the old one end in peace, unless what the new one
+    /// says of revocations is news to them.
     pub fn replace(&self, identity: Identity) {
-        self.0.store(Arc::new(identity));
+        let (identity, shared) = (Arc::new(identity), &self.0);
+        let before = shared.identity.swap(identity.clone());
+        if identity.authorities.is_informed_as(&before.authorities) {
+            return;
+        }
+        let wakers: Vec<_> = shared.watching.lock().wakers.values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// The identity as it is now.
     pub fn current(&self) -> Arc<Identity> {
-        self.0.load_full()
+        self.0.identity.load_full()
     }
 
     /// One more reader.
@@ -237,7 +284,7 @@ impl CredentialsWriter {
 impl fmt::Debug for CredentialsWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("CredentialsWriter")
-            .field(&self.0.load().id)
+            .field(&self.0.identity.load().id)
             .finish()
     }
 }
@@ -247,19 +294,55 @@ impl fmt::Debug for CredentialsWriter {
 impl Credentials {
     /// Whose identity it is.
     pub fn id(&self) -> SpiffeId {
-        self.0.load().id.clone()
+        self.0.identity.load().id.clone()
     }
 
     /// The identity as it is now.
     pub fn current(&self) -> Arc<Identity> {
-        self.0.load_full()
+        self.0.identity.load_full()
+    }
+}
+
+impl Credentials {
+    /// A peer has just proved itself to this identity with a certificate that runs out then.
+    pub(crate) fn standing(&self, peer: &Peer, not_after: SystemTime) -> Standing {
+        Standing::of(&self.0.standings, peer, not_after)
+    }
+
+    /// Has `waker` woken whenever what is known of revocations has changed.
+    pub(crate) fn watch(&self, waker: Waker) -> Watching {
+        let mut watching = self.0.watching.lock();
+        let number = watching.next;
+        watching.next += 1;
+        watching.wakers.insert(number, waker);
+        Watching {
+            credentials: self.clone(),
+            number,
+        }
+    }
+}
+
+// === impl Watching ===
+
+impl Watching {
+    /// The identity as it is now.
+    pub(crate) fn current(&self) -> Arc<Identity> {
+        self.credentials.current()
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let shared = &self.credentials.0;
+        // Dropped when nobody is locked out any more.
+        let _waker = shared.watching.lock().wakers.remove(&self.number);
     }
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Credentials")
-            .field(&self.0.load().id)
+            .field(&self.0.identity.load().id)
             .finish()
     }
 }

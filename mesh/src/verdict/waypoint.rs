@@ -162,6 +162,14 @@ fn is_http(declared: AppProtocol) -> bool {
     )
 }
 
+/// Whether a service is bound to this waypoint now.
+pub fn is_bound(world: &Snapshot, me: &SelfInfo, service: &ServiceName) -> bool {
+    let waypoint = world
+        .service(service)
+        .and_then(|service| service.waypoint.as_ref());
+    waypoint.is_some_and(|waypoint| is_me(world, me, waypoint))
+}
+
 fn is_me(world: &Snapshot, me: &SelfInfo, at: &WaypointRef) -> bool {
     match at {
         WaypointRef::Service(name, _) => *name == me.service,

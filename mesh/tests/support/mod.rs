@@ -8,8 +8,9 @@ use std::time::SystemTime;
 
 use mesh::control::Control;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
-    DistinguishedName, IsCa, KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, IsCa, KeyIdMethod,
+    KeyPair, RevokedCertParams, SanType,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -39,6 +40,27 @@ impl Ca {
 
     pub fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// A list that revokes these serial numbers.
+    pub fn revoke(&self, serials: &[u64]) -> String {
+        let now = time::OffsetDateTime::now_utc();
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + time::Duration::hours(1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.0).expect("a list");
+        list.pem().expect("a text")
     }
 
     /// Certificate and key of a server.

@@ -11,6 +11,7 @@ use mesh::balance::InFlight;
 
 use crate::access_log::Record;
 use crate::flags::TERMINATED;
+use crate::leases::{Held, unless_revoked};
 use crate::pipe::pipe;
 
 /// Writes the headers that ask for, or grant, another protocol.
@@ -24,7 +25,7 @@ pub(crate) fn splice(
     client: OnUpgrade,
     endpoint: OnUpgrade,
     mut record: Record,
-    load: InFlight,
+    (load, mut lease): (InFlight, Held),
     received: Rc<Cell<u64>>,
 ) {
     tokio::task::spawn_local(async move {
@@ -37,12 +38,15 @@ pub(crate) fn splice(
             }
         };
         let meter = Meter::new();
-        let copied = pipe(TokioIo::new(client), TokioIo::new(endpoint), &meter).await;
+        let copying = pipe(TokioIo::new(client), TokioIo::new(endpoint), &meter);
+        let moved = || meter.received() + meter.sent();
+        let copied = unless_revoked(copying, &mut lease, || (), moved).await;
         received.set(received.get() + meter.received());
         record.sent(meter.sent());
         match copied {
-            Ok(()) => record.complete(),
-            Err(error) => record.failed(TERMINATED, &error),
+            Ok(Ok(())) => record.complete(),
+            Ok(Err(error)) => record.failed(TERMINATED, &error),
+            Err(revoked) => record.failed(TERMINATED, &revoked),
         }
     });
 }

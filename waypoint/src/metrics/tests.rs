@@ -30,6 +30,7 @@ fn session(said: usize) -> Session {
         .expect("an id");
     let account = Budgets::new(&Limits::default()).account(&id);
     Session {
+        cut: crate::cut::Cut::default(),
         client: Client {
             id,
             address,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
+use mesh::names::Uid;
 use tokio::sync::Semaphore;
 
 use super::{Key, Unreachable};
@@ -96,6 +97,18 @@ impl IdleConnections {
     /// Lets go the resting connections of a key.
     pub(super) fn forget(&mut self, key: &Key) {
         self.resting -= self.idle.remove(key).map_or(0, |list| list.len());
+    }
+
+    /// Lets go all connections to a workload: those that are in use end with what uses them.
+    pub(super) fn forget_endpoint(&mut self, uid: &Uid) {
+        self.idle.retain(|key, _| key.uid != *uid);
+        self.resting = self.idle.values().map(Vec::len).sum();
+        self.shared.retain(|key, _| key.uid != *uid);
+        self.sharing = self
+            .shared
+            .values()
+            .map(|slot| slot.connections.len())
+            .sum();
     }
 
     /// A place on a shared connection, if one has room.

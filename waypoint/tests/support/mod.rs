@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use hbone::{
-    Credentials, Destination, Error, Expect, Forwarded, Identity, Opened, Pool, PoolLimits,
-    Request, Target, TcpDial, TrustDomain, credentials,
+    Credentials, CredentialsWriter, Destination, Error, Expect, Forwarded, Identity, Opened, Pool,
+    PoolLimits, Request, Revocations, Target, TcpDial, TrustDomain, UnknownRevocation, credentials,
 };
 use mesh::names::{Network, ServiceName};
 use mesh::process::telemetry::{self, LogFormat};
@@ -27,8 +27,10 @@ use mesh::xds::{ADDRESS_TYPE, ROUTE_TYPE, Update};
 use prometheus_client::registry::Registry;
 use prost::Message;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, IsCa,
+    Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType,
 };
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -71,12 +73,29 @@ pub fn local<F: Future>(test: F) -> F::Output {
     LocalSet::new().block_on(&runtime, limited)
 }
 
+fn identity(
+    issuer: &Issuer<'static, KeyPair>,
+    root: &str,
+    id: &str,
+    serial: Option<u64>,
+) -> Identity {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![SanType::URI(id.try_into().expect("an id"))];
+    params.serial_number = serial.map(Into::into);
+    let leaf = params.signed_by(&key, issuer).expect("a leaf").pem();
+    Identity::from_pem(&leaf, &key.serialize_pem(), root).expect("an identity")
+}
+
 /// A mesh with one waypoint.
 pub struct Mesh {
     network: [u8; 2],
     issuer: Issuer<'static, KeyPair>,
     root: String,
     writer: RefCell<WorldWriter>,
+    /// The waypoint's own certificate.
+    own: CredentialsWriter,
     pub phase: watch::Sender<Phase>,
     pub waypoint: JoinHandle<()>,
     pub registry: Registry,
@@ -155,10 +174,12 @@ impl Mesh {
         spawn_local(asker.run(book, Network::default()));
         let (phase, phases) = watch::channel(Phase::Serving);
         let mut registry = Registry::default();
+        let (own, credentials) = credentials(identity(&issuer, &root, WAYPOINT, None));
         let mut mesh = Self {
             network,
             issuer,
             root,
+            own,
             writer: RefCell::new(writer),
             phase,
             waypoint: spawn_local(async {}),
@@ -175,7 +196,7 @@ impl Mesh {
                 trust_domain: TrustDomain::default(),
             },
             world,
-            credentials: mesh.credentials(WAYPOINT),
+            credentials,
             lookups,
             metrics: Metrics::register(&mut registry),
             phase: phases,
@@ -200,14 +221,35 @@ impl Mesh {
     }
 
     pub fn credentials(&self, id: &str) -> Credentials {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(id.try_into().expect("an id"))];
-        let leaf = params.signed_by(&key, &self.issuer).expect("a leaf").pem();
-        let identity =
-            Identity::from_pem(&leaf, &key.serialize_pem(), &self.root).expect("an identity");
-        credentials(identity).1
+        credentials(identity(&self.issuer, &self.root, id, None)).1
+    }
+
+    /// With a certificate of this serial number.
+    pub fn numbered(&self, id: &str, serial: u64) -> Credentials {
+        credentials(identity(&self.issuer, &self.root, id, Some(serial))).1
+    }
+
+    /// The waypoint hears that the certificate of this serial number is revoked.
+    pub fn revoke(&self, serial: u64) {
+        let now = OffsetDateTime::now_utc();
+        let revoked = RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + Duration::from_secs(3600),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).expect("a list");
+        let lists = list.pem().expect("a text");
+        let lists = Revocations::from_pem(&lists, UnknownRevocation::Allow).expect("lists");
+        self.own.replace(self.own.current().informed(Some(lists)));
     }
 
     /// Tells the proxy something, as the controller would.
@@ -368,6 +410,19 @@ impl Mesh {
 
     pub fn unroute(&self, name: &str) {
         self.forget(ROUTE_TYPE, &format!("shop/{name}"));
+    }
+
+    /// The pod `name` of this account, as [`web`](Self::web) makes them, at `ip(host)`.
+    pub fn web_pod(&self, host: u8, name: &str, account: &str) {
+        self.pod(&Pod {
+            name,
+            account,
+            ip: self.ip(host),
+            services: &["web"],
+            meshed: true,
+            healthy: true,
+            bound: false,
+        });
     }
 
     /// A node proxy's pool in the name of a pod.

@@ -19,6 +19,7 @@ use hbone::TrustDomain;
 use mesh::{
     certs::{Certificates, Clock},
     proto::node::{EnrolmentReport, MeshState, enrolment_report::State as Reported},
+    revocations::RevocationFile,
     world::{World, WorldWriter, world},
     xds::{MESH_STATE_NAME, MESH_STATE_TYPE, Update},
 };
@@ -110,6 +111,17 @@ impl TestNode {
         node
     }
 
+    fn revocation_file(&self) -> PathBuf {
+        self.state.path().join("ca-crl.pem")
+    }
+
+    /// From now on these lists say who is revoked.
+    pub(crate) fn revoke(&self, lists: &str) {
+        let next = self.state.path().join("next-crl.pem");
+        fs::write(&next, lists).unwrap();
+        fs::rename(next, self.revocation_file()).unwrap();
+    }
+
     /// The file that the CNI plugin reads.
     pub(crate) fn namespaces_file(&self) -> PathBuf {
         self.state.path().join("namespaces.json")
@@ -175,7 +187,7 @@ impl TestNode {
         let world = self.world.clone();
         let (ca, proc) = (ca.clone(), self.proc.path().to_owned());
         let (report, connected) = (self.report.clone(), self.connected.subscribe());
-        let file = self.namespaces_file();
+        let (file, lists) = (self.namespaces_file(), self.revocation_file());
         self.started.send_modify(|started| *started += 1);
         let mut started = self.started.subscribe();
         let (given_back, forgotten) = (self.given_back.clone(), self.forgotten.clone());
@@ -184,7 +196,9 @@ impl TestNode {
             let spawn = |name, body| thread::Builder::new().name(name).spawn(body).map(drop);
             let workers = Arc::new(Workers::start(cores, &shared, spawn).unwrap());
             let reporting = workers.clone().keep_reporting();
+            let (lists, in_force) = RevocationFile::open(Some(lists));
             let (certificates, keeper) = Certificates::new(ca, Clock::system());
+            let keeper = keeper.judging_by(in_force);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -207,6 +221,7 @@ impl TestNode {
                 let pods = Pods::new(node, file);
                 let time = tokio::select! {
                     _ = keeper.run() => return,
+                    _ = lists.run() => return,
                     () = reporting => return,
                     () = pods.run() => return,
                     () = async {
