@@ -19,6 +19,12 @@
 //! Enrol: listeners first, then [`install`]. Un-enrol: [`stop_redirecting`], then listeners once their
 //! handshakes are done, then [`remove`] when the last connection is gone (or at once, where connections may break).
 //!
+//! # Which addresses
+//!
+//! Captured is what comes to, or leaves from, an address that the mesh knows as the pod's ([`Own`]). Aliases and the
+//! addresses of other networks (Multus, a VPN) are left alone: nobody can have them from the mesh, no verdict of it fits
+//! them, and ztunnel's own connection would leave by another way.
+//!
 //! # Who is refused
 //!
 //! Plaintext to a port of the pod on which nobody listens is left to the kernel, which refuses it: `connect()` fails, as it
@@ -49,7 +55,7 @@ pub mod surroundings;
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use changes::Watch;
 pub use surroundings::{Families, families};
@@ -80,7 +86,16 @@ pub struct Spec {
     pub ipv6: bool,
     /// Leave plaintext connections to the pod alone (`ambient.istio.io/bypass-inbound-capture`).
     pub bypass_inbound: bool,
+    /// What the mesh knows as the pod's.
+    pub own: Own,
 }
+
+/// The addresses that are captured, in both directions. Where none is known, all are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own([Option<IpAddr>; MAX_OWN]);
+
+/// Kubernetes knows one address of each family; network plugins may give more.
+const MAX_OWN: usize = 8;
 
 /// Something that is not as [`install`] leaves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,11 +206,12 @@ fn remove_routes() -> Result<(), CaptureError> {
 
 impl Spec {
     /// Capture of what the namespace has.
-    pub fn for_families(families: Families, bypass_inbound: bool) -> Self {
+    pub fn for_families(families: Families, own: Own, bypass_inbound: bool) -> Self {
         Self {
             ipv4: families.ipv4,
             ipv6: families.ipv6,
             bypass_inbound,
+            own,
         }
     }
 
@@ -203,6 +219,25 @@ impl Spec {
         let v4 = self.ipv4.then_some(Family::V4);
         let v6 = self.ipv6.then_some(Family::V6);
         v4.into_iter().chain(v6)
+    }
+}
+
+// === impl Own ===
+
+impl Own {
+    /// These alone. More of them than there is room for are none that are known, so that each is captured.
+    pub fn of(addresses: &[IpAddr]) -> Self {
+        let mut own = Self::default();
+        if addresses.len() <= MAX_OWN {
+            for (place, address) in own.0.iter_mut().zip(addresses) {
+                *place = Some(address.to_canonical());
+            }
+        }
+        own
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.iter().flatten().copied()
     }
 }
 

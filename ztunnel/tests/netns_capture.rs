@@ -21,7 +21,7 @@ fn outbound_is_redirected_and_remembers_where_to() {
     let net = Net::new();
     let server = listen(&net.world, 80);
     let ztunnel = ztunnel_listen(&net.pod, OUTBOUND);
-    net.install(BOTH);
+    net.install(*BOTH);
     for to in [
         addr(GATE4, 80),
         addr(GATE6, 80),
@@ -43,7 +43,7 @@ fn what_ztunnel_dials_is_not_redirected() {
     let net = Net::new();
     let server = listen(&net.world, 80);
     let ztunnel = ztunnel_listen(&net.pod, OUTBOUND);
-    net.install(BOTH);
+    net.install(*BOTH);
     for to in [addr(GATE4, 80), addr(GATE6, 80)] {
         let mut dialled = ztunnel_connect(&net.pod, move || dial(to)).unwrap();
         let mut served = accept(&server);
@@ -59,7 +59,7 @@ fn inbound_is_redirected_except_to_the_tunnel_port() {
     let app = listen(&net.pod, 8080);
     let ztunnel = ztunnel_listen(&net.pod, INBOUND);
     let tunnels = ztunnel_listen(&net.pod, HBONE);
-    net.install(BOTH);
+    net.install(*BOTH);
     for (from, pod) in [(CLIENT4, POD4), (CLIENT6, POD6)] {
         let mut client = connect_from(&net.world, from, addr(pod, 8080));
         let mut captured = accept(&ztunnel);
@@ -75,7 +75,7 @@ fn inbound_is_redirected_except_to_the_tunnel_port() {
 
     net.install(Spec {
         bypass_inbound: true,
-        ..BOTH
+        ..*BOTH
     });
     for pod in [POD4, POD6] {
         let mut client = connect(&net.world, addr(pod, 8080)).unwrap();
@@ -88,7 +88,7 @@ fn inbound_is_redirected_except_to_the_tunnel_port() {
 fn where_nobody_listens_connecting_fails_as_it_does_without_the_mesh() {
     let net = Net::new();
     let ztunnel = ztunnel_listen(&net.pod, INBOUND);
-    net.install(BOTH);
+    net.install(*BOTH);
     // Not for others to reach.
     let local = net
         .pod
@@ -122,7 +122,7 @@ fn the_pod_reaches_itself_without_ztunnel() {
         ztunnel_listen(&net.pod, OUTBOUND),
         ztunnel_listen(&net.pod, INBOUND),
     ];
-    net.install(BOTH);
+    net.install(*BOTH);
     for to in [POD4, POD6, "127.0.0.1", "::1"] {
         let mut client = connect(&net.pod, addr(to, 8080)).unwrap();
         talk(&mut client, &mut accept(&app));
@@ -140,7 +140,7 @@ fn probes_of_a_host_that_marks_them_reach_the_pod() {
         &net.world,
         &format!("addr add {}/128 dev eth0 nodad", probes[1]),
     );
-    net.install(BOTH);
+    net.install(*BOTH);
     for (probe, pod) in probes.iter().zip([POD4, POD6]) {
         let mut client = connect_from(&net.world, probe, addr(pod, 8080));
         talk(&mut client, &mut accept(&app));
@@ -176,16 +176,16 @@ fn a_connection_opened_before_lives_through_everything() {
     };
     talk_all();
     for _ in 0..2 {
-        net.install(BOTH);
+        net.install(*BOTH);
         talk_all();
-        net.install(BOTH);
+        net.install(*BOTH);
         talk_all();
         net.capture(|| capture::stop_redirecting(&BOTH));
         talk_all();
         net.capture(capture::remove);
         talk_all();
     }
-    net.install(BOTH);
+    net.install(*BOTH);
     // Silent while it was enrolled, and the end speaks first that did not before.
     for (a, b) in &mut pairs {
         a.shutdown(std::net::Shutdown::Write).unwrap();
@@ -212,7 +212,7 @@ fn spoofed_pairs(net: &Net) -> Vec<(TcpStream, TcpStream)> {
 #[test]
 fn the_app_sees_the_client_and_its_replies_come_back_to_ztunnel() {
     let net = Net::new();
-    net.install(BOTH);
+    net.install(*BOTH);
     let mut pairs = spoofed_pairs(&net);
     let mut big = vec![7; 1 << 20];
     for (dialled, served) in &mut pairs {
@@ -231,7 +231,7 @@ fn the_app_sees_the_client_and_its_replies_come_back_to_ztunnel() {
 #[test]
 fn a_refused_spoofed_connection_says_so_at_once() {
     let net = Net::new();
-    net.install(BOTH);
+    net.install(*BOTH);
     for (client, pod) in [(CLIENT4, POD4), (CLIENT6, POD6)] {
         let (client, to) = (client.parse().unwrap(), addr(pod, 9));
         let error = ztunnel_connect(&net.pod, move || dial_as(client, to)).unwrap_err();
@@ -244,7 +244,7 @@ fn many_spoofed_connections_do_not_meet_the_clients_own() {
     let net = Net::new();
     let app = listen(&net.pod, 8080);
     let ztunnel = ztunnel_listen(&net.pod, INBOUND);
-    net.install(BOTH);
+    net.install(*BOTH);
     let to = addr(POD4, 8080);
     let client = CLIENT4.parse().unwrap();
     let mut held = Vec::new();
@@ -266,7 +266,7 @@ fn a_captured_connection_lives_on_after_redirection_stops() {
     let outward = ztunnel_listen(&net.pod, OUTBOUND);
     let inward = ztunnel_listen(&net.pod, INBOUND);
     let _app = listen(&net.pod, 8082);
-    net.install(BOTH);
+    net.install(*BOTH);
     let mut pairs = spoofed_pairs(&net);
     for (pod, gate) in [(POD4, GATE4), (POD6, GATE6)] {
         let app = connect(&net.pod, addr(gate, 80)).unwrap();
@@ -292,7 +292,7 @@ fn a_captured_connection_lives_on_after_redirection_stops() {
         a.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(std::io::Read::read(b, &mut [0; 8]).unwrap(), 0);
     }
-    net.install(BOTH);
+    net.install(*BOTH);
     assert_eq!(net.capture(|| capture::verify(&BOTH)), []);
 }
 
@@ -310,7 +310,7 @@ fn nothing_is_left_behind() {
     };
     let before = rules(&net);
     for _ in 0..2 {
-        net.install(BOTH);
+        net.install(*BOTH);
         assert!(net.capture(capture::is_installed));
         assert_ne!(rules(&net), before);
         net.capture(capture::remove);
@@ -345,11 +345,11 @@ fn what_was_tracked_is_forgotten_with_the_table() {
     // Seen by our connection tracking, and closed while that is away.
     let mut early = net.pod.run(dial).unwrap();
     let mut served = accept(&server);
-    net.install(BOTH);
+    net.install(*BOTH);
     talk(&mut early, &mut served);
     net.capture(capture::remove);
     drop((early, served));
-    net.install(BOTH);
+    net.install(*BOTH);
     let _again = net.pod.run(dial).unwrap();
     let captured = accept(&ztunnel);
     assert_eq!(original_dst(&captured).unwrap(), OrigDst(to));
@@ -369,7 +369,7 @@ fn differences_are_found_and_repaired() {
             Difference::Route(Family::V6),
         ]
     );
-    net.install(BOTH);
+    net.install(*BOTH);
     assert_eq!(verify(), []);
     for (harm, difference) in [
         ("rule del pref 32764", Difference::RoutingRule(Family::V4)),
@@ -382,17 +382,17 @@ fn differences_are_found_and_repaired() {
     ] {
         ip(&net.pod, harm);
         assert_eq!(verify(), [difference], "{harm}");
-        net.install(BOTH);
+        net.install(*BOTH);
         assert_eq!(verify(), []);
     }
     let others = [
         Spec {
             bypass_inbound: true,
-            ..BOTH
+            ..*BOTH
         },
         Spec {
             ipv6: false,
-            ..BOTH
+            ..*BOTH
         },
     ];
     for other in others {
@@ -406,7 +406,7 @@ fn differences_are_found_and_repaired() {
         index: 0,
     };
     assert_eq!(verify(), [emptied("outbound"), emptied("inbound")]);
-    net.install(BOTH);
+    net.install(*BOTH);
     assert_eq!(verify(), []);
 }
 
@@ -423,7 +423,7 @@ fn a_pod_without_ipv6_is_captured_in_ipv4() {
     });
     let families = net.pod.run(capture::families).unwrap();
     assert!(families.ipv4 && !families.ipv6);
-    let spec = Spec::for_families(families, false);
+    let spec = Spec::for_families(families, BOTH.own, false);
     let outward = ztunnel_listen(&net.pod, OUTBOUND);
     let inward = ztunnel_listen(&net.pod, INBOUND);
     let _app = listen(&net.pod, 8080);
@@ -486,7 +486,7 @@ fn no_connection_fails_while_rules_change() {
     });
     let enough = |i: usize, n: usize| served[i].load(Ordering::Relaxed) >= n;
     for round in 1..=10 {
-        net.install(BOTH);
+        net.install(*BOTH);
         while !(enough(2, round * 10) && enough(3, round * 10)) {
             std::thread::yield_now();
         }

@@ -19,7 +19,7 @@ use support::{
     node::Outcome,
 };
 use ztunnel::{
-    capture::{self, Spec},
+    capture::{self, Own, Spec},
     cni::{enrolled::Enrolled, protocol::Answer},
 };
 
@@ -328,6 +328,7 @@ fn damaged_redirection_is_put_back() {
         ipv4: true,
         ipv6: true,
         bypass_inbound: false,
+        own: Own::of(&[pod.v4, pod.v6]),
     };
     until("redirection is back", || {
         pod.ns

@@ -30,7 +30,7 @@ async fn a_runtime_outside_serves_sockets_of_the_pod() {
         let lost = tokio::time::timeout(Duration::from_millis(100), connected(started.unwrap()));
         assert!(lost.await.is_err());
 
-        net.install(BOTH);
+        net.install(*BOTH);
         let started = net.pod.call(move || dial_as(from, to)).await.unwrap();
         let accept = async {
             tokio::select! { x = a.accept() => x.unwrap(), x = b.accept() => x.unwrap() }
@@ -59,7 +59,7 @@ async fn a_refused_connection_is_an_error() {
 fn a_connection_to_our_own_port_is_seen_as_such() {
     let net = Net::new();
     let ztunnel = ztunnel_listen(&net.pod, OUTBOUND);
-    net.install(BOTH);
+    net.install(*BOTH);
     for to in [addr(POD4, OUTBOUND), addr("::1", OUTBOUND)] {
         let _app = connect(&net.pod, to).unwrap();
         let accepted = accept(&ztunnel);

@@ -1,6 +1,7 @@
 //! Our nftables table: what it should hold, putting it there in one step, and comparing.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netlink_packet_netfilter::nftables::{
@@ -184,7 +185,7 @@ fn table(outbound: Vec<Rule>, inbound: Vec<Rule>) -> Vec<Chain> {
 
 fn outbound(spec: &Spec) -> Vec<Rule> {
     let accept = || vec![expr::accept()];
-    vec![
+    let mut rules = vec![
         Rule::new(
             "loopback and the pod itself",
             [is_lo(MetaKey::Oif), accept()],
@@ -193,31 +194,37 @@ fn outbound(spec: &Spec) -> Vec<Rule> {
         Rule::new("replies to ztunnel", [mark_is(LOOP_MARK), accept()]),
         Rule::new("to probes", [ipv4(16, &PROBE_V4.octets()), accept()]),
         Rule::new("to probes", [ipv6(24, &PROBE_V6.octets()), accept()]),
-        Rule::new(
+    ];
+    for from_own in own(spec, End::Source) {
+        rules.push(Rule::new(
             "new connections of the pod",
-            [family(spec), is_syn(), redirect_to(OUTBOUND)],
-        ),
-    ]
+            [from_own, is_syn(), redirect_to(OUTBOUND)],
+        ));
+    }
+    rules
 }
 
 fn inbound(spec: &Spec) -> Vec<Rule> {
     let accept = || vec![expr::accept()];
-    vec![
+    let mut rules = vec![
         Rule::new("ztunnel's own", [mark_is(MARK), accept()]),
         Rule::new("from probes", [ipv4(12, &PROBE_V4.octets()), accept()]),
         Rule::new("from probes", [ipv6(8, &PROBE_V6.octets()), accept()]),
-        Rule::new(
+    ];
+    for to_own in own(spec, End::Destination) {
+        rules.push(Rule::new(
             "new plaintext connections to the pod itself",
             [
-                family(spec),
+                to_own,
                 is_syn(),
                 port_is_not(HBONE),
                 is_for_pod(),
                 somebody_listens(),
                 redirect_to(INBOUND),
             ],
-        ),
-    ]
+        ));
+    }
+    rules
 }
 
 /// `lo` is interface 1 of every namespace.
@@ -270,6 +277,29 @@ fn ipv6(offset: u32, address: &[u8]) -> Vec<Expr> {
     let mut exprs = nfproto(NFPROTO_IPV6);
     exprs.extend([expr::payload(Base::Network, offset, 16), expr::eq(address)]);
     exprs
+}
+
+/// Which address of a packet.
+#[derive(Clone, Copy)]
+enum End {
+    Source,
+    Destination,
+}
+
+/// The beginnings of the rules that together capture what has an address of the pod at this end.
+fn own(spec: &Spec, end: End) -> Vec<Vec<Expr>> {
+    let captured = |ip: &IpAddr| if ip.is_ipv4() { spec.ipv4 } else { spec.ipv6 };
+    let is_own = |ip: IpAddr| match (ip, end) {
+        (IpAddr::V4(v4), End::Source) => ipv4(12, &v4.octets()),
+        (IpAddr::V4(v4), End::Destination) => ipv4(16, &v4.octets()),
+        (IpAddr::V6(v6), End::Source) => ipv6(8, &v6.octets()),
+        (IpAddr::V6(v6), End::Destination) => ipv6(24, &v6.octets()),
+    };
+    if spec.own.addresses().next().is_none() {
+        return vec![family(spec)];
+    }
+    let own = spec.own.addresses().filter(captured);
+    own.map(is_own).collect()
 }
 
 /// Restricts a rule to one family where the pod has only one.

@@ -28,7 +28,7 @@ use super::{
     node::{Node, Sandbox},
 };
 use crate::{
-    capture::{self, CaptureError, Families, Spec},
+    capture::{self, CaptureError, Families, Own, Spec},
     netns::PodNetns,
     proxy::Serving,
     workers::Run,
@@ -231,7 +231,8 @@ impl Task {
             return Ok(Status::Pending);
         };
         let netns = up.serving.netns.clone();
-        let spec = Spec::for_families(up.families, bypass_inbound);
+        let own = Own::of(&up.serving.pod.addresses);
+        let spec = Spec::for_families(up.families, own, bypass_inbound);
         if up.redirected == Some(spec) {
             // Asked before the rules are read: what is changed meanwhile is news for the next time.
             let has_news = up.changes.as_ref().is_none_or(capture::Watch::has_news);
@@ -292,7 +293,7 @@ impl Task {
     /// From now on nobody is led to the listeners.
     async fn stop_redirecting(&mut self) -> Result<(), EnrolError> {
         if let Some(up) = &mut self.up {
-            let spec = Spec::for_families(up.families, false);
+            let spec = Spec::for_families(up.families, Own::default(), false);
             inside(&up.serving.netns, move || capture::stop_redirecting(&spec)).await?;
             up.redirected = None;
         }

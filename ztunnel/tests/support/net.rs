@@ -8,10 +8,11 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use ztunnel::capture::{self, CaptureError, Spec};
+use ztunnel::capture::{self, CaptureError, Own, Spec};
 use ztunnel::netns::PodNetns;
 use ztunnel::socket;
 
@@ -27,11 +28,13 @@ pub(crate) const GATE6: &str = "fd09::1";
 pub(crate) const CLIENT4: &str = "10.9.0.3";
 pub(crate) const CLIENT6: &str = "fd09::3";
 
-pub(crate) const BOTH: Spec = Spec {
+/// All of what comes to the pod's two addresses, and leaves from them.
+pub(crate) static BOTH: LazyLock<Spec> = LazyLock::new(|| Spec {
     ipv4: true,
     ipv6: true,
     bypass_inbound: false,
-};
+    own: Own::of(&[POD4, POD6].map(|ip| ip.parse().unwrap())),
+});
 
 /// A pod and the world around it.
 pub(crate) struct Net {
