@@ -27,6 +27,7 @@ use crate::tls::handshake::Proved;
 use crate::{Credentials, Error, Identity, Request, SpiffeId};
 use alarm::Alarm;
 use clock::Clock;
+use held::Account;
 use link::{Link, Scratch};
 use out::Out;
 use owner::Calls;
@@ -100,6 +101,8 @@ pub(crate) struct Core {
     /// Who is to be told of a relay's end, after this turn.
     calls: Calls,
     proof: Proof,
+    /// Where bytes that applications do not take are counted.
+    account: Arc<Account>,
 }
 
 /// Why the peer was let in, to be looked at again when revocations change.
@@ -188,6 +191,7 @@ pub(crate) fn start(
             id: proved.peer.id,
             chain: proved.chain,
         },
+        account: Account::of(credentials),
     };
     let core = Rc::new(RefCell::new(core));
     let engine = Engine {
@@ -272,7 +276,7 @@ impl Core {
     /// One turn; whether there is more to do at once.
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
         self.ready.take(cx.waker(), &mut scratch.keys);
-        self.session.may_grow = held::may_grow();
+        self.session.may_grow = self.account.may_grow();
         for at in 0..scratch.keys.len() {
             match (Key::from_bits(scratch.keys[at]), &mut self.link) {
                 (Key::LINK, Some(link)) => link.woken(),
