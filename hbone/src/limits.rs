@@ -50,14 +50,17 @@ pub(crate) const LARGEST_WINDOW: u32 = 4 << 20;
 /// memory, and stalled readers never take window from others.
 pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// Bytes that all tunnels of a thread may hold for applications that do not take them. Whoever's certificate it is for whom
-/// as many are held as are left gets no new streams, and loses those that have been [`STALLED`]; at half of that its windows stop
-/// growing.
-pub(crate) const BUDGET: usize = 64 << 20;
+/// Bytes that all tunnels of a thread may hold for applications that do not take them. In the name of one certificate no more are
+/// held than are left for all others: half, if it is alone. Beyond, whoever took nothing for longest is reset at once.
+pub(crate) const BUDGET: usize = 128 << 20;
 
-/// The same, where nobody has been stalled for long: windows that have grown are used, and nothing breaks when the applications of
-/// some of them pause together. Beyond, whoever took nothing for longest is reset at once.
-pub(crate) const MOST_HELD: usize = 128 << 20;
+/// Which part of what is left may be held when new streams come (a quarter of [`BUDGET`], alone). Windows that have grown may
+/// fill the rest: nothing breaks when the applications of some of them pause together. Beyond, new streams are refused, and those
+/// that have been [`STALLED`] are reset.
+pub(crate) const WELCOME_PART: usize = 3;
+
+/// The same while windows grow.
+pub(crate) const GROWING_PART: usize = 7;
 
 /// How long an application may take nothing while memory is short. One that is only slow takes something.
 pub(crate) const STALLED: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::ready::Ready;
 use crate::Credentials;
-use crate::limits::{BUDGET, MOST_HELD, STALLED};
+use crate::limits::{BUDGET, GROWING_PART, STALLED, WELCOME_PART};
 use crate::session::Key;
 
 thread_local! {
@@ -97,28 +97,28 @@ impl Account {
 
     /// Whether windows may grow.
     pub(crate) fn may_grow(&self) -> bool {
-        2 * self.line.lock().bytes < self.free(BUDGET)
+        self.line.lock().bytes < self.free() / GROWING_PART
     }
 
     /// Whether new streams are welcome; makes room for them where it can.
     pub(crate) fn has_room(&self) -> bool {
         let mut line = self.line.lock();
         self.reclaim(&mut line);
-        line.bytes < self.free(BUDGET)
+        line.bytes < self.free() / WELCOME_PART
     }
 
-    /// What is left of `most` for all accounts of the thread. Who has less than this may have more: alone it gets half, and
-    /// however many take what they can, the next one finds room.
-    fn free(&self, most: usize) -> usize {
-        most.saturating_sub(self.of_all.load(Ordering::Relaxed))
+    /// What is left for all accounts of the thread. Who has less than this may have more: alone it gets half, and however
+    /// many take what they can, the next one finds room.
+    fn free(&self) -> usize {
+        BUDGET.saturating_sub(self.of_all.load(Ordering::Relaxed))
     }
 
-    /// Gives streams up, the longest stalled first: beyond the budget those that take nothing at all, beyond what a thread
-    /// may ever hold whoever it is.
+    /// Gives streams up, the longest stalled first: where new ones are not welcome those that take nothing at all, where
+    /// there is no room whoever it is.
     fn reclaim(&self, line: &mut Line) {
-        while line.bytes >= self.free(BUDGET)
+        while line.bytes >= self.free() / WELCOME_PART
             && let Some((&place, first)) = line.streams.first_key_value()
-            && (line.bytes > self.free(MOST_HELD) || first.since.elapsed() >= STALLED)
+            && (line.bytes > self.free() || first.since.elapsed() >= STALLED)
         {
             let Some(stream) = line.streams.remove(&place) else {
                 return;
