@@ -26,6 +26,7 @@ use crate::tls::handshake::Proved;
 use crate::{Credentials, Error, Identity, Request};
 use alarm::Alarm;
 use clock::Clock;
+use held::Account;
 use link::{Link, Scratch};
 use out::Out;
 use owner::Calls;
@@ -103,6 +104,8 @@ pub(crate) struct Core {
     proof: Proof,
     /// Client: has both sides prove themselves anew, on another connection.
     renew: Option<Box<dyn Fn()>>,
+    /// Where bytes that applications do not take are counted.
+    account: Arc<Account>,
 }
 
 /// Memory for frames up to this is kept for the next ones: some requests, as they come together.
@@ -182,6 +185,7 @@ pub(crate) fn start(
         calls: Calls::new(),
         proof,
         renew: None,
+        account: Account::of(credentials),
     };
     let core = Rc::new(RefCell::new(core));
     let engine = Engine {
@@ -271,7 +275,7 @@ impl Core {
     /// One turn; whether there is more to do at once.
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
         self.ready.take(cx.waker(), &mut scratch.keys);
-        self.session.may_grow = held::may_grow();
+        self.session.may_grow = self.account.may_grow();
         for at in 0..scratch.keys.len() {
             match (Key::from_bits(scratch.keys[at]), &mut self.link) {
                 (Key::LINK, Some(link)) => link.woken(),

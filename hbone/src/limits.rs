@@ -40,7 +40,7 @@ pub(crate) const SERVER_STREAMS: u32 = 200;
 
 /// Bytes a peer may send on a new stream before our application took any: small, because most streams
 /// never need more, and what one stalled reader can make us hold.
-pub(crate) const INITIAL_WINDOW: u32 = 256 << 10;
+pub(crate) const INITIAL_WINDOW: u32 = 64 << 10;
 
 /// What a stream's window may grow to while its application keeps up: 4 GB/s at 1 ms round trip,
 /// 80 MB/s at 50 ms.
@@ -50,9 +50,20 @@ pub(crate) const LARGEST_WINDOW: u32 = 4 << 20;
 /// memory, and stalled readers never take window from others.
 pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// Bytes that all tunnels of a thread may hold for applications that do not take them; beyond half of
-/// it windows stop growing, beyond it new streams are refused.
-pub(crate) const BUDGET: usize = 64 << 20;
+/// Bytes that all tunnels of a thread may hold for applications that do not take them. In the name of one certificate no more are
+/// held than are left for all others: half, if it is alone. Beyond, whoever took nothing for longest is reset at once.
+pub(crate) const BUDGET: usize = 128 << 20;
+
+/// Which part of what is left may be held when new streams come (a quarter of [`BUDGET`], alone). Windows that have grown may
+/// fill the rest: nothing breaks when the applications of some of them pause together. Beyond, new streams are refused, and those
+/// that have been [`STALLED`] are reset.
+pub(crate) const WELCOME_PART: usize = 3;
+
+/// The same while windows grow.
+pub(crate) const GROWING_PART: usize = 7;
+
+/// How long an application may take nothing while memory is short. One that is only slow takes something.
+pub(crate) const STALLED: Duration = Duration::from_secs(60);
 
 /// The largest DATA frame we take. They are never assembled, so it costs nothing; it bounds how long
 /// one frame of the peer keeps its others waiting.

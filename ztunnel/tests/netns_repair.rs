@@ -40,14 +40,14 @@ fn whatever_breaks_redirection_is_news() {
     let watch = net.pod.run(Watch::begin).unwrap().unwrap();
     let differs = || !net.capture(|| capture::verify(&BOTH)).is_empty();
     let quiet = || while watch.has_news() {};
-    net.install(BOTH);
+    net.install(*BOTH);
     assert!(watch.has_news());
     for each in HARMS {
         quiet();
         harm(&net.pod, each);
         assert!(watch.has_news(), "{each:?} is not heard");
         assert!(differs(), "{each:?} does no harm");
-        net.install(BOTH);
+        net.install(*BOTH);
         assert!(!differs());
     }
     // Routes go with their interface, and of IPv4's nothing is said.
@@ -57,7 +57,7 @@ fn whatever_breaks_redirection_is_news() {
 
     // Reading is not changing, and what others do in their own namespaces is theirs.
     ip(&net.pod, "link set lo up");
-    net.install(BOTH);
+    net.install(*BOTH);
     quiet();
     assert!(!differs());
     ip(&net.world, "route add 192.0.2.0/24 dev lo");

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use tokio::time::Instant;
 
 use super::Core;
-use super::held::{self, Held};
+use super::held::{Held, Holder};
 use super::side::App;
 use crate::frame::Code;
 use crate::limits::{LINGER_BYTES, LINGER_TIME};
@@ -14,6 +14,9 @@ use crate::{Ended, Error, Refusal, Request, Response};
 
 /// Pieces of one stream that are handed to its application in one go.
 const RUN: usize = 32;
+
+/// Why a stream is given up.
+const STALLS: &str = "its application takes nothing, and too much is held for such";
 
 /// Consecutive bytes of one stream.
 pub(crate) struct Run<'a> {
@@ -51,7 +54,7 @@ impl Core {
     pub(crate) fn asked(&mut self, key: Key, request: Result<Box<Request>, Refusal>) {
         self.clock.used(Instant::now());
         let request = match request {
-            Ok(_) if !held::has_room() => return self.turn_away(key),
+            Ok(_) if !self.account.has_room() => return self.turn_away(key),
             Ok(request) => request,
             Err(refusal) => {
                 tracing::debug!(peer = %self.addr, %refusal, "CONNECT not understood");
@@ -66,7 +69,7 @@ impl Core {
         }
     }
 
-    /// This thread holds as much as it may.
+    /// As much is held in these credentials' name as may be.
     fn turn_away(&mut self, key: Key) {
         self.session.reset(key, Code::REFUSED_STREAM);
         self.session.streams.free(key);
@@ -106,7 +109,12 @@ impl Core {
             App::Gone => all,
         };
         if taken < all {
-            side.held.push(slices, taken);
+            let holder = Holder {
+                account: &self.account,
+                ready: &self.ready,
+                key,
+            };
+            side.held.push(&holder, slices, taken);
         }
         let sated = matches!(side.app, App::Discarding(0));
         if taken > 0 {
@@ -194,6 +202,20 @@ impl Core {
             App::Discarding(_) | App::Gone => {}
         }
         self.release(key);
+    }
+
+    /// The room that a stream's bytes take is needed, and its application has taken nothing for longest.
+    pub(crate) fn give_up(&mut self, key: Key) {
+        let Some(stream) = self.session.streams.get_mut(key) else {
+            return;
+        };
+        stream.app.held = Held::default();
+        if let App::Pipe(pipe) = &stream.app.app {
+            pipe.forget();
+        }
+        tracing::debug!(peer = %self.addr, reason = STALLS, "stream reset");
+        self.session.reset(key, Code::ENHANCE_YOUR_CALM);
+        self.lost(key, Error::lost(STALLS, true));
     }
 
     /// The application's socket failed: the far side is reset in turn.

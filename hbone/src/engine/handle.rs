@@ -249,7 +249,11 @@ impl Handle {
     pub(crate) fn into_pipe(mut self) -> Arc<Pipe> {
         self.given_away = true;
         let mut core = self.core.borrow_mut();
-        let pipe = Arc::new(Pipe::new(core.ready.clone(), self.key));
+        let pipe = Arc::new(Pipe::new(
+            core.account.clone(),
+            core.ready.clone(),
+            self.key,
+        ));
         let Some(stream) = core.session.streams.get_mut(self.key) else {
             pipe.fail(stream_gone());
             return pipe.clone();

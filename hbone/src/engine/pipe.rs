@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::ReadBuf;
 
-use super::held::Held;
+use super::held::{Account, Held, Holder};
 use super::ready::Ready;
 use crate::Error;
 use crate::limits::{INITIAL_WINDOW, PIPE};
@@ -20,6 +20,7 @@ const TELL: usize = INITIAL_WINDOW as usize / 4;
 /// Both ends of one stream. The lock is only ever taken on the one thread, but hyper wants `Send`.
 pub(crate) struct Pipe {
     state: Mutex<State>,
+    account: Arc<Account>,
     ready: Arc<Ready>,
     key: Key,
 }
@@ -49,9 +50,10 @@ pub(crate) struct Did {
 // === impl Pipe ===
 
 impl Pipe {
-    pub(crate) fn new(ready: Arc<Ready>, key: Key) -> Self {
+    pub(crate) fn new(account: Arc<Account>, ready: Arc<Ready>, key: Key) -> Self {
         Self {
             state: Mutex::default(),
+            account,
             ready,
             key,
         }
@@ -143,7 +145,12 @@ impl Pipe {
     /// Bytes from the far side. Bounded by the stream's window.
     pub(crate) fn deliver(&self, slices: &[IoSlice<'_>]) {
         let mut state = self.state.lock();
-        state.inbound.push(slices, 0);
+        let holder = Holder {
+            account: &self.account,
+            ready: &self.ready,
+            key: self.key,
+        };
+        state.inbound.push(&holder, slices, 0);
         wake(&mut state.reader);
     }
 
@@ -152,6 +159,16 @@ impl Pipe {
         let mut state = self.state.lock();
         state.inbound_end = true;
         wake(&mut state.reader);
+    }
+
+    /// Whether the bytes that wait for the user take room that others need.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.state.lock().inbound.is_given_up()
+    }
+
+    /// What waits for the user is not to be had any more.
+    pub(crate) fn forget(&self) {
+        self.state.lock().inbound = Held::default();
     }
 
     /// The stream is gone; what has arrived can still be read.

@@ -43,6 +43,12 @@ impl Side {
         matches!(self.app, App::Discarding(_))
     }
 
+    /// Whether bytes are held for it whose room is needed.
+    pub(crate) fn is_given_up(&self) -> bool {
+        let in_pipe = matches!(&self.app, App::Pipe(pipe) if pipe.is_given_up());
+        in_pipe || self.held.is_given_up()
+    }
+
     /// The end of a stream whose application is a socket.
     pub(crate) fn finish(&mut self, ended: Ended, calls: &mut Calls) {
         let app = std::mem::replace(&mut self.app, App::Gone);

@@ -20,6 +20,9 @@ impl Core {
         let Some(stream) = self.session.streams.get_mut(key) else {
             return;
         };
+        if stream.app.is_given_up() {
+            return self.give_up(key);
+        }
         match &mut stream.app.app {
             App::Socket(socket) => {
                 if let Some(error) = socket.failed() {

@@ -7,8 +7,11 @@ use crate::{Request, Response};
 
 type Plain = Session<()>;
 
+/// More streams than fill a connection's window, each with its own.
+const STREAMS: u32 = 2 * CONNECTION_WINDOW / INITIAL_WINDOW;
+
 fn new(role: Role) -> Plain {
-    Session::new(role, 200, 100)
+    Session::new(role, STREAMS, 100)
 }
 
 /// Everything a session makes of `bytes`, as text; and keys of streams by the way.

@@ -109,6 +109,15 @@ pub fn credentials(first: Identity) -> (CredentialsWriter, Credentials) {
     (CredentialsWriter(shared.clone()), Credentials(shared))
 }
 
+// === impl Credentials ===
+
+impl Credentials {
+    /// What is the same for all clones, and for no others as long as one is there.
+    pub(crate) fn place(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+}
+
 // === impl Identity ===
 
 impl Identity {

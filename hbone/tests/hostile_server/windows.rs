@@ -1,13 +1,20 @@
 //! Windows that are overrun, overflow, or change under way.
 
+use hbone::{Acceptor, Incoming, Response, ServerLimits, TrustDomain};
+use tokio::time::timeout;
+
 use crate::support::frames::*;
-use crate::support::scene::{Setup, attacked};
-use crate::support::wire::Wire;
+use crate::support::scene::{Scene, Setup, attacked};
+use crate::support::wire::{PATIENCE, Wire};
+use crate::support::{Served, destination, request};
+
+/// Another workload on the same thread.
+const NEIGHBOUR: &str = "spiffe://cluster.local/ns/shop/sa/neighbour";
 
 const DEFAULT: u32 = 0xffff;
 
 /// A tunnel to an echo on stream 1, by a client with these settings.
-async fn tunnel(scene: &crate::support::scene::Scene, ours: &[(u16, u32)]) -> Wire {
+async fn tunnel(scene: &Scene, ours: &[(u16, u32)]) -> Wire {
     let mut wire = scene.silent().await;
     wire.greet(ours).await;
     wire.send(&connect(1)).await;
@@ -184,7 +191,7 @@ fn a_connection_window_of_nothing() {
         let mut wire = tunnel(scene, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await;
         let much = vec![7; 70_000];
         for part in much.chunks(16_000) {
-            wire.send(&data(1, part)).await;
+            wire.send_within(&data(1, part)).await;
         }
         wire.expect_data(1, &much[..DEFAULT as usize]).await;
         wire.expect_silence().await;
@@ -217,39 +224,110 @@ fn a_stream_that_stands_still_stops_no_other() {
     });
 }
 
-/// What all tunnels of a thread may hold for applications that take nothing.
-const BUDGET: usize = 64 << 20;
+/// What a thread may hold for one workload that is alone and takes nothing, before it gets no new streams.
+const SHARE: usize = 32 << 20;
+
+/// The same where all streams are there already.
+const MOST: usize = 64 << 20;
+
+/// Streams of one client in these tests.
+const STREAMS: usize = 150;
+
+/// So many bytes that their applications do not take.
+async fn stall(scene: &mut Scene, bytes: usize) -> (Vec<Wire>, Vec<Incoming>) {
+    let (mut wires, mut held) = (Vec::new(), Vec::new());
+    let mut sent = 0;
+    while sent < bytes {
+        let mut wire = scene.client().await;
+        for id in (1..).step_by(2).take(STREAMS) {
+            wire.send(&connect(id)).await;
+            held.push(scene.incoming().await);
+            while wire.room(id) > 0 && sent < bytes {
+                let n = wire.room(id).min(16_384);
+                wire.send_within(&data(id, vec![0; n])).await;
+                sent += n;
+            }
+            if sent >= bytes {
+                break;
+            }
+        }
+        wires.push(wire);
+    }
+    for wire in &mut wires {
+        wire.expect_alive().await;
+    }
+    (wires, held)
+}
 
 #[test]
 fn more_memory_than_there_is() {
     attacked(Setup::held(), async |scene| {
-        let (mut wires, mut held) = (Vec::new(), Vec::new());
-        let mut sent = 0;
-        while sent < BUDGET {
-            let mut wire = scene.client().await;
-            for id in (1..).step_by(2).take(150) {
-                wire.send(&connect(id)).await;
-                held.push(scene.incoming().await);
-                while wire.room(id) > 0 && sent < BUDGET {
-                    let n = wire.room(id).min(16_384);
-                    wire.send_within(&data(id, vec![0; n])).await;
-                    sent += n;
-                }
-                if sent >= BUDGET {
-                    break;
-                }
-            }
-            wires.push(wire);
-        }
+        let (_wires, mut held) = stall(scene, SHARE).await;
         let mut last = scene.client().await;
-        for wire in &mut wires {
-            wire.expect_alive().await;
-        }
         last.send(&connect(1)).await;
         last.expect_reset(1, REFUSED_STREAM).await;
         // What is given up is there for others.
         held.truncate(held.len() / 2);
         last.send(&connect(3)).await;
         held.push(scene.incoming().await);
+    });
+}
+
+/// Streams that are all open before the first byte comes, and then filled: more than [`MOST`]. The oldest come first.
+async fn open_then_fill(scene: &mut Scene) -> (Vec<Wire>, Vec<Incoming>) {
+    let (mut wires, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let mut wire = scene.client().await;
+        for id in (1..).step_by(2).take(STREAMS) {
+            wire.send(&connect(id)).await;
+            held.push(scene.incoming().await);
+        }
+        wires.push(wire);
+    }
+    let mut sent = 0;
+    for wire in &mut wires {
+        for id in (1..).step_by(2).take(STREAMS) {
+            while wire.room(id) > 0 {
+                let n = wire.room(id).min(16_384);
+                wire.send_within(&data(id, vec![0; n])).await;
+                sent += n;
+            }
+        }
+        wire.expect_alive().await;
+    }
+    assert!(sent > MOST, "{sent} bytes are too few for this test");
+    (wires, held)
+}
+
+#[test]
+fn who_never_reads_takes_no_room_from_a_neighbour_on_the_same_thread() {
+    attacked(Setup::held(), async |scene| {
+        let (_wires, _held) = open_then_fill(scene).await;
+        let (_writer, credentials) = scene.lab.ca.credentials(NEIGHBOUR);
+        let limits = ServerLimits::default();
+        let acceptor = Acceptor::new(credentials, [TrustDomain::default()], limits);
+        let mut served = Served::start(acceptor).await;
+        let to = destination(served.addr, NEIGHBOUR);
+        let (request, pool) = (request(), scene.lab.pool.clone());
+        let opening = pool.open(&to, &request);
+        let accepting = async {
+            let incoming = timeout(PATIENCE, served.incoming.recv()).await;
+            let incoming = incoming.expect("no request comes").unwrap();
+            incoming.accept(Response::default()).unwrap()
+        };
+        let (opened, _accepted) = tokio::join!(opening, accepting);
+        opened.unwrap();
+    });
+}
+
+#[test]
+fn streams_that_are_opened_first_and_filled_then() {
+    attacked(Setup::held(), async |scene| {
+        let (mut wires, _held) = open_then_fill(scene).await;
+        for id in (1..).step_by(2).take(STREAMS) {
+            wires[0].expect_reset(id, ENHANCE_YOUR_CALM).await;
+        }
+        // The youngest stay.
+        wires[7].expect_alive().await;
     });
 }
