@@ -2,6 +2,8 @@
 
 #[path = "manifests/admission.rs"]
 mod admission;
+#[path = "manifests/joining.rs"]
+mod joining;
 #[path = "manifests/network.rs"]
 mod network;
 

@@ -337,7 +337,7 @@ async fn by_name(as_controller: &Client, ns: &Namespace) -> Result<()> {
 }
 
 /// Nothing is really changed.
-async fn patch<K>(api: &Api<K>, name: &str, change: &Value) -> Result<()>
+pub(super) async fn patch<K>(api: &Api<K>, name: &str, change: &Value) -> Result<()>
 where
     K: Resource + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {
@@ -380,7 +380,7 @@ where
 }
 
 /// Refused by the policy for this reason, and not by RBAC.
-fn refused(tried: Result<()>, why: &str) -> Result<()> {
+pub(super) fn refused(tried: Result<()>, why: &str) -> Result<()> {
     match tried {
         Ok(()) => bail!("it was let through, and should be refused: {why}"),
         Err(error) => {
