@@ -2,12 +2,12 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each test file uses a part of this"
 )]
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,9 +42,13 @@ use waypoint::proxy::{Phase, Shared};
 use waypoint::serve;
 
 use self::book::{Answer, Book};
+use self::log::Log;
+pub use self::rules::{backend, rule};
 
 pub mod app;
 mod book;
+mod log;
+mod rules;
 
 /// Longer than any test takes; what hangs fails with this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -105,16 +109,6 @@ pub struct Mesh {
     pub answer: Rc<RefCell<Option<Answer>>>,
     log: Log,
     _logging: DefaultGuard,
-}
-
-/// What was logged.
-#[derive(Clone, Default)]
-pub struct Log(Arc<parking::Lines>);
-
-mod parking {
-    //! Lines from any thread.
-    #[derive(Default)]
-    pub struct Lines(pub tokio::sync::Mutex<Vec<u8>>, pub tokio::sync::Notify);
 }
 
 /// A service of the tests' namespace.
@@ -515,59 +509,6 @@ fn bytes(ip: IpAddr) -> bytes::Bytes {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec().into(),
         IpAddr::V6(ip) => ip.octets().to_vec().into(),
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0
-            .0
-            .try_lock()
-            .expect("one thread")
-            .extend_from_slice(line);
-        self.0.1.notify_waiters();
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'w> tracing_subscriber::fmt::MakeWriter<'w> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'w self) -> Self {
-        self.clone()
-    }
-}
-
-// === rules ===
-
-/// A backend that is a port 80 of a service.
-pub fn backend(name: &str, weight: u32) -> routes::Backend {
-    routes::Backend {
-        weight,
-        to: Some(routes::backend::To::Service(routes::ServicePort {
-            namespace: "shop".into(),
-            hostname: hostname(name),
-            port: 80,
-        })),
-        filters: vec![],
-    }
-}
-
-/// A rule for paths below `prefix`.
-pub fn rule(prefix: &str, backends: Vec<routes::Backend>) -> routes::Rule {
-    routes::Rule {
-        matches: vec![routes::Match {
-            path: Some(routes::PathMatch {
-                kind: Some(routes::path_match::Kind::Prefix(prefix.into())),
-            }),
-            ..Default::default()
-        }],
-        backends,
-        ..Default::default()
     }
 }
 
