@@ -64,8 +64,14 @@ fn a_slice_that_was_there_first_gives_way_to_the_pod() {
 }
 
 #[test]
-fn a_slice_counts_while_its_service_has_no_selector() {
+fn a_slice_of_kubernetes_own_counts_while_its_service_has_no_selector() {
     let mut world = shop();
+    let slice = |namespace: &str, name: &str, addresses: &[&str]| {
+        let mut slice = slice(namespace, name, addresses);
+        slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] =
+            json!("endpointslice-controller.k8s.io");
+        slice
+    };
     let steals = |world: &World| {
         let pod = world.workload("Pod/evil/late");
         pod.map(|pod| {
@@ -89,6 +95,36 @@ fn a_slice_counts_while_its_service_has_no_selector() {
     assert!(at(&world, [10, 0, 0, 9]).is_empty());
     world.apply([manual("evil", "steal", "10.96.0.66")]);
     assert_eq!(at(&world, [10, 0, 0, 9]), ["steal-1-10.0.0.9"]);
+}
+
+#[test]
+fn a_slice_that_people_write_counts_beside_a_selector() {
+    let mut world = shop();
+    let behind = |world: &World, pod: &str| {
+        let pod = world.workload(pod).expect("known");
+        pod.services
+            .contains_key("evil/both.evil.svc.cluster.local")
+    };
+    let mut selected = pod("evil", "selected", "10.0.0.8", json!({"app": "both"}));
+    selected["spec"]["containers"][0]["ports"] = json!([{"name": "web", "containerPort": 8080}]);
+    world.apply([
+        selected,
+        pod("evil", "listed", "10.0.0.9", json!({})),
+        service("evil", "both", "10.96.0.67", "both", json!({})),
+    ]);
+    assert!(behind(&world, "Pod/evil/selected") && !behind(&world, "Pod/evil/listed"));
+    world.apply([slice("evil", "both", &["10.0.0.9"])]);
+    assert!(behind(&world, "Pod/evil/selected") && behind(&world, "Pod/evil/listed"));
+    // Unready there, by its name.
+    let mut unready = slice("evil", "both", &["10.0.0.9"]);
+    unready["endpoints"][0]["conditions"] = json!({"ready": false});
+    unready["endpoints"][0]["targetRef"] =
+        json!({"kind": "Pod", "name": "listed", "namespace": "evil"});
+    world.apply([unready]);
+    assert!(!behind(&world, "Pod/evil/listed"));
+    world.apply([slice("evil", "both", &["10.0.0.9"])]);
+    world.delete(Kind::EndpointSlice, "evil", "both-1");
+    assert!(behind(&world, "Pod/evil/selected") && !behind(&world, "Pod/evil/listed"));
 }
 
 #[test]

@@ -227,10 +227,12 @@ fn of_each_namespace_a_bounded_number_of_slices_counts_at_an_address() {
             events[0],
             "EndpointSlice evil/s032-1 TooManySlices: at one address at most 32 EndpointSlices of a namespace count, with together 256 ports, the first by name: not known to the mesh are of this one: 1"
         );
-        // A slice goes, a Service goes, a Service gets a selector: each makes room for the next.
+        // A slice goes, a Service goes, a Service becomes another's name: each makes room for the next.
         world.delete(Kind::EndpointSlice, "evil", "s003-1");
         world.delete(Kind::Service, "evil", "s004");
-        world.apply([service("evil", "s005", "10.96.0.5", "-", json!({}))]);
+        let mut alias = service("evil", "s005", "10.96.0.5", "-", json!({}));
+        alias["spec"] = json!({"type": "ExternalName", "externalName": "example.com"});
+        world.apply([alias]);
         let left = (0..35).filter(|number| !(3..6).contains(number));
         assert_eq!(behind(world), with_quiet(left.collect()));
         assert_eq!(world.events().len(), 65);

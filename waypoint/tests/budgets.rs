@@ -18,6 +18,8 @@ use waypoint::limits::Limits;
 const WEB: &str = "10.96.0.1:80";
 const V1: &str = "spiffe://cluster.local/ns/shop/sa/v1";
 const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
+/// Between two strangers, so that the lines about them stay below their bound.
+const NEWCOMERS: Duration = Duration::from_millis(50);
 
 /// A service with a pod, behind a waypoint with room for little.
 async fn mesh(limits: Limits) -> Mesh {
@@ -274,8 +276,11 @@ fn strangers_push_each_other_out_and_nobody_else() {
             stranger.expect("connected")
         };
         let (mut oldest, _second) = (connect().await, connect().await);
-        // Newcomers are turned away until the oldest has had its chance; then that one hears of it.
+        // Newcomers are turned away until the oldest has had its chance; then that one hears of it. So many that each has its
+        // line: beyond a bound lines are only counted.
+        let mut pace = tokio::time::interval(NEWCOMERS);
         loop {
+            pace.tick().await;
             let mut newcomer = connect().await;
             let (mut end, mut turned_away) = ([0], [0]);
             tokio::select! {
