@@ -13,7 +13,7 @@ use support::{
     net::{BOTH, Net, PATIENCE, ip},
 };
 use ztunnel::{
-    capture::{self, Watch},
+    capture::{self, Own, Spec, Watch},
     netns::PodNetns,
 };
 
@@ -82,10 +82,14 @@ fn more_news_than_there_is_room_for_is_news() {
 fn redirection_that_somebody_breaks_is_repaired_while_others_rest() {
     let fabric = Fabric::new();
     let (a, b) = (fabric.meshed("ra", 0), fabric.meshed("rb", 1));
+    let spec = Spec {
+        own: Own::of(&[a.v4, a.v6]),
+        ..*BOTH
+    };
     for each in [HARMS[0], HARMS[6], HARMS[3]] {
         let began = Instant::now();
         harm(&a.ns, each);
-        let differs = || a.ns.run(|| capture::verify(&BOTH)).unwrap().unwrap();
+        let differs = || a.ns.run(move || capture::verify(&spec)).unwrap().unwrap();
         while !differs().is_empty() {
             assert!(began.elapsed() < PATIENCE, "{each:?}: {:?}", differs());
             thread::park_timeout(Duration::from_millis(20));
