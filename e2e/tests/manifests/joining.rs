@@ -72,7 +72,7 @@ async fn joins(client: &Client, as_controller: &Client) -> Result<()> {
 async fn its_taint_alone(as_controller: &Client) -> Result<()> {
     let nodes = Api::<Node>::all(as_controller.clone());
     for change in [
-        json!({"metadata": {"labels": {"touched": "by the controller"}}}),
+        json!({"metadata": {"labels": {"touched": "by-the-controller"}}}),
         json!({"metadata": {"annotations": {"touched": "by the controller"}}}),
         json!({"spec": {"unschedulable": null}}),
         json!({"spec": {"taints": [{"key": "other", "effect": "NoExecute"}]}}),
