@@ -33,6 +33,12 @@ async fn a_node_that_joins_gets_no_pods_before_its_ztunnel_is_ready() -> Result<
         "spec": {"unschedulable": true, "taints": [{"key": "theirs", "effect": "NoSchedule"}]},
     }))?;
     nodes.create(&PostParams::default(), &node).await?;
+    // Without room the scheduler would not even bind a DaemonSet's pod.
+    let room = json!({"cpu": "4", "memory": "8Gi", "pods": "10"});
+    let status = json!({"status": {"capacity": room, "allocatable": room}});
+    nodes
+        .patch_status(NAME, &PatchParams::default(), &Patch::Merge(&status))
+        .await?;
     let joined = Box::pin(joins(&client, &as_controller)).await;
     let gone = take_away(&client).await;
     joined.and(gone)
