@@ -108,12 +108,19 @@ fn has_taint(node: &Node) -> bool {
 
 /// The names of the ztunnels on the node.
 async fn ztunnels(client: &Client) -> Result<Vec<String>> {
+    named(client, |node| node == Some(NAME)).await
+}
+
+/// The names of the ztunnels whose node, if they have one yet, is such.
+async fn named(client: &Client, is: impl Fn(Option<&str>) -> bool) -> Result<Vec<String>> {
     let pods = Api::<Pod>::namespaced(client.clone(), SYSTEM_NAMESPACE);
-    let on_it = ListParams::default()
-        .labels("app.kubernetes.io/name=ztunnel")
-        .fields(&format!("spec.nodeName={NAME}"));
-    let pods = pods.list(&on_it).await?;
-    Ok(pods.items.iter().map(ResourceExt::name_any).collect())
+    let ours = ListParams::default().labels("app.kubernetes.io/name=ztunnel");
+    let pods = pods.list(&ours).await?;
+    let such = pods.items.iter().filter(|pod| {
+        let spec = pod.spec.as_ref();
+        is(spec.and_then(|spec| spec.node_name.as_deref()))
+    });
+    Ok(such.map(ResourceExt::name_any).collect())
 }
 
 /// The node, and the pods that no kubelet will ever say are gone.
@@ -125,7 +132,8 @@ async fn take_away(client: &Client) -> Result<()> {
     wait_gone(nodes, NAME, SOON).await?;
     let pods = Api::<Pod>::namespaced(client.clone(), SYSTEM_NAMESPACE);
     eventually("its pods gone", SOON, async || {
-        let names = ztunnels(client).await?;
+        // One that was never bound would wait for the node for ever.
+        let names = named(client, |node| node.is_none_or(|node| node == NAME)).await?;
         for name in &names {
             let at_once = DeleteParams::default().grace_period(0);
             // Its DaemonSet may have been faster; whether it is gone is asked again.
